@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Plain numbers with a meaning each.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Declares a number type that prints as `prefix-number`.
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident, $raw:ty, $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(
+            Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
+        )]
+        #[serde(transparent)]
+        pub struct $name(pub $raw);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{}"), self.0)
+            }
+        }
+    };
+}
+
+number!(
+    /// A physical server that runs the node daemon.
+    NodeId, u32, "node-"
+);
+number!(
+    /// A virtual machine.
+    VmId, u64, "vm-"
+);
+number!(
+    /// A VM's disk, made of objects. Never used again after its volume is deleted.
+    VolumeId, u64, "volume-"
+);
+number!(
+    /// A boot image, kept in a pool as a sealed volume.
+    ImageId, u64, "image-"
+);
+number!(
+    /// A pool of OSDs.
+    PoolId, u32, "pool-"
+);
+number!(
+    /// Where packets enter or leave one node's switch: a VM's NIC or an uplink.
+    PortId, u32, "port-"
+);
+number!(
+    /// The number of a cluster map or of a whole configuration snapshot. A higher one is newer.
+    Epoch, u64, ""
+);
+number!(
+    /// Counts the on-disk copies of one record. A higher one is newer.
+    Generation, u64, ""
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_prints_with_its_kind() {
+        assert_eq!(VolumeId(7).to_string(), "volume-7");
+        assert_eq!(Epoch(7).to_string(), "7");
+    }
+}
