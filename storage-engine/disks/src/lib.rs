@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Disks that a store can stand on.
+//!
+//! [`memory`] keeps its bytes in memory and fails on request: the twin that tests and the crash
+//! test use, and the one that shows what the engine itself costs.
+
+#![forbid(unsafe_code)]
+
+pub mod memory;

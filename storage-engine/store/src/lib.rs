@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+#![forbid(unsafe_code)]
+//! The object store of one disk, and the [`Disk`] trait it stands on.
+//!
+//! A store has one owner, does no I/O itself and reads no clock: it hands [`DiskRequest`]s to a
+//! [`Disk`], and its owner polls it until the answers are out.
+//!
+//! The doors of a store, as its owner sees them:
+//! ```text
+//! Store::<D: Disk>::format(&mut disk, &FormatOptions) -> Result<(), FormatError>
+//! Store::mount(disk, StoreOptions { durability, .. })  -> Result<Store<D>, MountError>
+//!     (both poll the disk until they are done; bounded by superblock + checkpoint + journal)
+//! store.submit(StoreTag, StoreRequest) -> Result<(), StoreRequest>      back-pressure gives it back
+//! store.poll(now, &mut Vec<StoreCompletion>)  -> bool (something moved)  call it every round
+//! store.list(range, limit) -> objects; store.counters(); store.state(); store.capacity()
+//! store.unmount() -> D                                                   checkpoint, flush, give the disk back
+//! ```
+
+mod buffer;
+mod disk;
+mod request;
+mod store;
+
+pub use buffer::{BLOCK_SIZE, Block, BufferPool, IoBuffer};
+pub use disk::{Disk, DiskCompletion, DiskError, DiskGeometry, DiskRequest, DiskTag};
+pub use request::{
+    Cursor, OBJECT_SIZE_MAX, ObjectId, ObjectKey, ObjectStatus, Operation, PgId, SECTOR_SIZE,
+    StoreAnswer, StoreCompletion, StoreRefusal, StoreRequest, StoreTag,
+};
+pub use store::Durability;

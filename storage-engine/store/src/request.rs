@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a store is asked and what it answers.
+
+use crate::buffer::IoBuffer;
+use plinth_ids::PoolId;
+use std::fmt;
+
+/// The largest object.
+pub const OBJECT_SIZE_MAX: u32 = 4 << 20;
+
+/// Offsets and lengths of reads, writes and zeroed ranges are multiples of this.
+pub const SECTOR_SIZE: u32 = 512;
+
+/// A placement group: the objects whose operations are ordered among each other.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct PgId(pub u32);
+
+/// The name of an object in its placement group. Its owner gives it meaning.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ObjectId(pub u128);
+
+/// The whole address of an object. The order of keys is the order of lists.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ObjectKey {
+    pub pool: PoolId,
+    pub pg: PgId,
+    pub object: ObjectId,
+    /// 0 is the object that is written to; snapshots have other numbers.
+    pub snapshot: u64,
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pool, pg, object, snapshot } = self;
+        write!(f, "{pool}/{}/{:032x}@{snapshot}", pg.0, object.0)
+    }
+}
+
+/// The caller's name for a request. It comes back with the completion.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct StoreTag(pub u64);
+
+/// One request.
+///
+/// A buffer covers whole blocks: the byte at `offset` of the object is the byte at
+/// `offset % 4096` of the buffer, and the buffer's length is at least
+/// `offset % 4096 + length` rounded up to whole blocks. So a range that starts inside a block
+/// needs no shifting when the rest of the block is filled in.
+#[derive(Debug)]
+pub enum StoreRequest {
+    /// Fills the buffer with whole blocks around the range. An object or a range that was never
+    /// written reads as zeros.
+    Read { key: ObjectKey, offset: u32, length: u32, buffer: IoBuffer },
+    /// Writes one range. The object is made if it is not there.
+    Write { key: ObjectKey, offset: u32, length: u32, buffer: IoBuffer },
+    /// All of it or nothing, in order, on objects of one placement group.
+    Apply { transaction: Vec<Operation> },
+    /// Reads an object's attributes.
+    Attributes { key: ObjectKey },
+    /// Makes durable every write that was acknowledged, and every change that was submitted,
+    /// before this. Always flushes the device, whatever the pool's durability is.
+    Flush,
+}
+
+/// A step of a transaction. A transaction has at most one step that changes the data
+/// (`Write`, `WriteFull`, `Zero`, `Truncate`, `Clone` into, `Remove`) for each object.
+#[derive(Debug)]
+pub enum Operation {
+    /// Makes the object if it is not there.
+    Touch {
+        key: ObjectKey,
+    },
+    Write {
+        key: ObjectKey,
+        offset: u32,
+        length: u32,
+        buffer: IoBuffer,
+    },
+    /// Replaces the whole contents; `length` is the object's size afterwards.
+    WriteFull {
+        key: ObjectKey,
+        length: u32,
+        buffer: IoBuffer,
+    },
+    /// The range reads as zeros afterwards; its whole units are given back. No object is no error.
+    Zero {
+        key: ObjectKey,
+        offset: u32,
+        length: u32,
+    },
+    /// Sets the size; what is past it is given back. Makes the object if it is not there.
+    Truncate {
+        key: ObjectKey,
+        size: u32,
+    },
+    /// Removes the object and gives back its units. No object is no error.
+    Remove {
+        key: ObjectKey,
+    },
+    /// Makes `target` equal to `source`, sharing its units. What `target` was is removed first.
+    Clone {
+        source: ObjectKey,
+        target: ObjectKey,
+    },
+    SetAttribute {
+        key: ObjectKey,
+        name: Vec<u8>,
+        value: Vec<u8>,
+    },
+    RemoveAttribute {
+        key: ObjectKey,
+        name: Vec<u8>,
+    },
+}
+
+/// The end of one request.
+#[derive(Debug)]
+pub struct StoreCompletion {
+    pub tag: StoreTag,
+    /// The buffer of a read or a single write, also when it failed.
+    pub buffer: Option<IoBuffer>,
+    pub result: Result<StoreAnswer, StoreRefusal>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum StoreAnswer {
+    /// The read's bytes are in the buffer.
+    Read,
+    /// The change is done, and durable as far as the pool promises.
+    Changed {
+        /// Units that objects of this request have more than before.
+        units: i64,
+    },
+    Attributes {
+        size: u32,
+        attributes: Vec<(Vec<u8>, Vec<u8>)>,
+    },
+    Flushed,
+}
+
+/// Why a request was not carried out. Nothing was changed unless the variant says so.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum StoreRefusal {
+    #[error("no free unit is left on the disk: delete volumes or add space")]
+    NoSpace,
+    #[error("no free place for another object is left: delete volumes or add space")]
+    NoObjectSlot,
+    #[error("{key} does not exist")]
+    NotFound { key: ObjectKey },
+    #[error("bytes {offset}+{length} of an object are not whole sectors inside 4 MiB")]
+    BadRange { offset: u32, length: u32 },
+    #[error("the buffer is shorter than the blocks of the range")]
+    ShortBuffer,
+    #[error("the attributes of {key} would take more than their page holds")]
+    AttributesFull { key: ObjectKey },
+    #[error("the transaction touches {key} in two steps that change its data, or is too large")]
+    BadTransaction { key: ObjectKey },
+    #[error("a unit of {key} has as many owners as can be counted: copy instead of cloning")]
+    TooManyClones { key: ObjectKey },
+    #[error("block {block} of {key} does not match its checksum")]
+    BadBlock { key: ObjectKey, block: u32 },
+    #[error("the metadata of {key} does not match its checksum")]
+    BadMetadata { key: ObjectKey },
+    #[error("block {block} of {key} cannot be read from the device")]
+    ReadFailed { key: ObjectKey, block: u32 },
+    /// The change may survive in part, as if it had not been acknowledged.
+    #[error("the store is read-only because a device write failed")]
+    ReadOnly,
+}
+
+/// Where a listing goes on. Start with the default.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Cursor(pub ObjectKey);
+
+/// One object in a listing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ObjectStatus {
+    pub key: ObjectKey,
+    /// Bytes.
+    pub size: u32,
+    /// Units it has, shared ones included.
+    pub units: u32,
+}
