@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Opening a file or block device past the page cache, for one owner.
+//!
+//! Two locks keep a second owner out: `flock` among processes that ask the same way, in this
+//! process too, and `O_EXCL` on a block device, which also refuses a mounted one. Both end with
+//! the last descriptor, so a killed process leaves none behind.
+
+use crate::error::OpenError;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Access {
+    ReadOnly,
+    ReadWrite,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FileKind {
+    Regular,
+    BlockDevice,
+}
+
+/// Sizes in bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Geometry {
+    pub size: u64,
+    /// Offsets and lengths of operations are multiples of this.
+    pub logical_sector: u32,
+    /// A write of this size, so aligned, is not read-modify-write for the device.
+    pub physical_sector: u32,
+}
+
+/// A file or block device opened with `O_DIRECT` and locked.
+#[derive(Debug)]
+pub struct DirectFile {
+    pub(crate) file: File,
+    kind: FileKind,
+    geometry: Geometry,
+}
+
+impl DirectFile {
+    /// Opens an existing file or block device and locks it.
+    pub fn open(path: &Path, access: Access) -> Result<Self, OpenError> {
+        let kind = kind_of(path)?;
+        let file = open_direct(path, access, kind)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(OpenError::InUse { path: path.into() });
+            }
+            Err(TryLockError::Error(source)) => {
+                return Err(OpenError::Open { path: path.into(), source });
+            }
+        }
+        let geometry = match kind {
+            FileKind::Regular => file_geometry(&file),
+            FileKind::BlockDevice => device_geometry(&file),
+        };
+        let geometry =
+            geometry.map_err(|source| OpenError::Geometry { path: path.into(), source })?;
+        Ok(Self { file, kind, geometry })
+    }
+
+    pub const fn kind(&self) -> FileKind {
+        self.kind
+    }
+
+    pub const fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+}
+
+fn kind_of(path: &Path) -> Result<FileKind, OpenError> {
+    let metadata = std::fs::metadata(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => OpenError::Missing { path: path.into() },
+        _ => OpenError::Open { path: path.into(), source },
+    })?;
+    let kind = metadata.file_type();
+    if kind.is_file() {
+        Ok(FileKind::Regular)
+    } else if kind.is_block_device() {
+        Ok(FileKind::BlockDevice)
+    } else {
+        Err(OpenError::Kind { path: path.into() })
+    }
+}
+
+fn open_direct(path: &Path, access: Access, kind: FileKind) -> Result<File, OpenError> {
+    let exclusive = match kind {
+        FileKind::Regular => 0,
+        FileKind::BlockDevice => libc::O_EXCL,
+    };
+    OpenOptions::new()
+        .read(true)
+        .write(access == Access::ReadWrite)
+        .custom_flags(libc::O_DIRECT | exclusive)
+        .open(path)
+        .map_err(|source| match source.raw_os_error() {
+            Some(libc::EINVAL) => OpenError::DirectRefused { path: path.into() },
+            Some(libc::EBUSY) => OpenError::InUse { path: path.into() },
+            Some(libc::ENOENT) => OpenError::Missing { path: path.into() },
+            _ => OpenError::Open { path: path.into(), source },
+        })
+}
+
+/// What a file system that does not say its alignment gets: the block of nearly all of them.
+const ALIGNMENT_UNSAID: u32 = 4096;
+
+fn file_geometry(file: &File) -> io::Result<Geometry> {
+    // SAFETY: `statx` is plain integers, for which all zeroes is a value.
+    let mut facts: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open while `file` is borrowed, the empty path is a C string, and
+    // the kernel writes at most one `statx` to `facts`, which lives until the call returns.
+    let rc = unsafe {
+        libc::statx(
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_BASIC_STATS | libc::STATX_DIOALIGN,
+            &raw mut facts,
+        )
+    };
+    if rc != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let said = facts.stx_mask & libc::STATX_DIOALIGN != 0 && facts.stx_dio_offset_align != 0;
+    let logical_sector = if said { facts.stx_dio_offset_align } else { ALIGNMENT_UNSAID };
+    let physical_sector = facts.stx_blksize.max(logical_sector).min(4096);
+    Ok(Geometry { size: facts.stx_size, logical_sector, physical_sector })
+}
+
+/// `_IOR(0x12, 114, size_t)` of linux/fs.h, which `libc` does not have.
+const BLKGETSIZE64: libc::Ioctl = 0x8008_1272;
+
+fn device_geometry(file: &File) -> io::Result<Geometry> {
+    let mut size: u64 = 0;
+    let mut logical: libc::c_int = 0;
+    let mut physical: libc::c_uint = 0;
+    let fd = file.as_raw_fd();
+    // SAFETY: the request writes one u64 to its argument, which is one and outlives the call.
+    check(unsafe { libc::ioctl(fd, BLKGETSIZE64, &raw mut size) })?;
+    // SAFETY: the request writes one int to its argument, which is one and outlives the call.
+    check(unsafe { libc::ioctl(fd, libc::BLKSSZGET, &raw mut logical) })?;
+    // SAFETY: the request writes one unsigned int to its argument, which is one and outlives the
+    // call.
+    check(unsafe { libc::ioctl(fd, libc::BLKPBSZGET, &raw mut physical) })?;
+    let logical_sector = u32::try_from(logical).unwrap_or(ALIGNMENT_UNSAID);
+    Ok(Geometry { size, logical_sector, physical_sector: physical.max(logical_sector) })
+}
+
+fn check(rc: libc::c_int) -> io::Result<()> {
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
