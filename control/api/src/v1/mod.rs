@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Version 1 of the messages. Frozen once released: a released type gets no new field, variant
+//! or meaning; `tests/golden.rs` holds the bytes.
+//!
+//! Sizes are bytes, times are seconds since 1970, durations say their unit in the name.
+
+mod command;
+mod join;
+mod operator;
+mod refusal;
+mod spec;
+mod status;
+mod view;
+
+pub use command::{AgentAnswer, AgentReply, AgentRequest, Command, DiskFormat, ImportSource};
+pub use join::{Join, JoinReply, Joined};
+pub use operator::{
+    Answer, DiskRequest, ImageImport, NicRequest, PoolCreate, Reply, Request, SwitchTable,
+    VmCreate, VolumeCreate,
+};
+pub use refusal::{Code, Refusal};
+pub use spec::{
+    Address, Boot, DiskSpec, Durability, NicSpec, NodeSpec, PoolSpec, Remote, Run, Underlay, VmSpec,
+};
+pub use status::{
+    Check, CheckState, DaemonState, DaemonStatus, DropCount, Facts, FlowStatus, Load, NodeStatus,
+    PoolStatus, SwitchPort, VmState, VmStatus, VolumeStatus,
+};
+pub use view::{
+    ClusterView, DiskView, ImageCopy, ImageView, NicView, NodeView, PoolView, ResourceState,
+    SubnetView, VmView, VolumeView, VpcView,
+};

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What an operator asks of the service.
+//!
+//! One request goes on one QUIC stream and its reply comes back on it. After
+//! [`Request::ImageImport`] from [`ImportSource::Stream`] come that many raw bytes, then the
+//! reply; after the reply to [`Request::VmConsole`] the stream is the console, raw, both ways.
+
+use super::{
+    ClusterView, DiskFormat, DropCount, Durability, FlowStatus, ImageView, ImportSource, NodeView,
+    PoolView, Refusal, SubnetView, SwitchPort, VmView, VolumeView, VpcView,
+};
+use crate::with::Raw;
+use plinth_ids::{Name, Vni};
+use rkyv::with::Map;
+use std::net::Ipv4Addr;
+
+#[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]
+pub enum Request {
+    ClusterStatus,
+    /// A one-time token for one node to join with.
+    TokenCreate {
+        lifetime_seconds: u32,
+    },
+    NodeList,
+    NodeShow(#[rkyv(with = Raw)] Name),
+    PoolCreate(PoolCreate),
+    PoolList,
+    PoolShow(#[rkyv(with = Raw)] Name),
+    ImageImport(ImageImport),
+    ImageList,
+    ImageDelete(#[rkyv(with = Raw)] Name),
+    VolumeCreate(VolumeCreate),
+    VolumeList,
+    VolumeShow(#[rkyv(with = Raw)] Name),
+    VolumeGrow {
+        #[rkyv(with = Raw)]
+        name: Name,
+        size: u64,
+    },
+    VolumeDelete(#[rkyv(with = Raw)] Name),
+    VpcCreate {
+        #[rkyv(with = Raw)]
+        name: Name,
+        /// `None` takes the next free one.
+        #[rkyv(with = Map<Raw>)]
+        vni: Option<Vni>,
+    },
+    VpcList,
+    VpcDelete(#[rkyv(with = Raw)] Name),
+    SubnetCreate {
+        #[rkyv(with = Raw)]
+        name: Name,
+        #[rkyv(with = Raw)]
+        vpc: Name,
+        network: Ipv4Addr,
+        prefix_length: u8,
+        /// `None` takes the first address.
+        gateway: Option<Ipv4Addr>,
+    },
+    SubnetList,
+    SubnetDelete(#[rkyv(with = Raw)] Name),
+    VmCreate(VmCreate),
+    VmStart {
+        #[rkyv(with = Raw)]
+        name: Name,
+        /// Answer when it runs, or refuse after this long. Zero answers at once.
+        wait_ms: u32,
+    },
+    VmStop {
+        #[rkyv(with = Raw)]
+        name: Name,
+        /// How long the guest may take to switch itself off. Zero cuts it off.
+        grace_seconds: u32,
+        /// As in [`Self::VmStart`].
+        wait_ms: u32,
+    },
+    /// Deletes the VM and its system disk; data volumes stay.
+    VmDelete {
+        #[rkyv(with = Raw)]
+        name: Name,
+        /// Cuts off a running VM instead of refusing.
+        force: bool,
+        /// As in [`Self::VmStart`].
+        wait_ms: u32,
+    },
+    VmList,
+    VmShow(#[rkyv(with = Raw)] Name),
+    VmConsole(#[rkyv(with = Raw)] Name),
+    Switch {
+        #[rkyv(with = Raw)]
+        node: Name,
+        table: SwitchTable,
+    },
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]
+pub struct PoolCreate {
+    #[rkyv(with = Raw)]
+    pub name: Name,
+    #[rkyv(with = Raw)]
+    pub node: Name,
+    /// Path of a block device or file on the node.
+    pub device: String,
+    /// Makes or grows a file of this size; `None` takes the device whole.
+    pub size: Option<u64>,
+    pub durability: Durability,
+    /// Takes a device that has something on it.
+    pub overwrite: bool,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]
+pub struct ImageImport {
+    #[rkyv(with = Raw)]
+    pub name: Name,
+    /// Where copies are to be; none means every pool.
+    #[rkyv(with = Map<Raw>)]
+    pub pools: Vec<Name>,
+    pub format: DiskFormat,
+    pub source: ImportSource,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]
+pub struct VolumeCreate {
+    #[rkyv(with = Raw)]
+    pub name: Name,
+    /// `None` where there is one pool only.
+    #[rkyv(with = Map<Raw>)]
+    pub pool: Option<Name>,
+    /// `None` takes the image's size.
+    pub size: Option<u64>,
+    /// Clones an image.
+    #[rkyv(with = Map<Raw>)]
+    pub image: Option<Name>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]
+pub struct VmCreate {
+    #[rkyv(with = Raw)]
+    pub name: Name,
+    pub vcpus: u32,
+    pub memory: u64,
+    /// The system disk is a clone of it.
+    #[rkyv(with = Map<Raw>)]
+    pub image: Option<Name>,
+    /// Of the system disk; `None` takes the image's size.
+    pub system_size: Option<u64>,
+    /// A kernel on the node to boot instead of the first disk.
+    pub kernel: Option<String>,
+    pub initrd: Option<String>,
+    pub append: Option<String>,
+    pub nics: Vec<NicRequest>,
+    /// Existing volumes, after the system disk.
+    pub volumes: Vec<DiskRequest>,
+    /// `None` lets the planner choose.
+    #[rkyv(with = Map<Raw>)]
+    pub node: Option<Name>,
+    pub start: bool,
+    /// As in [`Request::VmStart`]; used when `start`.
+    pub wait_ms: u32,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]
+pub struct NicRequest {
+    #[rkyv(with = Raw)]
+    pub subnet: Name,
+    /// `None` takes the next free one.
+    pub address: Option<Ipv4Addr>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]
+pub struct DiskRequest {
+    #[rkyv(with = Raw)]
+    pub volume: Name,
+    pub is_read_only: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]
+pub enum SwitchTable {
+    Ports,
+    /// The newest `limit` flows.
+    Flows {
+        limit: u32,
+    },
+    Drops,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]
+pub struct Reply {
+    pub result: Result<Answer, Refusal>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]
+pub enum Answer {
+    /// It is done, and there is nothing to show.
+    Done,
+    Cluster(ClusterView),
+    Token(String),
+    Nodes(Vec<NodeView>),
+    Pools(Vec<PoolView>),
+    Images(Vec<ImageView>),
+    Volumes(Vec<VolumeView>),
+    Vpcs(Vec<VpcView>),
+    Subnets(Vec<SubnetView>),
+    Vms(Vec<VmView>),
+    Node(NodeView),
+    Pool(PoolView),
+    Image(ImageView),
+    Volume(VolumeView),
+    Vpc(VpcView),
+    Subnet(SubnetView),
+    Vm(VmView),
+    SwitchPorts(Vec<SwitchPort>),
+    SwitchFlows(Vec<FlowStatus>),
+    SwitchDrops(Vec<DropCount>),
+}

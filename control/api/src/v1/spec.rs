@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What one node is to be: the service pushes it whole, the agent makes it true.
+
+use crate::with::Raw;
+use plinth_ids::{Epoch, MacAddress, Name, NodeId, PoolId, PortId, VmId, Vni, VolumeId};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Everything that one node is to have and run. What is not in it is to be gone, except what is
+/// in a pool: volumes are made and deleted by commands only.
+#[derive(
+    Clone,
+    Debug,
+    Eq,
+    PartialEq,
+    rkyv::Archive,
+    rkyv::Deserialize,
+    rkyv::Serialize,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+pub struct NodeSpec {
+    /// Rises with every change. The agent refuses a lower one than it has.
+    #[rkyv(with = Raw)]
+    pub epoch: Epoch,
+    #[rkyv(with = Raw)]
+    pub node: NodeId,
+    #[rkyv(with = Raw)]
+    pub name: Name,
+    pub underlay: Option<Underlay>,
+    pub pools: Vec<PoolSpec>,
+    pub vms: Vec<VmSpec>,
+    /// The NICs of other nodes in every VPC that this node has a NIC in.
+    pub remotes: Vec<Remote>,
+}
+
+/// The node's own end of every tunnel.
+#[derive(
+    Clone,
+    Debug,
+    Eq,
+    PartialEq,
+    rkyv::Archive,
+    rkyv::Deserialize,
+    rkyv::Serialize,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+pub struct Underlay {
+    /// A DPDK device, as in `net_af_packet0,iface=eth1` or a PCI address.
+    pub device: String,
+    /// The VTEP's address; no kernel interface carries it.
+    pub vtep: Ipv4Addr,
+    pub prefix_length: u8,
+    pub gateway: Option<Ipv4Addr>,
+    #[rkyv(with = Raw)]
+    pub mac: MacAddress,
+    /// Of the underlay, in bytes of IP packet.
+    pub mtu: u16,
+}
+
+/// A pool that is formatted and to be served.
+#[derive(
+    Clone,
+    Debug,
+    Eq,
+    PartialEq,
+    rkyv::Archive,
+    rkyv::Deserialize,
+    rkyv::Serialize,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+pub struct PoolSpec {
+    #[rkyv(with = Raw)]
+    pub id: PoolId,
+    #[rkyv(with = Raw)]
+    pub name: Name,
+    /// Path of a block device or file on the node.
+    pub device: String,
+    pub durability: Durability,
+}
+
+/// When a write that asks for durability is acknowledged. A guest's flush always flushes.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    Eq,
+    PartialEq,
+    rkyv::Archive,
+    rkyv::Deserialize,
+    rkyv::Serialize,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// After the device's cache was flushed.
+    #[default]
+    Flush,
+    /// When the device has taken it: its cache survives power loss.
+    Device,
+}
+
+#[derive(
+    Clone,
+    Debug,
+    Eq,
+    PartialEq,
+    rkyv::Archive,
+    rkyv::Deserialize,
+    rkyv::Serialize,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+pub struct VmSpec {
+    #[rkyv(with = Raw)]
+    pub id: VmId,
+    #[rkyv(with = Raw)]
+    pub name: Name,
+    pub vcpus: u32,
+    /// Bytes, whole MiB.
+    pub memory: u64,
+    pub boot: Boot,
+    /// In the order in which the guest sees them; with [`Boot::Disk`] the first is booted.
+    pub disks: Vec<DiskSpec>,
+    pub nics: Vec<NicSpec>,
+    pub run: Run,
+    /// Rises with every start that an operator asks for. A guest that switched itself off is
+    /// started again only when this rises.
+    pub start_number: u64,
+}
+
+#[derive(
+    Clone,
+    Debug,
+    Eq,
+    PartialEq,
+    rkyv::Archive,
+    rkyv::Deserialize,
+    rkyv::Serialize,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Boot {
+    /// From the first disk.
+    Disk,
+    /// From files on the node.
+    Kernel { kernel: String, initrd: Option<String>, append: String },
+}
+
+/// Whether a VM is to run.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Eq,
+    PartialEq,
+    rkyv::Archive,
+    rkyv::Deserialize,
+    rkyv::Serialize,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Run {
+    Running,
+    /// The guest is asked to switch itself off, and is cut off when it has not after
+    /// `grace_seconds`. Zero cuts it off at once.
+    Stopped {
+        grace_seconds: u32,
+    },
+}
+
+#[derive(
+    Clone,
+    Debug,
+    Eq,
+    PartialEq,
+    rkyv::Archive,
+    rkyv::Deserialize,
+    rkyv::Serialize,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+pub struct DiskSpec {
+    #[rkyv(with = Raw)]
+    pub pool: PoolId,
+    #[rkyv(with = Raw)]
+    pub volume: VolumeId,
+    #[rkyv(with = Raw)]
+    pub name: Name,
+    pub is_read_only: bool,
+}
+
+#[derive(
+    Clone,
+    Debug,
+    Eq,
+    PartialEq,
+    rkyv::Archive,
+    rkyv::Deserialize,
+    rkyv::Serialize,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+pub struct NicSpec {
+    #[rkyv(with = Raw)]
+    pub port: PortId,
+    /// The port's name on the switch.
+    #[rkyv(with = Raw)]
+    pub name: Name,
+    #[rkyv(with = Raw)]
+    pub vni: Vni,
+    #[rkyv(with = Raw)]
+    pub mac: MacAddress,
+    pub addresses: Vec<Address>,
+    /// The subnet's gateway. Nothing answers at it until VPCs route.
+    pub gateway: Option<IpAddr>,
+    /// Largest IP packet of the guest, in bytes.
+    pub mtu: u16,
+}
+
+/// An address and the length of its subnet's prefix.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Eq,
+    PartialEq,
+    rkyv::Archive,
+    rkyv::Deserialize,
+    rkyv::Serialize,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+pub struct Address {
+    pub ip: IpAddr,
+    pub prefix_length: u8,
+}
+
+/// A NIC behind another node's VTEP.
+#[derive(
+    Clone,
+    Debug,
+    Eq,
+    PartialEq,
+    rkyv::Archive,
+    rkyv::Deserialize,
+    rkyv::Serialize,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+pub struct Remote {
+    #[rkyv(with = Raw)]
+    pub vni: Vni,
+    #[rkyv(with = Raw)]
+    pub mac: MacAddress,
+    pub addresses: Vec<IpAddr>,
+    pub vtep: Ipv4Addr,
+}
