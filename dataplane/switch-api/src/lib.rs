@@ -15,6 +15,9 @@ use std::path::PathBuf;
 /// The format version of [`SwitchConfig`] that this crate reads and writes.
 pub const CONFIG_VERSION: u32 = 1;
 
+/// The id under which a switch lists its port to the underlay.
+pub const UPLINK: PortId = PortId(0);
+
 /// Everything that one switch is to do.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -50,6 +53,7 @@ pub struct Underlay {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct GuestPort {
+    /// 1 or more: [`UPLINK`] is the switch's own.
     pub id: PortId,
     pub name: Name,
     pub vni: Vni,

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#![forbid(unsafe_code)]
+//! The forwarding machine: configuration in, packets in, verdicts out.
+//!
+//! [`Switch`] holds one worker's tables. It does no I/O and reads no clock: the driver copies the
+//! headers of a burst into [`Packet`]s, calls [`Switch::process`], and carries out each packet's
+//! [`Verdict`]; it calls [`Switch::tick`] when [`Switch::deadline`] has come and sends the frames
+//! that it is given.
+//!
+//! ```text
+//!  SwitchConfig ──▶ Snapshot::compile ──▶ Switch::install
+//!                    (any thread, may                        ┌─ hit ─▶ entry's action ─┐
+//!                     refuse)            packet ─▶ parse ─▶ flow table                 ├─▶ verdict
+//!                                                    │       └─ miss ─▶ stages ────────┤
+//!                                                    └─ ARP, ND, underlay ─▶ answers ──┘
+//! ```
+//!
+//! The laws: a packet of one VNI never reaches a port or tunnel of another; every packet that came
+//! in is sent, absorbed or dropped for one [`DropReason`], and counted; nothing allocates while
+//! packets are processed; nothing that a guest or a peer sends makes it panic.
+//!
+//! Not here: ports, threads and DPDK (`plinth-ports`, `plinth-switchd`).
+
+mod config_error;
+mod drop_reason;
+mod limits;
+mod packet;
+mod snapshot;
+mod switch;
+
+pub use config_error::{ConfigError, Place};
+pub use drop_reason::DropReason;
+pub use limits::Limits;
+pub use packet::{BURST_MAX, HEADERS_MAX, Offload, Packet, PortIndex, Verdict};
+pub use snapshot::{PortChange, Snapshot};
+pub use switch::{ControlFrame, Switch};

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The bounds of one switch, fixed at start: its memory is taken from them and never grows.
+
+use std::time::Duration;
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Guest ports.
+    pub ports: u16,
+    /// Addresses of one NIC.
+    pub addresses_per_nic: u16,
+    /// NICs behind other VTEPs.
+    pub remotes: u32,
+    /// Next hops on the underlay: VTEPs inside the prefix, and the gateway.
+    pub next_hops: u16,
+    /// Flow entries, rounded up to a power of two of at least 64. Each takes 136 bytes.
+    pub flows: u32,
+    /// Flow entries of one port, so that one guest cannot use up the table.
+    pub flows_per_port: u32,
+    /// An entry that was not used for so long may go.
+    pub flow_idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            ports: 1024,
+            addresses_per_nic: 64,
+            remotes: 100_000,
+            next_hops: 4096,
+            flows: 1 << 16,
+            flows_per_port: 1 << 15,
+            flow_idle: Duration::from_secs(30),
+        }
+    }
+}

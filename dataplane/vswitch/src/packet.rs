@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One packet on its way through the machine: a private copy of its headers, what the source said
+//! about it, and, afterwards, what is to be sent.
+//!
+//! The payload is never here. The driver copies the first bytes of a frame in, the machine decides
+//! on the copy and edits it, and the driver builds the outgoing frame from [`Packet::head`] and
+//! the rest of the incoming frame from [`Packet::tail_offset`] on. A guest that changes its buffer
+//! while we look changes its payload only: headers are sent as they were judged.
+//!
+//! ```text
+//!   incoming frame   [ headers ........ | payload ............................ ]
+//!                       │ copied in       │
+//!   Packet           [ headroom | copy ]  │ tail_offset
+//!                        │ edited         │
+//!   outgoing frame   [ head ........... | payload from tail_offset to the end ]
+//! ```
+
+use crate::DropReason;
+use plinth_wire::checksum::{PartialChecksum, RxChecksum};
+
+/// The most bytes of a frame that are copied and looked at.
+pub const HEADERS_MAX: usize = 256;
+
+/// Room in front of the copy for outer headers: 50 bytes of VXLAN tunnel, rounded up.
+pub(crate) const HEADROOM: usize = 64;
+
+const BUFFER: usize = HEADROOM + HEADERS_MAX;
+
+/// The most packets that one call of `Switch::process` takes.
+pub const BURST_MAX: usize = 32;
+
+/// A port's place in the switch's tables. Stable while the port is configured; given to another
+/// port afterwards.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct PortIndex(pub(crate) u16);
+
+impl PortIndex {
+    /// The port to the underlay. It exists in every switch, configured or not.
+    pub const UPLINK: Self = Self(0);
+
+    /// For tables of the driver's own that run beside the switch's: less than
+    /// `Limits::ports + 1`.
+    pub const fn get(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What the source said about a frame besides its bytes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Offload {
+    /// From a guest: the checksum that it left to us (virtio's `VIRTIO_NET_HDR_F_NEEDS_CSUM`).
+    /// The machine checks it; it is not to be trusted before.
+    pub partial: Option<PartialChecksum>,
+    /// From the wire: what the device, or `plinth_wire::checksum::rx_checksum`, says of the outer
+    /// UDP checksum.
+    pub udp: RxChecksum,
+}
+
+/// What is to be done with a packet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// Send [`Packet::head`] and the rest of the incoming frame from [`Packet::tail_offset`] to
+    /// this port. It may be the port that the packet came from: then it is an answer.
+    Send(PortIndex),
+    /// It was for the switch itself, which took notice. Nothing is to be sent.
+    Absorbed,
+    Drop(DropReason),
+}
+
+/// One packet of a burst. The driver keeps an array of them and uses it for every burst.
+#[derive(Clone)]
+pub struct Packet {
+    buffer: [u8; BUFFER],
+    /// The outgoing headers, or before the verdict the incoming ones: `buffer[start..end]`.
+    start: u16,
+    end: u16,
+    /// The frame's bytes from here on follow the headers.
+    tail_offset: u32,
+    /// Of the incoming frame.
+    length: u32,
+    port: PortIndex,
+    offload: Offload,
+    verdict: Verdict,
+}
+
+impl Packet {
+    /// A slot for a packet, with none in it.
+    pub const fn empty() -> Self {
+        Self {
+            buffer: [0; BUFFER],
+            start: HEADROOM as u16,
+            end: HEADROOM as u16,
+            tail_offset: 0,
+            length: 0,
+            port: PortIndex::UPLINK,
+            offload: Offload { partial: None, udp: RxChecksum::Unknown },
+            verdict: Verdict::Drop(DropReason::Truncated),
+        }
+    }
+
+    /// Begins a packet of `length` bytes that came in at `port`, and gives the place for the copy
+    /// of its first bytes: the whole frame, or [`HEADERS_MAX`] bytes of a longer one. The caller
+    /// fills all of it.
+    pub fn load(&mut self, port: PortIndex, length: u32, offload: Offload) -> &mut [u8] {
+        let copied = HEADERS_MAX.min(length as usize);
+        self.start = HEADROOM as u16;
+        self.end = (HEADROOM + copied) as u16;
+        self.tail_offset = copied as u32;
+        self.length = length;
+        self.port = port;
+        self.offload = offload;
+        self.verdict = Verdict::Drop(DropReason::Truncated);
+        &mut self.buffer[HEADROOM..HEADROOM + copied]
+    }
+
+    /// Where it came in.
+    pub const fn port(&self) -> PortIndex {
+        self.port
+    }
+
+    /// Of the incoming frame, in bytes.
+    pub const fn length(&self) -> u32 {
+        self.length
+    }
+
+    pub const fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// The first bytes of the outgoing frame.
+    pub fn head(&self) -> &[u8] {
+        &self.buffer[usize::from(self.start)..usize::from(self.end)]
+    }
+
+    /// From which byte on the incoming frame follows [`Self::head`]. Equal to [`Self::length`]
+    /// when nothing follows.
+    pub const fn tail_offset(&self) -> u32 {
+        self.tail_offset
+    }
+
+    /// Of the outgoing frame, in bytes.
+    pub const fn output_length(&self) -> u32 {
+        (self.end - self.start) as u32 + (self.length - self.tail_offset)
+    }
+
+    /// The checksum that is still to be filled in, counted from the first byte of the outgoing
+    /// frame.
+    ///
+    /// A port whose peer takes partial checksums passes it on; towards the wire and other peers,
+    /// `plinth_wire::checksum::complete` over the assembled frame fills it in.
+    pub const fn partial_checksum(&self) -> Option<PartialChecksum> {
+        self.offload.partial
+    }
+}
+
+impl std::fmt::Debug for Packet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Packet")
+            .field("port", &self.port)
+            .field("length", &self.length)
+            .field("offload", &self.offload)
+            .field("verdict", &self.verdict)
+            .field("tail_offset", &self.tail_offset)
+            .field("head", &self.head())
+            .finish_non_exhaustive()
+    }
+}
