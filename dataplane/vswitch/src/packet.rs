@@ -4,19 +4,20 @@
 //!
 //! The payload is never here. The driver copies the first bytes of a frame in, the machine decides
 //! on the copy and edits it, and the driver builds the outgoing frame from [`Packet::head`] and
-//! the rest of the incoming frame from [`Packet::tail_offset`] on. A guest that changes its buffer
+//! the [`Packet::tail`] of the incoming frame. A guest that changes its buffer
 //! while we look changes its payload only: headers are sent as they were judged.
 //!
 //! ```text
 //!   incoming frame   [ headers ........ | payload ............................ ]
 //!                       │ copied in       │
-//!   Packet           [ headroom | copy ]  │ tail_offset
+//!   Packet           [ headroom | copy ]  │ tail
 //!                        │ edited         │
-//!   outgoing frame   [ head ........... | payload from tail_offset to the end ]
+//!   outgoing frame   [ head ........... | payload ............................ ]
 //! ```
 
 use crate::DropReason;
 use plinth_wire::checksum::{PartialChecksum, RxChecksum};
+use std::ops::Range;
 
 /// The most bytes of a frame that are copied and looked at.
 pub const HEADERS_MAX: usize = 256;
@@ -59,8 +60,8 @@ pub struct Offload {
 /// What is to be done with a packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Verdict {
-    /// Send [`Packet::head`] and the rest of the incoming frame from [`Packet::tail_offset`] to
-    /// this port. It may be the port that the packet came from: then it is an answer.
+    /// Send [`Packet::head`] and the incoming frame's [`Packet::tail`] to this port. It may be the
+    /// port that the packet came from: then it is an answer.
     Send(PortIndex),
     /// It was for the switch itself, which took notice. Nothing is to be sent.
     Absorbed,
@@ -74,8 +75,9 @@ pub struct Packet {
     /// The outgoing headers, or before the verdict the incoming ones: `buffer[start..end]`.
     start: u16,
     end: u16,
-    /// The frame's bytes from here on follow the headers.
-    tail_offset: u32,
+    /// The frame's bytes from `tail_start` to `tail_end` follow the headers.
+    tail_start: u32,
+    tail_end: u32,
     /// Of the incoming frame.
     length: u32,
     port: PortIndex,
@@ -90,7 +92,8 @@ impl Packet {
             buffer: [0; BUFFER],
             start: HEADROOM as u16,
             end: HEADROOM as u16,
-            tail_offset: 0,
+            tail_start: 0,
+            tail_end: 0,
             length: 0,
             port: PortIndex::UPLINK,
             offload: Offload { partial: None, udp: RxChecksum::Unknown },
@@ -105,7 +108,8 @@ impl Packet {
         let copied = HEADERS_MAX.min(length as usize);
         self.start = HEADROOM as u16;
         self.end = (HEADROOM + copied) as u16;
-        self.tail_offset = copied as u32;
+        self.tail_start = copied as u32;
+        self.tail_end = length;
         self.length = length;
         self.port = port;
         self.offload = offload;
@@ -132,15 +136,14 @@ impl Packet {
         &self.buffer[usize::from(self.start)..usize::from(self.end)]
     }
 
-    /// From which byte on the incoming frame follows [`Self::head`]. Equal to [`Self::length`]
-    /// when nothing follows.
-    pub const fn tail_offset(&self) -> u32 {
-        self.tail_offset
+    /// Which bytes of the incoming frame follow [`Self::head`]. Empty when none do.
+    pub const fn tail(&self) -> Range<usize> {
+        self.tail_start as usize..self.tail_end as usize
     }
 
     /// Of the outgoing frame, in bytes.
     pub const fn output_length(&self) -> u32 {
-        (self.end - self.start) as u32 + (self.length - self.tail_offset)
+        (self.end - self.start) as u32 + (self.tail_end - self.tail_start)
     }
 
     /// The checksum that is still to be filled in, counted from the first byte of the outgoing
@@ -160,7 +163,7 @@ impl std::fmt::Debug for Packet {
             .field("length", &self.length)
             .field("offload", &self.offload)
             .field("verdict", &self.verdict)
-            .field("tail_offset", &self.tail_offset)
+            .field("tail", &self.tail())
             .field("head", &self.head())
             .finish_non_exhaustive()
     }
