@@ -40,6 +40,22 @@ impl IoBuffer {
         Self { blocks: blocks.into_boxed_slice(), length }
     }
 
+    /// A buffer over `blocks`, of which the first `length` bytes are in use.
+    ///
+    /// # Panics
+    /// If `length` is more than the blocks hold.
+    pub fn from_blocks(blocks: Vec<Block>, length: usize) -> Self {
+        let mut buffer = Self { blocks: blocks.into_boxed_slice(), length: 0 };
+        buffer.set_length(length);
+        buffer
+    }
+
+    /// The memory, for a driver that lends it to a kernel: `Vec`, because a box may not be
+    /// written behind its owner's back. Nothing is copied, here or in [`IoBuffer::from_blocks`].
+    pub fn into_blocks(self) -> Vec<Block> {
+        self.blocks.into_vec()
+    }
+
     /// Bytes in use.
     pub const fn length(&self) -> usize {
         self.length

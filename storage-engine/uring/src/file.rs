@@ -9,7 +9,7 @@ use crate::error::OpenError;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -32,6 +32,8 @@ pub struct Geometry {
     pub logical_sector: u32,
     /// A write of this size, so aligned, is not read-modify-write for the device.
     pub physical_sector: u32,
+    /// Whether a discard gives space back. Of a regular file only a try can say.
+    pub has_discard: bool,
 }
 
 /// A file or block device opened with `O_DIRECT` and locked.
@@ -130,7 +132,7 @@ fn file_geometry(file: &File) -> io::Result<Geometry> {
     let said = facts.stx_mask & libc::STATX_DIOALIGN != 0 && facts.stx_dio_offset_align != 0;
     let logical_sector = if said { facts.stx_dio_offset_align } else { ALIGNMENT_UNSAID };
     let physical_sector = facts.stx_blksize.max(logical_sector).min(4096);
-    Ok(Geometry { size: facts.stx_size, logical_sector, physical_sector })
+    Ok(Geometry { size: facts.stx_size, logical_sector, physical_sector, has_discard: true })
 }
 
 /// `_IOR(0x12, 114, size_t)` of linux/fs.h, which `libc` does not have.
@@ -149,7 +151,19 @@ fn device_geometry(file: &File) -> io::Result<Geometry> {
     // call.
     check(unsafe { libc::ioctl(fd, libc::BLKPBSZGET, &raw mut physical) })?;
     let logical_sector = u32::try_from(logical).unwrap_or(ALIGNMENT_UNSAID);
-    Ok(Geometry { size, logical_sector, physical_sector: physical.max(logical_sector) })
+    let physical_sector = physical.max(logical_sector);
+    let has_discard = device_has_discard(file).unwrap_or(false);
+    Ok(Geometry { size, logical_sector, physical_sector, has_discard })
+}
+
+/// What the block layer says about zeroing with unmapping, which is what a hole in a device is.
+/// A partition has no queue of its own; its disk's is one folder up.
+fn device_has_discard(file: &File) -> io::Result<bool> {
+    let device = file.metadata()?.rdev();
+    let folder = format!("/sys/dev/block/{}:{}", libc::major(device), libc::minor(device));
+    let read =
+        |queue: &str| std::fs::read_to_string(format!("{folder}/{queue}/write_zeroes_max_bytes"));
+    Ok(read("queue").or_else(|_| read("../queue"))?.trim() != "0")
 }
 
 fn check(rc: libc::c_int) -> io::Result<()> {

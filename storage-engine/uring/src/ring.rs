@@ -78,8 +78,8 @@ pub enum Operation<T> {
 #[derive(Debug)]
 pub struct Completion<T> {
     pub tag: u64,
-    /// The buffer of a read or write, given back.
-    pub buffer: Option<Vec<T>>,
+    /// The buffer of a read or write, given back, and the length that was asked for.
+    pub buffer: Option<(Vec<T>, usize)>,
     pub result: Result<(), OperationError>,
 }
 
@@ -236,9 +236,8 @@ impl<T: Pod> Ring<T> {
                 Verdict::Done(result) => {
                     let finished = self.slots.release(slot).expect("it was taken just above");
                     let buffer = match finished.operation {
-                        Operation::Read { buffer, .. } | Operation::Write { buffer, .. } => {
-                            Some(buffer)
-                        }
+                        Operation::Read { buffer, length, .. }
+                        | Operation::Write { buffer, length, .. } => Some((buffer, length)),
                         Operation::Flush | Operation::Discard { .. } => None,
                     };
                     completions.push(Completion { tag: finished.tag, buffer, result });

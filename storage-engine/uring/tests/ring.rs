@@ -93,7 +93,7 @@ fn what_was_written_is_read_back() {
         push(&mut ring, 7, Operation::Read { at: 0, buffer: pages(16, 0xff), length: 16 * PAGE });
         let done = finish(&mut ring, 1).remove(0);
         assert_eq!((done.tag, done.result.is_ok()), (7, true));
-        for (at, page) in done.buffer.unwrap().iter().enumerate() {
+        for (at, page) in done.buffer.unwrap().0.iter().enumerate() {
             assert!(page.0.iter().all(|&byte| usize::from(byte) == at));
         }
     }
@@ -105,7 +105,7 @@ fn a_part_of_a_buffer_is_transferred_and_no_more() {
         let scratch = Scratch::new(&folder, 8 * PAGE as u64);
         let mut ring = scratch.ring(4);
         push(&mut ring, 0, Operation::Read { at: 0, buffer: pages(2, 0xee), length: PAGE });
-        let buffer = finish(&mut ring, 1).remove(0).buffer.unwrap();
+        let buffer = finish(&mut ring, 1).remove(0).buffer.unwrap().0;
         assert_eq!((buffer[0].0[0], buffer[1].0[0]), (0, 0xee));
     }
 }
@@ -135,7 +135,7 @@ fn a_discarded_range_reads_as_zeroes() {
         push(&mut ring, 0, Operation::Discard { at, length });
         assert!(finish(&mut ring, 1)[0].result.is_ok());
         push(&mut ring, 0, Operation::Read { at: 0, buffer: pages(64, 0), length: 64 * PAGE });
-        let buffer = finish(&mut ring, 1).remove(0).buffer.unwrap();
+        let buffer = finish(&mut ring, 1).remove(0).buffer.unwrap().0;
         let kept: Vec<_> = buffer.iter().map(|page| page.0[PAGE - 1]).collect();
         let expected: Vec<_> = (0..64).map(|at| u8::from(!(8..40).contains(&at))).collect();
         assert_eq!(kept, expected);

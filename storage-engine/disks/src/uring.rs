@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A file or block device as a [`Disk`], through io_uring and past the page cache.
+//!
+//! Everything of a disk is one thread's after its first [`Disk::submit`]; before that it may be
+//! sent, so that the opening, which blocks, can be done elsewhere.
+
+use plinth_store::{
+    Block, Disk, DiskCompletion, DiskError, DiskGeometry, DiskRequest, DiskTag, IoBuffer,
+};
+use plinth_uring::{
+    Access, Completion, DirectFile, FileKind, Operation, OperationError, Options, Ring,
+};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use plinth_uring::{Mode, OpenError, SetupError};
+
+/// Operations under way on one disk, unless said otherwise: more than devices gain from.
+pub const DEPTH: u32 = 512;
+
+/// The most bytes of one request: a whole object and then some.
+const REQUEST_LENGTH_MAX: usize = 1 << 30;
+
+/// Why a disk is not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum UringDiskError {
+    #[error("the disk cannot be opened")]
+    Open(#[from] OpenError),
+    #[error("no io_uring for the disk")]
+    Setup(#[from] SetupError),
+    #[error("{path:?} has sectors of {sector} bytes; 512 to 4096 can be used")]
+    Sector { path: PathBuf, sector: u32 },
+}
+
+/// A disk of which this process is the only owner.
+#[derive(Debug)]
+pub struct UringDisk {
+    ring: Ring<Block>,
+    geometry: DiskGeometry,
+    /// Reused by every `complete`.
+    reaped: Vec<Completion<Block>>,
+    /// Ends that did not come from the ring: requests refused for their range, or lost with it.
+    ended: Vec<DiskCompletion>,
+    is_gone: bool,
+}
+
+impl UringDisk {
+    /// Opens and locks a file or block device that exists.
+    pub fn open(path: &Path, mode: Mode, depth: u32) -> Result<Self, UringDiskError> {
+        let file = DirectFile::open(path, Access::ReadWrite)?;
+        let facts = file.geometry();
+        let sector_size = facts.logical_sector.max(512);
+        if !sector_size.is_power_of_two() || sector_size > 4096 {
+            return Err(UringDiskError::Sector { path: path.into(), sector: sector_size });
+        }
+        let geometry = DiskGeometry {
+            length: facts.size - facts.size % u64::from(sector_size),
+            sector_size,
+            // The physical sector would be larger, but that a device never tears it is not
+            // something that it promises.
+            atomic_write_size: sector_size,
+            has_discard: match file.kind() {
+                FileKind::Regular => true,
+                FileKind::BlockDevice => facts.has_discard,
+            },
+        };
+        let ring = Ring::new(file, Options { depth, mode })?;
+        Ok(Self { ring, geometry, reaped: Vec::new(), ended: Vec::new(), is_gone: false })
+    }
+
+    /// Sleeps until something can be completed or `timeout` has passed. For tools that have
+    /// nothing else to do; a worker sleeps on [`AsFd`].
+    pub fn wait(&mut self, timeout: Duration) {
+        if self.ended.is_empty() && self.ring.wait(timeout).is_err() {
+            self.lose();
+        }
+    }
+
+    /// Requests accepted and not yet completed.
+    pub fn in_flight(&self) -> usize {
+        self.ring.in_flight() + self.ended.len()
+    }
+
+    /// The ring failed for good: everything under way ends with [`DiskError::Gone`]. The kernel
+    /// may still have the buffers, so others go back in their place.
+    fn lose(&mut self) {
+        self.is_gone = true;
+        for lost in self.ring.abandon() {
+            self.ended.push(DiskCompletion {
+                tag: DiskTag(lost.tag),
+                buffer: lost.buffer_size.map(IoBuffer::zeroed),
+                result: Err(DiskError::Gone),
+            });
+        }
+    }
+
+    /// Whether a request's range is whole sectors of the disk.
+    fn check(&self, request: &DiskRequest) -> Result<(), DiskError> {
+        if self.is_gone {
+            return Err(DiskError::Gone);
+        }
+        let (offset, length) = match request {
+            DiskRequest::Read { offset, buffer } | DiskRequest::Write { offset, buffer } => {
+                (*offset, buffer.length() as u64)
+            }
+            DiskRequest::Discard { offset, length } => (*offset, *length),
+            DiskRequest::Flush => return Ok(()),
+        };
+        let sector = u64::from(self.geometry.sector_size);
+        let end = offset.saturating_add(length);
+        let is_whole = offset.is_multiple_of(sector) && length.is_multiple_of(sector);
+        let is_transfer = !matches!(request, DiskRequest::Discard { .. });
+        let is_too_long = is_transfer && length > REQUEST_LENGTH_MAX as u64;
+        if !is_whole || end > self.geometry.length || is_too_long {
+            return Err(DiskError::OutOfRange { offset, end });
+        }
+        Ok(())
+    }
+}
+
+impl Disk for UringDisk {
+    fn geometry(&self) -> DiskGeometry {
+        self.geometry
+    }
+
+    fn enqueue(&mut self, tag: DiskTag, request: DiskRequest) -> Result<(), DiskRequest> {
+        if let Err(fault) = self.check(&request) {
+            let buffer = match request {
+                DiskRequest::Read { buffer, .. } | DiskRequest::Write { buffer, .. } => {
+                    Some(buffer)
+                }
+                DiskRequest::Flush | DiskRequest::Discard { .. } => None,
+            };
+            self.ended.push(DiskCompletion { tag, buffer, result: Err(fault) });
+            return Ok(());
+        }
+        if self.ring.is_full() {
+            return Err(request);
+        }
+        let operation = match request {
+            DiskRequest::Read { offset: at, buffer } => {
+                let length = buffer.length();
+                Operation::Read { at, buffer: buffer.into_blocks(), length }
+            }
+            DiskRequest::Write { offset: at, buffer } => {
+                let length = buffer.length();
+                Operation::Write { at, buffer: buffer.into_blocks(), length }
+            }
+            DiskRequest::Flush => Operation::Flush,
+            DiskRequest::Discard { offset: at, length } => Operation::Discard { at, length },
+        };
+        self.ring.push(tag.0, operation).expect("the ring was not full just above");
+        Ok(())
+    }
+
+    fn submit(&mut self) {
+        if !self.is_gone && self.ring.submit().is_err() {
+            self.lose();
+        }
+    }
+
+    fn complete(&mut self, into: &mut Vec<DiskCompletion>) {
+        into.append(&mut self.ended);
+        self.ring.reap(&mut self.reaped);
+        into.extend(self.reaped.drain(..).map(|done| DiskCompletion {
+            tag: DiskTag(done.tag),
+            buffer: done.buffer.map(|(blocks, length)| IoBuffer::from_blocks(blocks, length)),
+            result: done.result.map_err(disk_error),
+        }));
+    }
+}
+
+/// Readable when there may be something to complete.
+impl AsFd for UringDisk {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+}
+
+fn disk_error(error: OperationError) -> DiskError {
+    match error {
+        OperationError::Device { errno } => DiskError::Device { errno },
+        OperationError::Short { moved, wanted } => DiskError::Short {
+            moved: u32::try_from(moved).unwrap_or(u32::MAX),
+            wanted: u32::try_from(wanted).unwrap_or(u32::MAX),
+        },
+    }
+}
