@@ -326,6 +326,11 @@ impl<T: Pod> Drop for Ring<T> {
             self.reap(&mut completions);
             completions.clear();
         }
+        // The kernel takes a closed ring down later, on a thread of its own, and holds registered
+        // files until then. The next owner must not have to wait for that. An error leaves just
+        // that: the locks go a little later.
+        let _later = self.ring.submitter().unregister_files();
+        let _later = self.file.file.unlock();
     }
 }
 

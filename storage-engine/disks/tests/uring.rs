@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+#![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is the report")]
+//! What only a disk on a real file can do or suffer. What it shares with the memory disk is in
+//! `both.rs`.
+
+mod support;
+
+use plinth_disks::uring::{Mode, OpenError, UringDisk, UringDiskError};
+use plinth_store::{Disk, DiskError, DiskRequest, DiskTag, IoBuffer};
+use std::fs::{self, File, OpenOptions};
+use std::process::Command;
+use support::{Scratch, finish, write};
+
+fn open(scratch: &Scratch) -> UringDisk {
+    UringDisk::open(scratch.path(), Mode::Worker, 64).unwrap()
+}
+
+#[test]
+fn a_file_cut_under_the_disk_fails_its_reads_and_nothing_else() {
+    let scratch = Scratch::file(1 << 20);
+    let mut disk = open(&scratch);
+    write(&mut disk, 0, 4096, 1).unwrap();
+    OpenOptions::new().write(true).open(scratch.path()).unwrap().set_len(4096).unwrap();
+    let read = |offset| DiskRequest::Read { offset, buffer: IoBuffer::zeroed(4096) };
+    disk.enqueue(DiskTag(1), read(65_536)).unwrap();
+    let lost = finish(&mut disk, 1).remove(0);
+    assert_eq!(lost.result, Err(DiskError::Short { moved: 0, wanted: 4096 }));
+    assert!(lost.buffer.is_some());
+    disk.enqueue(DiskTag(2), read(0)).unwrap();
+    assert_eq!(finish(&mut disk, 1)[0].result, Ok(()));
+}
+
+#[test]
+fn a_full_file_system_fails_the_write_with_its_errno() {
+    let Some(tmpfs) = Tmpfs::mount("1m") else {
+        println!("skipped: no right to mount a tmpfs");
+        return;
+    };
+    let path = tmpfs.0.path().join("pool");
+    File::create_new(&path).unwrap().set_len(8 << 20).unwrap();
+    let mut disk = UringDisk::open(&path, Mode::Worker, 8).unwrap();
+    let no_space = Err(DiskError::Device { errno: 28 });
+    let results: Vec<_> = (0..16).map(|at| write(&mut disk, at * 131_072, 131_072, 7)).collect();
+    assert_eq!(results.first(), Some(&Ok(())));
+    assert!(results.contains(&no_space), "{results:?}");
+    // What is given back can be written again.
+    disk.enqueue(DiskTag(0), DiskRequest::Discard { offset: 0, length: 1 << 19 }).unwrap();
+    assert_eq!(finish(&mut disk, 1)[0].result, Ok(()));
+    assert_eq!(write(&mut disk, 0, 131_072, 7), Ok(()));
+}
+
+#[test]
+fn a_discard_gives_the_files_space_back() {
+    let scratch = Scratch::file(1 << 20);
+    let mut disk = open(&scratch);
+    write(&mut disk, 0, 1 << 20, 3).unwrap();
+    let blocks = || std::os::unix::fs::MetadataExt::blocks(&fs::metadata(scratch.path()).unwrap());
+    let before = blocks();
+    disk.enqueue(DiskTag(0), DiskRequest::Discard { offset: 0, length: 1 << 19 }).unwrap();
+    assert_eq!(finish(&mut disk, 1)[0].result, Ok(()));
+    assert!(blocks() <= before / 2 + 16, "{} of {before} blocks are left", blocks());
+}
+
+#[test]
+fn a_disk_has_one_owner() {
+    let scratch = Scratch::file(1 << 20);
+    let disk = open(&scratch);
+    let second = UringDisk::open(scratch.path(), Mode::Worker, 64);
+    assert!(matches!(second, Err(UringDiskError::Open(OpenError::InUse { .. }))));
+    drop(disk);
+    assert!(UringDisk::open(scratch.path(), Mode::Worker, 64).is_ok());
+}
+
+#[test]
+fn a_disk_that_loses_its_ring_ends_every_request() {
+    let scratch = Scratch::file(1 << 20);
+    let mut disk = open(&scratch);
+    write(&mut disk, 0, 4096, 1).unwrap();
+    // The kernel has tied the ring to this thread, so that another cannot submit: for the disk
+    // that is a ring that fails for good.
+    std::thread::spawn(move || {
+        let buffer = IoBuffer::zeroed(8192);
+        disk.enqueue(DiskTag(1), DiskRequest::Read { offset: 0, buffer }).unwrap();
+        disk.enqueue(DiskTag(2), DiskRequest::Flush).unwrap();
+        let lost = finish(&mut disk, 2);
+        assert!(lost.iter().all(|end| end.result == Err(DiskError::Gone)));
+        assert_eq!(lost[0].buffer.as_ref().map(IoBuffer::capacity), Some(8192));
+        disk.enqueue(DiskTag(3), DiskRequest::Flush).unwrap();
+        assert_eq!(finish(&mut disk, 1)[0].result, Err(DiskError::Gone));
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn a_block_device_is_a_disk_too() {
+    let scratch = Scratch::file(4 << 20);
+    let Some(device) = Loop::attach(&scratch) else {
+        println!("skipped: no loop device can be had");
+        return;
+    };
+    let mut disk = UringDisk::open(device.0.as_ref(), Mode::Worker, 8).unwrap();
+    assert_eq!(disk.geometry().length, 4 << 20);
+    assert_eq!(write(&mut disk, 1 << 20, 65_536, 5), Ok(()));
+    disk.enqueue(DiskTag(0), DiskRequest::Flush).unwrap();
+    assert_eq!(finish(&mut disk, 1)[0].result, Ok(()));
+    let second = UringDisk::open(device.0.as_ref(), Mode::Worker, 8);
+    assert!(matches!(second, Err(UringDiskError::Open(OpenError::InUse { .. }))));
+    disk.enqueue(DiskTag(0), DiskRequest::Discard { offset: 1 << 20, length: 65_536 }).unwrap();
+    assert_eq!(finish(&mut disk, 1)[0].result, Ok(()));
+    drop(disk);
+    assert!(fs::read(scratch.path()).unwrap()[1 << 20..].iter().all(|&byte| byte == 0));
+}
+
+/// A small file system, unmounted on drop.
+struct Tmpfs(Scratch);
+
+impl Tmpfs {
+    fn mount(size: &str) -> Option<Self> {
+        let folder = Scratch::folder();
+        let option = format!("size={size}");
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &option, "plinth-test"])
+            .arg(folder.path())
+            .output();
+        mount.is_ok_and(|output| output.status.success()).then_some(Self(folder))
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+/// A loop device over a file, detached on drop.
+struct Loop(String);
+
+impl Loop {
+    fn attach(scratch: &Scratch) -> Option<Self> {
+        let output =
+            Command::new("losetup").args(["--find", "--show"]).arg(scratch.path()).output().ok()?;
+        let device = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+        (output.status.success() && !device.is_empty()).then_some(Self(device))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
