@@ -26,7 +26,9 @@ mod error;
 mod file;
 mod ring;
 mod slots;
+mod sparse;
 
 pub use error::{OpenError, OperationError, SetupError};
 pub use file::{Access, DirectFile, FileKind, Geometry};
 pub use ring::{Abandoned, Completion, Mode, Operation, Options, Ring};
+pub use sparse::next_data;
