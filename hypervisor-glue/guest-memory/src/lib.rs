@@ -5,33 +5,41 @@
 //! The guest writes to it while we read, so no `&[u8]` of it may ever exist: Rust assumes that
 //! nobody changes what a shared reference points to. Everything goes through copies that are
 //! checked against the table of regions; what was copied out is stable and may be judged, what
-//! is still in the guest may change after the judgement.
+//! is still in the guest may change after the judgement. The words of a ring are reached as
+//! atomics, which may be changed by others at any time.
+//!
+//! ```text
+//!   SET_MEM_TABLE ──▶ RegionSpec + file ──▶ Mapping (sealed, mapped) ─┐
+//!                                                                     ├─▶ GuestMemory
+//!   the table before ── shares its mappings ──────────────────────────┘
+//! ```
+//!
+//! A [`GuestMemory`] never changes. Adding or removing a region makes another one that shares
+//! the mappings that stay, and a mapping goes when the last table that has it goes.
 
-/// An address as the guest's drivers write it into descriptors.
+#[cfg(not(target_endian = "little"))]
+compile_error!("rings and guests are little-endian, and so must this machine be");
+
+mod copy;
+mod mapping;
+mod memfd;
+mod table;
+
+pub use mapping::{MapError, Shrinkable};
+pub use memfd::{OwnMemory, OwnMemoryError, SharedMemory, sealed_memfd};
+pub use table::{GuestMemory, OutsideMemory, REGIONS_MAX, RegionSpec, TableError};
+
+/// An address as the guest's drivers write it into descriptors: guest-physical.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct GuestAddress(pub u64);
 
-/// What to do with a region whose file its owner could shrink under our mapping.
-///
-/// A read behind the end of a shrunk file is a bus error, which would end the whole daemon.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Shrinkable {
-    /// Take only files that are sealed against shrinking, or that can be sealed by us.
-    #[default]
-    Refuse,
-    /// Take any file. For peers that are trusted like ourselves, such as a generator of load.
-    Accept,
-}
-
-/// The regions of one guest's memory. A change of the table is a new `GuestMemory`.
-#[derive(Debug)]
-pub struct GuestMemory {
-    regions: Vec<()>,
-}
-
-impl GuestMemory {
-    /// How many regions there are.
-    pub fn region_count(&self) -> usize {
-        self.regions.len()
+impl GuestAddress {
+    /// `None` past the end of the address space.
+    #[inline]
+    pub const fn checked_add(self, bytes: u64) -> Option<Self> {
+        match self.0.checked_add(bytes) {
+            Some(sum) => Some(Self(sum)),
+            None => None,
+        }
     }
 }
