@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+#![forbid(unsafe_code)]
+//! A vhost-user frontend without a machine around it.
+//!
+//! It does what QEMU does between a guest and a backend: negotiates, shares its memory, starts
+//! rings, keeps the in-flight region across a backend's restart. What goes into the rings is
+//! its caller's: a load generator, a test, a TAP device.
+//!
+//! ```text
+//!   Memory ── SharedMemory, one region, survives reconnects
+//!     └─ Ring (driver side) ── slots, descriptors
+//!   Session ── one connection: negotiated ─▶ started ─▶ lost ─▶ a new Session, same Memory
+//! ```
+//!
+//! Not here: QEMU's side of migration, memory hotplug, packed rings.
+
+mod memory;
+mod ring;
+mod session;
+
+pub use memory::{Memory, MemoryError};
+pub use ring::{Buffer, Ring, RingBroken, RingPlan, Used};
+pub use session::{Inflight, Session, SessionError, Wish};
