@@ -118,6 +118,8 @@ drop_reasons! {
     UnderlayChecksumWrong,
     /// From the wire: an ARP message of a form that nobody sends.
     UnderlayArpInvalid,
+    /// From the wire: another machine says that it has the VTEP's address.
+    UnderlayAddressConflict,
     /// The VXLAN header's VNI-valid bit is clear.
     VxlanInvalid,
     /// No port here belongs to this VNI.
@@ -142,6 +144,17 @@ impl DropReason {
     /// The position in [`Self::ALL`], for tables of counters.
     pub const fn index(self) -> usize {
         self as usize
+    }
+
+    /// Whether it happens after the decision, when a port does not take the packet.
+    pub const fn is_of_delivery(self) -> bool {
+        matches!(
+            self,
+            Self::PortDown
+                | Self::PortQueueFull
+                | Self::PortBufferInvalid
+                | Self::PayloadUnreadable
+        )
     }
 
     /// The name of its counter, as in `vswitch_drop_vni_unknown`.

@@ -22,15 +22,24 @@
 //! Not here: ports, threads and DPDK (`plinth-ports`, `plinth-switchd`).
 
 mod config_error;
+mod counters;
 mod drop_reason;
+mod flow;
 mod limits;
+mod lookup;
+mod neighbors;
 mod packet;
+mod pipeline;
 mod snapshot;
+mod stages;
+mod status;
 mod switch;
+mod validate;
 
 pub use config_error::{ConfigError, Place};
+pub use counters::PortCounters;
 pub use drop_reason::DropReason;
 pub use limits::Limits;
 pub use packet::{BURST_MAX, HEADERS_MAX, Offload, Packet, PortIndex, Verdict};
 pub use snapshot::{PortChange, Snapshot};
-pub use switch::{ControlFrame, Switch};
+pub use switch::{ControlFrame, FlowCounters, Switch};

@@ -156,6 +156,58 @@ impl Packet {
     }
 }
 
+/// What the machine's stages do to a packet. Lengths and offsets are of the frame as it stands.
+impl Packet {
+    pub(crate) const fn set_verdict(&mut self, verdict: Verdict) {
+        self.verdict = verdict;
+    }
+
+    pub(crate) const fn offload(&self) -> Offload {
+        self.offload
+    }
+
+    pub(crate) fn head_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[usize::from(self.start)..usize::from(self.end)]
+    }
+
+    /// Takes `count` bytes off the front, at most those of the head.
+    pub(crate) fn strip(&mut self, count: usize) {
+        assert!(count <= self.head().len(), "only headers that were looked at are taken off");
+        self.start += count as u16;
+    }
+
+    /// Cuts the frame to its first `length` bytes, at most what it has.
+    pub(crate) fn truncate(&mut self, length: usize) {
+        let excess = (self.output_length() as usize)
+            .checked_sub(length)
+            .expect("a frame is cut to less than it has") as u32;
+        let of_tail = excess.min(self.tail_end - self.tail_start);
+        self.tail_end -= of_tail;
+        self.end -= (excess - of_tail) as u16;
+    }
+
+    /// Puts outer headers in front.
+    pub(crate) fn push(&mut self, headers: &[u8]) {
+        let end = usize::from(self.start);
+        let start =
+            end.checked_sub(headers.len()).expect("the headroom holds one tunnel's headers");
+        self.buffer[start..end].copy_from_slice(headers);
+        self.start = start as u16;
+        if let Some(partial) = &mut self.offload.partial {
+            partial.start += headers.len() as u16;
+        }
+    }
+
+    /// Puts a frame of the switch's own in the packet's place.
+    pub(crate) fn replace(&mut self, frame: &[u8]) {
+        self.buffer[HEADROOM..HEADROOM + frame.len()].copy_from_slice(frame);
+        self.start = HEADROOM as u16;
+        self.end = (HEADROOM + frame.len()) as u16;
+        self.tail_end = self.tail_start;
+        self.offload.partial = None;
+    }
+}
+
 impl std::fmt::Debug for Packet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Packet")

@@ -1,22 +1,102 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A configuration, checked and compiled into the tables that packets are judged by.
+//!
+//! Every table is keyed by VNI first. That is the isolation of VPCs: a stage has the VNI of the
+//! packet's port or tunnel in hand, and there is no lookup that could answer for another one.
 
+use crate::lookup::Lookup;
+use crate::validate::{check_count, is_within, validate};
 use crate::{ConfigError, Limits, PortIndex};
-use plinth_ids::{Epoch, PortId};
-use plinth_switch_api::SwitchConfig;
+use plinth_ids::{Epoch, MacAddress, Name, PortId, Vni};
+use plinth_switch_api::{GuestPort, SwitchConfig};
+use plinth_wire::{EthernetHeader, TUNNEL_OVERHEAD, link_local_of};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What a tunnel adds to a guest's IP packet, in bytes of the underlay's IP packet.
-pub(crate) const TUNNEL_MTU_OVERHEAD: u16 = 50;
+/// What a tunnel adds to a guest's IP packet, in bytes of the underlay's IP packet: the outer
+/// Ethernet header does not count, the inner one does.
+pub(crate) const TUNNEL_MTU_OVERHEAD: u16 = TUNNEL_OVERHEAD as u16;
 
 /// What became of a port when a configuration was put into force.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum PortChange {
-    /// Open it: socket, queues.
-    Added { id: PortId, index: PortIndex },
     /// Close it. Removals come before additions, which may take over the index.
     Removed { id: PortId, index: PortIndex },
-    /// Its socket, MTU, MAC or queue count is another; addresses alone do not matter to a driver.
+    /// Open it: socket, queues.
+    Added { id: PortId, index: PortIndex },
+    /// Its settings are others. A driver looks at socket, MTU, MAC and queue count; the rest is
+    /// the machine's.
     Changed { id: PortId, index: PortIndex },
+}
+
+/// Where frames for a MAC go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Destination {
+    Local(PortIndex),
+    Remote(TunnelIndex),
+}
+
+/// A remote VTEP's place in [`Snapshot::tunnels`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct TunnelIndex(pub(crate) u32);
+
+/// Who answers for an address.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Owner {
+    pub(crate) mac: MacAddress,
+    pub(crate) destination: Destination,
+}
+
+/// A guest port as the stages see it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Port {
+    pub(crate) id: PortId,
+    pub(crate) name: Name,
+    pub(crate) vni: Vni,
+    pub(crate) mac: MacAddress,
+    pub(crate) addresses: Box<[IpAddr]>,
+    /// What the guest makes of its MAC by itself; it is the guest's without being configured.
+    pub(crate) link_local: Ipv6Addr,
+    pub(crate) frame_length_max: u32,
+}
+
+impl Port {
+    fn new(port: &GuestPort) -> Self {
+        Self {
+            id: port.id,
+            name: port.name.clone(),
+            vni: port.vni,
+            mac: port.mac,
+            addresses: port.addresses.clone().into(),
+            link_local: link_local_of(port.mac),
+            frame_length_max: u32::from(port.mtu) + EthernetHeader::LENGTH as u32,
+        }
+    }
+
+    /// Whether the guest may call itself so.
+    pub(crate) fn has_address(&self, address: IpAddr) -> bool {
+        address == IpAddr::V6(self.link_local) || self.addresses.contains(&address)
+    }
+}
+
+/// The way to one remote VTEP.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Tunnel {
+    pub(crate) vtep: Ipv4Addr,
+    /// Place in [`UplinkTables::next_hops`].
+    pub(crate) next_hop: u16,
+}
+
+/// The switch's own end of the tunnels.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct UplinkTables {
+    pub(crate) vtep: Ipv4Addr,
+    pub(crate) mac: MacAddress,
+    /// Of the outer frame.
+    pub(crate) frame_length_max: u32,
+    /// Whom to ask for a MAC, in order: VTEPs inside the prefix, and the gateway if one is
+    /// outside.
+    pub(crate) next_hops: Box<[Ipv4Addr]>,
 }
 
 /// One configuration, immutable. Compiled on any thread, shared with workers.
@@ -24,6 +104,17 @@ pub enum PortChange {
 pub struct Snapshot {
     config: Option<SwitchConfig>,
     changes: Vec<PortChange>,
+    /// By [`PortIndex`]; the uplink's place is empty.
+    slots: Vec<Option<Port>>,
+    indexes: BTreeMap<PortId, PortIndex>,
+    pub(crate) uplink: Option<UplinkTables>,
+    tunnels: Box<[Tunnel]>,
+    /// VNIs with a port here.
+    vnis: Lookup<Vni, ()>,
+    /// Which VTEPs may send for a VNI, and the way back to them.
+    vteps: Lookup<(Vni, Ipv4Addr), TunnelIndex>,
+    macs: Lookup<(Vni, MacAddress), Destination>,
+    addresses: Lookup<(Vni, IpAddr), Owner>,
 }
 
 impl Snapshot {
@@ -37,8 +128,119 @@ impl Snapshot {
         limits: &Limits,
         previous: &Self,
     ) -> Result<Self, ConfigError> {
-        let _ = (limits, previous);
-        Ok(Self { config: Some(config.clone()), changes: Vec::new() })
+        validate(config, limits, previous.config.as_ref())?;
+        let mut snapshot = Self { config: Some(config.clone()), ..Self::default() };
+        snapshot.place_ports(config, previous);
+        snapshot.lay_tunnels(config, limits)?;
+        snapshot.fill_tables(config);
+        Ok(snapshot)
+    }
+
+    /// Gives every port its slot: the one it had, or the lowest that is free.
+    fn place_ports<'a>(&mut self, config: &'a SwitchConfig, previous: &'a Self) {
+        let by_id = |config: &'a SwitchConfig| -> BTreeMap<PortId, &'a GuestPort> {
+            config.ports.iter().map(|port| (port.id, port)).collect()
+        };
+        let wanted = by_id(config);
+        let before = previous.config.as_ref().map(by_id).unwrap_or_default();
+        let mut slots = previous.slots.clone();
+        for (slot, index) in slots.iter_mut().zip(0..) {
+            let Some(id) = slot.as_ref().map(|port| port.id) else { continue };
+            if !wanted.contains_key(&id) {
+                *slot = None;
+                self.changes.push(PortChange::Removed { id, index: PortIndex(index) });
+            }
+        }
+        if slots.is_empty() {
+            slots.push(None);
+        }
+        let mut free = 1;
+        for (id, port) in wanted {
+            let index = match previous.indexes.get(&id) {
+                Some(&index) => {
+                    if before.get(&id) != Some(&port) {
+                        self.changes.push(PortChange::Changed { id, index });
+                    }
+                    index
+                }
+                None => {
+                    while slots.get(free).is_some_and(Option::is_some) {
+                        free += 1;
+                    }
+                    let free = u16::try_from(free).expect("ports are limited to 65535");
+                    self.changes.push(PortChange::Added { id, index: PortIndex(free) });
+                    PortIndex(free)
+                }
+            };
+            if slots.len() <= index.get() {
+                slots.resize(index.get() + 1, None);
+            }
+            slots[index.get()] = Some(Port::new(port));
+            self.indexes.insert(id, index);
+        }
+        self.slots = slots;
+    }
+
+    /// Finds the next hop of every remote VTEP.
+    fn lay_tunnels(&mut self, config: &SwitchConfig, limits: &Limits) -> Result<(), ConfigError> {
+        let Some(underlay) = &config.underlay else { return Ok(()) };
+        let vteps: BTreeSet<Ipv4Addr> = config.remotes.iter().map(|remote| remote.vtep).collect();
+        let hop_of = |vtep: Ipv4Addr| {
+            if is_within(vtep, underlay) {
+                vtep
+            } else {
+                underlay.gateway.expect("validate refuses a remote without a route")
+            }
+        };
+        let hops: BTreeSet<Ipv4Addr> = vteps.iter().map(|&vtep| hop_of(vtep)).collect();
+        check_count("next hops", hops.len(), limits.next_hops.into())?;
+        let next_hops: Box<[Ipv4Addr]> = hops.into_iter().collect();
+        self.tunnels = vteps
+            .iter()
+            .map(|&vtep| {
+                let place = next_hops
+                    .binary_search(&hop_of(vtep))
+                    .expect("the next hop of every VTEP was collected");
+                let next_hop = u16::try_from(place).expect("next hops are limited to 65535");
+                Tunnel { vtep, next_hop }
+            })
+            .collect();
+        self.uplink = Some(UplinkTables {
+            vtep: underlay.vtep,
+            mac: underlay.mac,
+            frame_length_max: u32::from(underlay.mtu) + EthernetHeader::LENGTH as u32,
+            next_hops,
+        });
+        Ok(())
+    }
+
+    fn fill_tables(&mut self, config: &SwitchConfig) {
+        let mut macs = Vec::new();
+        let mut addresses = Vec::new();
+        let mut add = |vni, mac, list: &[IpAddr], destination| {
+            macs.push(((vni, mac), destination));
+            let owner = Owner { mac, destination };
+            addresses.push(((vni, IpAddr::V6(link_local_of(mac))), owner));
+            addresses.extend(list.iter().map(|&address| ((vni, address), owner)));
+        };
+        for port in &config.ports {
+            let index = self.indexes[&port.id];
+            add(port.vni, port.mac, &port.addresses, Destination::Local(index));
+        }
+        let mut vteps = Vec::new();
+        for remote in &config.remotes {
+            let place = self
+                .tunnels
+                .binary_search_by_key(&remote.vtep, |tunnel| tunnel.vtep)
+                .expect("every remote has its tunnel");
+            let tunnel = TunnelIndex(u32::try_from(place).expect("remotes are counted in 32 bits"));
+            add(remote.vni, remote.mac, &remote.addresses, Destination::Remote(tunnel));
+            vteps.push(((remote.vni, remote.vtep), tunnel));
+        }
+        self.vnis = config.ports.iter().map(|port| (port.vni, ())).collect();
+        self.macs = macs.into_iter().collect();
+        self.addresses = addresses.into_iter().collect();
+        self.vteps = vteps.into_iter().collect();
     }
 
     /// What the driver is to do about its ports, in this order.
@@ -57,7 +259,39 @@ impl Snapshot {
 
     /// The place of a configured port.
     pub fn port_index(&self, id: PortId) -> Option<PortIndex> {
-        let _ = id;
-        None
+        self.indexes.get(&id).copied()
+    }
+
+    /// `None` for the uplink and for a place without a port.
+    pub(crate) fn port(&self, index: PortIndex) -> Option<&Port> {
+        self.slots.get(index.get())?.as_ref()
+    }
+
+    /// Guest ports with their places, in order of place.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = (PortIndex, &Port)> {
+        let indexed = self.slots.iter().zip(0..);
+        indexed.filter_map(|(slot, index)| Some((PortIndex(index), slot.as_ref()?)))
+    }
+
+    pub(crate) fn tunnel(&self, index: TunnelIndex) -> Tunnel {
+        self.tunnels[index.0 as usize]
+    }
+
+    /// Whether a port here belongs to `vni`.
+    pub(crate) fn has_vni(&self, vni: Vni) -> bool {
+        self.vnis.get(&vni).is_some()
+    }
+
+    /// The way back to `vtep`, if it may send for `vni`.
+    pub(crate) fn remote_vtep(&self, vni: Vni, vtep: Ipv4Addr) -> Option<TunnelIndex> {
+        self.vteps.get(&(vni, vtep)).copied()
+    }
+
+    pub(crate) fn destination(&self, vni: Vni, mac: MacAddress) -> Option<Destination> {
+        self.macs.get(&(vni, mac)).copied()
+    }
+
+    pub(crate) fn owner(&self, vni: Vni, address: IpAddr) -> Option<Owner> {
+        self.addresses.get(&(vni, address)).copied()
     }
 }

@@ -1,39 +1,74 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The machine's doors.
 
-use crate::{ConfigError, DropReason, Limits, Packet, PortChange, PortIndex, Snapshot};
-use plinth_ids::{Epoch, Moment, PortId};
-use plinth_switch_api::{DropCount, FlowStatus, PortStatus, SwitchConfig};
+use crate::counters::PortCounters;
+use crate::flow::FlowTable;
+use crate::neighbors::Neighbors;
+use crate::snapshot::UplinkTables;
+use crate::{
+    BURST_MAX, ConfigError, DropReason, Limits, Packet, PortChange, PortIndex, Snapshot, Verdict,
+};
+use plinth_ids::{Epoch, MacAddress, Moment, PortId};
+use plinth_switch_api::SwitchConfig;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
+
+/// The longest frame that the switch sends of its own accord: ARP behind Ethernet.
+const CONTROL_FRAME_MAX: usize = 42;
 
 /// A frame that the switch sends of its own accord: ARP on the underlay.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ControlFrame {
     pub port: PortIndex,
-    bytes: [u8; 64],
-    length: u8,
+    bytes: [u8; CONTROL_FRAME_MAX],
 }
 
 impl ControlFrame {
     /// The whole frame, without Ethernet's padding.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.length)]
+    pub const fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
+}
+
+/// What happened to the flow table, in numbers.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct FlowCounters {
+    /// Packets that found an entry.
+    pub hits: u64,
+    /// Packets that were judged by the stages.
+    pub misses: u64,
+    /// Entries made, or made anew after a change of configuration.
+    pub made: u64,
+    /// Entries refused because the table had no room; their packets were judged all the same.
+    pub refused_table_full: u64,
+    /// Entries refused because the port had its share; as above.
+    pub refused_share_used: u64,
 }
 
 /// One worker's switch.
 #[derive(Debug)]
 pub struct Switch {
-    limits: Limits,
-    snapshot: Arc<Snapshot>,
+    pub(crate) limits: Limits,
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) flows: FlowTable,
+    pub(crate) neighbors: Neighbors,
+    /// By [`PortIndex`].
+    pub(crate) counters: Box<[PortCounters]>,
+    pub(crate) flow_counters: FlowCounters,
 }
 
 impl Switch {
     /// A switch without ports. All its memory is taken here. `seed` keys the hash of the flow
     /// table and must not be known to guests.
     pub fn new(limits: Limits, seed: u64) -> Self {
-        let _ = seed;
-        Self { limits, snapshot: Arc::default() }
+        Self {
+            limits,
+            snapshot: Arc::default(),
+            flows: FlowTable::new(&limits, seed),
+            neighbors: Neighbors::new(limits.next_hops),
+            counters: vec![PortCounters::ZERO; usize::from(limits.ports) + 1].into(),
+            flow_counters: FlowCounters::default(),
+        }
     }
 
     /// Puts a compiled configuration into force, between two bursts, without allocating, and
@@ -41,8 +76,24 @@ impl Switch {
     ///
     /// The snapshot must have been compiled with this switch's limits and upon the snapshot that
     /// is in force.
+    ///
+    /// # Panics
+    /// If it was compiled with greater limits and exceeds this switch's.
     pub fn install(&mut self, now: Moment, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
-        let _ = now;
+        let identity = |tables: &UplinkTables| (tables.vtep, tables.mac);
+        let before: Option<(Ipv4Addr, MacAddress)> = self.snapshot.uplink.as_ref().map(identity);
+        let after = snapshot.uplink.as_ref().map(identity);
+        let next_hops = snapshot.uplink.as_ref().map(|uplink| &uplink.next_hops[..]);
+        self.neighbors.install(now, next_hops.unwrap_or_default());
+        if after.is_some() && after != before {
+            self.neighbors.announce(now);
+        }
+        for change in snapshot.changes() {
+            if let PortChange::Added { index, .. } = change {
+                self.counters[index.get()] = PortCounters::ZERO;
+            }
+        }
+        self.flows.next_generation();
         std::mem::replace(&mut self.snapshot, snapshot)
     }
 
@@ -77,49 +128,46 @@ impl Switch {
         self.snapshot.port_index(id)
     }
 
-    /// Decides on at most [`crate::BURST_MAX`] packets: afterwards each has its verdict.
+    /// Takes back a [`Verdict::Send`] that could not be carried out, for a reason that
+    /// [`is_of_delivery`](DropReason::is_of_delivery). It is counted at the port that it was to
+    /// be sent to. To be called before the next configuration is installed.
     ///
     /// # Panics
-    /// If there are more.
-    pub fn process(&mut self, now: Moment, packets: &mut [Packet]) {
-        assert!(packets.len() <= crate::BURST_MAX, "a burst is bounded");
-        let _ = now;
-    }
-
-    /// Takes back a [`crate::Verdict::Send`] that could not be carried out, for one of
-    /// [`DropReason::PortDown`], [`DropReason::PortQueueFull`], [`DropReason::PortBufferInvalid`]
-    /// and [`DropReason::PayloadUnreadable`]. It is counted at the port that it was sent to.
+    /// If the packet was not to be sent or the reason is another: the driver's books are wrong.
     pub fn undelivered(&mut self, packet: &Packet, reason: DropReason) {
-        let _ = (packet, reason);
+        assert!(reason.is_of_delivery(), "{reason:?} is decided by the machine, not by a driver");
+        let Verdict::Send(port) = packet.verdict() else {
+            panic!("a packet that was not to be sent cannot have failed to be");
+        };
+        self.counters[port.get()].count_undelivered(packet.output_length(), reason);
     }
 
     /// Does what is due. The frame, if any, is to be sent, and `tick` to be called again with the
     /// same `now` until it returns `None`. It may be called at any time.
+    ///
+    /// A call looks at 1024 flow entries and at every next hop once, at most.
     pub fn tick(&mut self, now: Moment) -> Option<ControlFrame> {
-        let _ = now;
-        None
+        self.flows.age(now);
+        let uplink = self.snapshot.uplink.as_ref()?;
+        let asking = self.neighbors.tick(now, uplink)?;
+        let bytes = asking.message.frame(asking.destination);
+        self.counters[PortIndex::UPLINK.get()].count_sent(CONTROL_FRAME_MAX as u32);
+        Some(ControlFrame { port: PortIndex::UPLINK, bytes })
     }
 
     /// When [`Self::tick`] is next needed; `None` when nothing is going on.
     pub fn deadline(&self) -> Option<Moment> {
-        None
+        self.flows.deadline().into_iter().chain(self.neighbors.deadline()).min()
     }
 
-    /// Every port with its counters, the uplink first. `is_up` is what the driver knows of it.
-    pub fn ports(&self, is_up: impl Fn(PortIndex) -> bool) -> Vec<PortStatus> {
-        let _ = is_up;
-        Vec::new()
-    }
-
-    /// The newest `limit` flow entries. Reads the whole flow table: for the management thread's
-    /// rare question, not for every burst.
-    pub fn flows(&self, now: Moment, limit: usize) -> Vec<FlowStatus> {
-        let _ = (now, limit);
-        Vec::new()
-    }
-
-    /// Drops of all ports together, every reason that happened.
-    pub fn drops(&self) -> Vec<DropCount> {
-        Vec::new()
+    /// Decides on at most [`BURST_MAX`] packets: afterwards each has its verdict.
+    ///
+    /// Allocates nothing.
+    ///
+    /// # Panics
+    /// If there are more, or one is from a port past the limits.
+    pub fn process(&mut self, now: Moment, packets: &mut [Packet]) {
+        assert!(packets.len() <= BURST_MAX, "a burst has at most {BURST_MAX} packets");
+        crate::pipeline::run(self, now, packets);
     }
 }

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A burst's way through the machine, in three passes.
+//!
+//! 1. Every packet is parsed and, if it belongs to a flow, hashed; ARP, ND and the underlay's own
+//!    packets are answered here.
+//! 2. The flow table's cache lines for all hashes are brought close, so that their misses overlap.
+//! 3. Every flow's packet is looked up. A hit does what its entry says; a miss asks the stages,
+//!    which decide once, and keeps the decision. Either way the same function carries it out.
+
+use crate::flow::{Action, FlowKey, Insertion};
+use crate::snapshot::{Port, Snapshot};
+use crate::stages::answer::{self, Answer, Asker};
+use crate::stages::parse::{Class, Parsed, parse};
+use crate::stages::tunnel::{self, Decapsulated};
+use crate::stages::{forward, guard, underlay};
+use crate::switch::Switch;
+use crate::{BURST_MAX, DropReason, Packet, PortIndex, Verdict};
+use plinth_ids::{Moment, Vni};
+use plinth_wire::NdChecksum;
+use std::sync::Arc;
+
+/// A packet that belongs to a flow and waits for the table.
+#[derive(Clone, Copy)]
+struct Waiting {
+    parsed: Parsed,
+    key: FlowKey,
+    hash: u64,
+    /// Set for a packet from the wire.
+    tunnel: Option<Decapsulated>,
+}
+
+/// After the first pass, a packet either waits for the table or is done.
+enum Pass {
+    Waiting(Waiting),
+    Done(Verdict),
+}
+
+pub(crate) fn run(switch: &mut Switch, now: Moment, packets: &mut [Packet]) {
+    // Once a burst: the snapshot is held by its own handle, so that the tables beside it can be
+    // written. This counts a reference and does not allocate.
+    let snapshot = Arc::clone(&switch.snapshot);
+    let mut waiting = [const { None }; BURST_MAX];
+    for (packet, slot) in packets.iter_mut().zip(&mut waiting) {
+        match arrive(switch, &snapshot, now, packet) {
+            Ok(Pass::Waiting(flow)) => *slot = Some(flow),
+            Ok(Pass::Done(verdict)) => packet.set_verdict(verdict),
+            Err(reason) => packet.set_verdict(Verdict::Drop(reason)),
+        }
+    }
+    for flow in waiting.iter().flatten() {
+        switch.flows.touch(flow.hash);
+    }
+    for (packet, slot) in packets.iter_mut().zip(&waiting) {
+        if let Some(flow) = slot {
+            let verdict = decide(switch, &snapshot, now, packet, flow);
+            packet.set_verdict(verdict.unwrap_or_else(Verdict::Drop));
+        }
+        count(switch, packet);
+    }
+}
+
+/// The first pass for one packet.
+fn arrive(
+    switch: &mut Switch,
+    snapshot: &Snapshot,
+    now: Moment,
+    packet: &mut Packet,
+) -> Result<Pass, DropReason> {
+    if packet.port() == PortIndex::UPLINK {
+        arrive_from_wire(switch, snapshot, now, packet)
+    } else {
+        arrive_from_guest(switch, snapshot, packet)
+    }
+}
+
+fn arrive_from_guest(
+    switch: &mut Switch,
+    snapshot: &Snapshot,
+    packet: &mut Packet,
+) -> Result<Pass, DropReason> {
+    let index = packet.port();
+    let port = snapshot.port(index).ok_or(DropReason::PortUnknown)?;
+    if packet.length() > port.frame_length_max {
+        return Err(DropReason::PortMtuExceeded);
+    }
+    let length = packet.length() as usize;
+    let mut parsed = parse(packet.head(), length)?;
+    let partial = packet.offload().partial;
+    guard::check_offload(partial, &parsed, length)?;
+    let asker = Asker::Guest { index, port };
+    let checksum = if partial.is_some() { NdChecksum::Partial } else { NdChecksum::Complete };
+    if let Some(answer) = answered(snapshot, asker, &parsed, packet, checksum)? {
+        return Ok(Pass::Done(put(packet, &answer)));
+    }
+    parsed.fields.set_ingress(index.0, None);
+    Ok(wait(switch, parsed, None))
+}
+
+fn arrive_from_wire(
+    switch: &mut Switch,
+    snapshot: &Snapshot,
+    now: Moment,
+    packet: &mut Packet,
+) -> Result<Pass, DropReason> {
+    let uplink = snapshot.uplink.as_ref().ok_or(DropReason::PortUnknown)?;
+    // What the wire brings is whole: nobody there could have left a checksum to us.
+    if packet.offload().partial.is_some() {
+        return Err(DropReason::OffloadInvalid);
+    }
+    let datagram = match underlay::arrive(uplink, &mut switch.neighbors, now, packet)? {
+        underlay::Arrival::Datagram(datagram) => datagram,
+        underlay::Arrival::Answered => return Ok(Pass::Done(Verdict::Send(PortIndex::UPLINK))),
+        underlay::Arrival::Absorbed => return Ok(Pass::Done(Verdict::Absorbed)),
+    };
+    let from = tunnel::decapsulate(snapshot, packet, datagram)?;
+    let mut parsed = parse(packet.head(), packet.output_length() as usize)?;
+    let asker = Asker::Tunnel { vni: from.vni };
+    let answer = answered(snapshot, asker, &parsed, packet, NdChecksum::Complete)?;
+    if let Some(answer) = answer {
+        let verdict = put(packet, &answer);
+        if matches!(verdict, Verdict::Send(_)) {
+            let source_port = tunnel::source_port(switch.flows.hash(&parsed.fields.key()));
+            let way = (from.tunnel, from.vni, source_port);
+            tunnel::encapsulate(snapshot, uplink, &switch.neighbors, packet, way)?;
+        }
+        return Ok(Pass::Done(verdict));
+    }
+    parsed.fields.set_ingress(PortIndex::UPLINK.0, Some((from.vni, datagram.source)));
+    Ok(wait(switch, parsed, Some(from)))
+}
+
+fn wait(switch: &Switch, parsed: Parsed, tunnel: Option<Decapsulated>) -> Pass {
+    let key = parsed.fields.key();
+    Pass::Waiting(Waiting { parsed, key, hash: switch.flows.hash(&key), tunnel })
+}
+
+/// The answer, if the packet is a question to the switch.
+fn answered(
+    snapshot: &Snapshot,
+    asker: Asker<'_>,
+    parsed: &Parsed,
+    packet: &Packet,
+    checksum: NdChecksum,
+) -> Result<Option<Answer>, DropReason> {
+    let bytes = packet.head();
+    match parsed.class {
+        Class::Flow => Ok(None),
+        Class::Arp => answer::arp(snapshot, asker, parsed, bytes).map(Some),
+        Class::Nd(kind) => answer::nd(snapshot, asker, parsed, kind, bytes, checksum).map(Some),
+    }
+}
+
+/// Puts an answer in the packet's place.
+fn put(packet: &mut Packet, answer: &Answer) -> Verdict {
+    match answer {
+        Answer::Arp(frame) => packet.replace(frame),
+        Answer::Nd(frame) => packet.replace(frame),
+        Answer::Silence => return Verdict::Absorbed,
+    }
+    Verdict::Send(packet.port())
+}
+
+/// The third pass for one packet: what its flow's entry says, or the stages.
+fn decide(
+    switch: &mut Switch,
+    snapshot: &Snapshot,
+    now: Moment,
+    packet: &mut Packet,
+    flow: &Waiting,
+) -> Result<Verdict, DropReason> {
+    let length = packet.output_length();
+    if let Some(slot) = switch.flows.find(now, flow.hash, &flow.key) {
+        switch.flow_counters.hits += 1;
+        switch.flows.count(slot, length);
+        let action = switch.flows.entry(slot).action;
+        return carry_out(switch, snapshot, packet, action, flow);
+    }
+    switch.flow_counters.misses += 1;
+    let decision = match flow.tunnel {
+        Some(from) => forward::inbound(snapshot, from.vni, &flow.parsed)?,
+        None => {
+            let index = packet.port();
+            let port = snapshot.port(index).ok_or(DropReason::PortUnknown)?;
+            let source_port = tunnel::source_port(flow.hash);
+            forward::outbound(snapshot, index, port, &flow.parsed, source_port)?
+        }
+    };
+    let forward::Decision { action, owner } = decision;
+    match switch.flows.insert(now, flow.hash, &flow.key, action, owner) {
+        Insertion::Made(slot) => {
+            switch.flow_counters.made += 1;
+            switch.flows.count(slot, length);
+        }
+        Insertion::TableFull => switch.flow_counters.refused_table_full += 1,
+        Insertion::ShareUsed => switch.flow_counters.refused_share_used += 1,
+    }
+    carry_out(switch, snapshot, packet, action, flow)
+}
+
+/// Does to a packet what was decided for its flow.
+fn carry_out(
+    switch: &Switch,
+    snapshot: &Snapshot,
+    packet: &mut Packet,
+    action: Action,
+    flow: &Waiting,
+) -> Result<Verdict, DropReason> {
+    match action {
+        Action::Deliver(to) => {
+            let port = isolated(snapshot, packet, to, flow)?;
+            if packet.output_length() > port.frame_length_max {
+                return Err(DropReason::PortMtuExceeded);
+            }
+            Ok(Verdict::Send(to))
+        }
+        Action::Encapsulate { tunnel, source_port } => {
+            let uplink = snapshot.uplink.as_ref().ok_or(DropReason::PortUnknown)?;
+            let vni = vni_of(snapshot, packet, flow)?;
+            let way = (tunnel, vni, source_port);
+            tunnel::encapsulate(snapshot, uplink, &switch.neighbors, packet, way)?;
+            Ok(Verdict::Send(PortIndex::UPLINK))
+        }
+        Action::Drop(reason) => Err(reason),
+    }
+}
+
+/// The VPC that a packet is of: its port's, or its tunnel header's.
+fn vni_of(snapshot: &Snapshot, packet: &Packet, flow: &Waiting) -> Result<Vni, DropReason> {
+    match flow.tunnel {
+        Some(from) => Ok(from.vni),
+        None => Ok(snapshot.port(packet.port()).ok_or(DropReason::PortUnknown)?.vni),
+    }
+}
+
+/// The port that a packet goes to.
+///
+/// # Panics
+/// If it is another VPC's. The stages and the key make that impossible; a bug that broke one of
+/// them must stop the switch and not leak a tenant's packet. It costs one comparison of numbers
+/// that are in the cache.
+fn isolated<'a>(
+    snapshot: &'a Snapshot,
+    packet: &Packet,
+    to: PortIndex,
+    flow: &Waiting,
+) -> Result<&'a Port, DropReason> {
+    let port = snapshot.port(to).ok_or(DropReason::PortUnknown)?;
+    let vni = vni_of(snapshot, packet, flow)?;
+    assert!(port.vni == vni, "a packet of vni {vni} was sent to {} of vni {}", port.id, port.vni);
+    Ok(port)
+}
+
+fn count(switch: &mut Switch, packet: &Packet) {
+    let (here, verdict) = (packet.port(), packet.verdict());
+    switch.counters[here.get()].count_received(here, packet.length(), verdict);
+    if let Verdict::Send(to) = verdict {
+        switch.counters[to.get()].count_sent(packet.output_length());
+    }
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Reads a guest's frame as far as the flow key needs.
+//!
+//! Lengths inside the packet are compared with the packet's length; headers must lie within the
+//! bytes that were copied. Nothing is believed yet: whose addresses these are is asked later.
+
+use crate::DropReason;
+use crate::flow::{FlowKind, KeyFields};
+use plinth_ids::MacAddress;
+use plinth_wire::{
+    ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, IcmpHeader, Ipv4Error,
+    Ipv4Header, Ipv6Error, Ipv6Header, ND_ADVERTISEMENT, ND_REDIRECT, ND_ROUTER_ADVERTISEMENT,
+    ND_SOLICITATION, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, TcpError,
+    TcpHeader, UdpError, UdpHeader, upper_layer,
+};
+
+/// What kind of answer a frame needs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Class {
+    /// Belongs to a flow; all of [`Parsed`] is filled in.
+    Flow,
+    /// Of the fields, only the MACs are filled in.
+    Arp,
+    /// A neighbor discovery message of this ICMPv6 type.
+    Nd(u8),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parsed {
+    pub(crate) class: Class,
+    pub(crate) fields: KeyFields,
+    pub(crate) source: MacAddress,
+    pub(crate) destination: MacAddress,
+    pub(crate) protocol: u8,
+    pub(crate) is_fragment: bool,
+    /// Where the upper layer begins and where the packet ends, from the frame's first byte.
+    pub(crate) upper: usize,
+    pub(crate) end: usize,
+}
+
+/// Reads `bytes`, the first of a frame of `length` bytes.
+pub(crate) fn parse(bytes: &[u8], length: usize) -> Result<Parsed, DropReason> {
+    let (ethernet, packet) = EthernetHeader::parse(bytes).map_err(|_| DropReason::Truncated)?;
+    let macs = (ethernet.source(), ethernet.destination());
+    if macs.0.is_multicast() {
+        return Err(DropReason::HeaderInvalid);
+    }
+    let frame = Frame { packet, length: length - EthernetHeader::LENGTH, macs };
+    match ethernet.ethertype() {
+        ETHERTYPE_IPV4 => frame.ipv4(),
+        ETHERTYPE_IPV6 => frame.ipv6(),
+        ETHERTYPE_ARP => Ok(frame.parsed(Class::Arp, FlowKind::Ipv4, 0, (0, 0))),
+        _ if ethernet.is_tagged() => Err(DropReason::VlanTagged),
+        _ => Err(DropReason::EthertypeUnsupported),
+    }
+}
+
+/// What lies behind the Ethernet header, as far as it was copied, and its whole length.
+struct Frame<'a> {
+    packet: &'a [u8],
+    length: usize,
+    macs: (MacAddress, MacAddress),
+}
+
+impl Frame<'_> {
+    fn parsed(&self, class: Class, kind: FlowKind, protocol: u8, ends: (usize, usize)) -> Parsed {
+        let is_fragment = matches!(kind, FlowKind::Ipv4Fragment | FlowKind::Ipv6Fragment);
+        Parsed {
+            class,
+            fields: KeyFields::new(kind, self.macs, protocol),
+            source: self.macs.0,
+            destination: self.macs.1,
+            protocol,
+            is_fragment,
+            upper: EthernetHeader::LENGTH + ends.0,
+            end: EthernetHeader::LENGTH + ends.1,
+        }
+    }
+
+    fn ipv4(&self) -> Result<Parsed, DropReason> {
+        let ip = Ipv4Header::parse(self.packet, self.length).map_err(|error| match error {
+            Ipv4Error::Truncated | Ipv4Error::TotalLength => DropReason::Truncated,
+            Ipv4Error::Version | Ipv4Error::HeaderLength => DropReason::HeaderInvalid,
+        })?;
+        let header = ip.header;
+        let kind = if header.is_fragment() { FlowKind::Ipv4Fragment } else { FlowKind::Ipv4 };
+        let ends = (ip.header_length, ip.length);
+        let mut parsed = self.parsed(Class::Flow, kind, header.protocol(), ends);
+        parsed.fields.set_ipv4(header.source(), header.destination());
+        if !parsed.is_fragment {
+            self.ports(&mut parsed)?;
+        }
+        Ok(parsed)
+    }
+
+    fn ipv6(&self) -> Result<Parsed, DropReason> {
+        let reason = |error| match error {
+            Ipv6Error::Truncated | Ipv6Error::PayloadLength | Ipv6Error::Extension => {
+                DropReason::Truncated
+            }
+            Ipv6Error::Version | Ipv6Error::TooManyExtensions => DropReason::HeaderInvalid,
+            Ipv6Error::ExtensionsTooLong => DropReason::HeadersTooLong,
+        };
+        let ip = Ipv6Header::parse(self.packet, self.length).map_err(reason)?;
+        let upper = upper_layer(self.packet, &ip).map_err(reason)?;
+        let kind = if upper.is_fragment { FlowKind::Ipv6Fragment } else { FlowKind::Ipv6 };
+        let ends = (upper.offset, ip.length);
+        let mut parsed = self.parsed(Class::Flow, kind, upper.protocol, ends);
+        parsed.fields.set_ipv6(ip.header.source(), ip.header.destination());
+        if !parsed.is_fragment {
+            self.ports(&mut parsed)?;
+        }
+        Ok(parsed)
+    }
+
+    /// Fills in ports, or an ICMP message's type and code, which stand for them.
+    fn ports(&self, parsed: &mut Parsed) -> Result<(), DropReason> {
+        let length = parsed.end - parsed.upper;
+        let from = parsed.upper - EthernetHeader::LENGTH;
+        // What was copied of the upper layer, without padding behind the packet.
+        let copied = self.packet.get(from..).unwrap_or_default();
+        let upper = &copied[..copied.len().min(length)];
+        let truncated =
+            if upper.len() < length { DropReason::HeadersTooLong } else { DropReason::Truncated };
+        match parsed.protocol {
+            PROTOCOL_TCP => {
+                let tcp = TcpHeader::parse(upper).map_err(|error| match error {
+                    TcpError::Truncated => truncated,
+                    TcpError::DataOffset => DropReason::HeaderInvalid,
+                })?;
+                if tcp.header_length() > length {
+                    return Err(DropReason::Truncated);
+                }
+                parsed.fields.set_ports(tcp.source_port(), tcp.destination_port());
+            }
+            PROTOCOL_UDP => {
+                let (udp, _) = UdpHeader::parse(upper).map_err(|error| match error {
+                    UdpError::Truncated => truncated,
+                    UdpError::Length => DropReason::HeaderInvalid,
+                })?;
+                if usize::from(udp.length()) > length {
+                    return Err(DropReason::Truncated);
+                }
+                parsed.fields.set_ports(udp.source_port(), udp.destination_port());
+            }
+            PROTOCOL_ICMP | PROTOCOL_ICMPV6 => {
+                let (icmp, _) = IcmpHeader::parse(upper).map_err(|_| truncated)?;
+                let message = u16::from_be_bytes([icmp.kind(), icmp.code()]);
+                parsed.fields.set_ports(message, 0);
+                if parsed.protocol == PROTOCOL_ICMPV6 && is_nd(icmp.kind()) {
+                    parsed.class = Class::Nd(icmp.kind());
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The messages that the switch answers or forbids itself. A router solicitation is none: it goes
+/// to a group, where nobody hears it.
+const fn is_nd(kind: u8) -> bool {
+    matches!(kind, ND_SOLICITATION | ND_ADVERTISEMENT | ND_ROUTER_ADVERTISEMENT | ND_REDIRECT)
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Into the tunnel and out of it (RFC 7348).
+
+use super::underlay::Datagram;
+use crate::neighbors::Neighbors;
+use crate::snapshot::{Snapshot, TunnelIndex, UplinkTables};
+use crate::{DropReason, Packet};
+use plinth_ids::Vni;
+use plinth_wire::checksum::RxChecksum;
+use plinth_wire::{
+    EthernetHeader, TUNNEL_OVERHEAD, TunnelHeaders, UdpHeader, VXLAN_PORT, VXLAN_SOURCE_PORT_FIRST,
+    VxlanError, VxlanHeader,
+};
+
+/// Whose frame came out of a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Decapsulated {
+    pub(crate) vni: Vni,
+    /// The way back.
+    pub(crate) tunnel: TunnelIndex,
+}
+
+/// Takes a datagram's outer headers off `packet`, which is then the inner frame.
+pub(crate) fn decapsulate(
+    snapshot: &Snapshot,
+    packet: &mut Packet,
+    datagram: Datagram,
+) -> Result<Decapsulated, DropReason> {
+    let bytes = packet.head();
+    let upper = bytes.get(datagram.upper..).unwrap_or_default();
+    let (udp, _) = UdpHeader::parse(upper).map_err(|_| DropReason::Truncated)?;
+    if udp.destination_port() != VXLAN_PORT {
+        return Err(DropReason::UnderlayProtocolUnsupported);
+    }
+    // Of a datagram shorter than its packet, the rest is nobody's.
+    let end = datagram.upper + usize::from(udp.length());
+    let inner = datagram.upper + UdpHeader::LENGTH + VxlanHeader::LENGTH;
+    if end > datagram.end || inner + EthernetHeader::LENGTH > end {
+        return Err(DropReason::Truncated);
+    }
+    if udp.checksum() != 0 && packet.offload().udp == RxChecksum::Wrong {
+        return Err(DropReason::UnderlayChecksumWrong);
+    }
+    let payload = &upper[UdpHeader::LENGTH..];
+    let (vxlan, _) = VxlanHeader::parse(payload).map_err(|error| match error {
+        VxlanError::Truncated => DropReason::Truncated,
+        VxlanError::NoVni => DropReason::VxlanInvalid,
+    })?;
+    let vni = vxlan.vni();
+    if !snapshot.has_vni(vni) {
+        return Err(DropReason::VniUnknown);
+    }
+    let tunnel = snapshot.remote_vtep(vni, datagram.source).ok_or(DropReason::VtepUnknown)?;
+    packet.truncate(end);
+    packet.strip(inner);
+    Ok(Decapsulated { vni, tunnel })
+}
+
+/// Puts the outer headers in front of `packet`.
+pub(crate) fn encapsulate(
+    snapshot: &Snapshot,
+    uplink: &UplinkTables,
+    neighbors: &Neighbors,
+    packet: &mut Packet,
+    (tunnel, vni, source_port): (TunnelIndex, Vni, u16),
+) -> Result<(), DropReason> {
+    let length = packet.output_length();
+    if length + TUNNEL_OVERHEAD as u32 > uplink.frame_length_max {
+        return Err(DropReason::UnderlayMtuExceeded);
+    }
+    let inner_length = u16::try_from(length)
+        .ok()
+        .filter(|&length| length <= TunnelHeaders::INNER_LENGTH_MAX)
+        .ok_or(DropReason::UnderlayMtuExceeded)?;
+    let tunnel = snapshot.tunnel(tunnel);
+    let mac = neighbors.mac(tunnel.next_hop).ok_or(DropReason::NextHopUnresolved)?;
+    let macs = (uplink.mac, mac);
+    let addresses = (uplink.vtep, tunnel.vtep);
+    let headers = TunnelHeaders::new(macs, addresses, vni, source_port, inner_length);
+    packet.push(bytemuck::bytes_of(&headers));
+    Ok(())
+}
+
+/// Spreads flows over the underlay's paths: the same flow takes the same one.
+pub(crate) const fn source_port(hash: u64) -> u16 {
+    VXLAN_SOURCE_PORT_FIRST | ((hash >> 20) as u16 & !VXLAN_SOURCE_PORT_FIRST)
+}
+
+const _: () = assert!(VXLAN_SOURCE_PORT_FIRST == 0b11 << 14, "or-ing the low bits stays in range");

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The machine's tables as plain data, for the management thread to send on.
+
+use crate::flow::{Action, Entry, KeyFields};
+use crate::switch::{FlowCounters, Switch};
+use crate::{DropReason, PortCounters, PortIndex};
+use plinth_ids::{MacAddress, Moment, Vni};
+use plinth_switch_api::{DropCount, FlowStatus, PortStatus, UPLINK};
+
+impl Switch {
+    /// Every port with its counters, the uplink first. `is_up` is what the driver knows of it.
+    pub fn ports(&self, is_up: impl Fn(PortIndex) -> bool) -> Vec<PortStatus> {
+        let uplink = self.snapshot.config().and_then(|config| config.underlay.as_ref());
+        let uplink = uplink.map(|underlay| PortStatus {
+            id: UPLINK,
+            name: "uplink".to_owned(),
+            mac: underlay.mac,
+            addresses: vec![underlay.vtep.into()],
+            is_up: is_up(PortIndex::UPLINK),
+            ..self.counted(PortIndex::UPLINK)
+        });
+        let guests = self.snapshot.ports().map(|(index, port)| PortStatus {
+            id: port.id,
+            name: port.name.to_string(),
+            vni: Some(port.vni),
+            mac: port.mac,
+            addresses: port.addresses.to_vec(),
+            is_up: is_up(index),
+            ..self.counted(index)
+        });
+        uplink.into_iter().chain(guests).collect()
+    }
+
+    /// A port's counters, with nothing else filled in.
+    fn counted(&self, index: PortIndex) -> PortStatus {
+        let counters = self.counters(index);
+        PortStatus {
+            id: UPLINK,
+            name: String::new(),
+            vni: None,
+            mac: MacAddress::default(),
+            addresses: Vec::new(),
+            is_up: false,
+            packets_received: counters.received,
+            bytes_received: counters.bytes_received,
+            packets_sent: counters.sent,
+            bytes_sent: counters.bytes_sent,
+            drops: drop_counts(|reason| counters.drops(reason)),
+        }
+    }
+
+    /// The counters of a place. They begin anew when another port takes it over.
+    pub fn counters(&self, index: PortIndex) -> &PortCounters {
+        &self.counters[index.get()]
+    }
+
+    /// The newest `limit` flow entries of the configuration in force.
+    ///
+    /// Reads the whole flow table and allocates: for the management thread's rare question. It
+    /// takes about a millisecond for 65 536 entries, and the worker forwards nothing meanwhile.
+    pub fn flows(&self, now: Moment, limit: usize) -> Vec<FlowStatus> {
+        let time = crate::flow::milliseconds(now);
+        let mut newest: Vec<(u32, &Entry, u32)> = self
+            .flows
+            .list(now)
+            .map(|(entry, idle)| (time.wrapping_sub(entry.made), entry, idle))
+            .collect();
+        newest.sort_by_key(|&(age, entry, _)| (age, entry.key.words));
+        newest.truncate(limit);
+        newest.into_iter().filter_map(|(_, entry, idle)| self.flow_status(entry, idle)).collect()
+    }
+
+    fn flow_status(&self, entry: &Entry, idle: u32) -> Option<FlowStatus> {
+        let fields = KeyFields::of(&entry.key);
+        let (port, vni) = self.ingress(&fields)?;
+        let action = match entry.action {
+            Action::Deliver(to) => self.snapshot.port(to)?.id.to_string(),
+            Action::Encapsulate { tunnel, .. } => {
+                format!("vtep {}", self.snapshot.tunnel(tunnel).vtep)
+            }
+            Action::Drop(reason) => reason.name().to_owned(),
+        };
+        Some(FlowStatus {
+            port,
+            vni,
+            key: fields.to_string(),
+            action,
+            packets: entry.packets,
+            bytes: entry.bytes,
+            idle_ms: idle.into(),
+        })
+    }
+
+    fn ingress(&self, fields: &KeyFields) -> Option<(plinth_ids::PortId, Vni)> {
+        match PortIndex(fields.port()) {
+            PortIndex::UPLINK => Some((UPLINK, fields.vni()?)),
+            index => self.snapshot.port(index).map(|port| (port.id, port.vni)),
+        }
+    }
+
+    /// Drops of all ports together, every reason that happened.
+    pub fn drops(&self) -> Vec<DropCount> {
+        drop_counts(|reason| self.counters.iter().map(|port| port.drops(reason)).sum())
+    }
+
+    /// How the flow table fares.
+    pub const fn flow_counters(&self) -> FlowCounters {
+        self.flow_counters
+    }
+
+    /// Entries in the flow table, in use or not yet aged out.
+    pub const fn flow_count(&self) -> u32 {
+        self.flows.live()
+    }
+}
+
+fn drop_counts(count: impl Fn(DropReason) -> u64) -> Vec<DropCount> {
+    let counted = DropReason::ALL.iter().map(|&reason| (reason, count(reason)));
+    counted
+        .filter(|&(_, packets)| packets > 0)
+        .map(|(reason, packets)| DropCount { reason: reason.name().to_owned(), packets })
+        .collect()
+}
