@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a node has yet to do, and what its answers mean.
+//!
+//! Acts are read off states, so that they are the same before and after a crash. A node carries
+//! out one act at a time; an act is sent again until it is answered.
+
+use crate::change::{Change, Key, Record};
+use crate::cluster::{Cluster, Observed};
+use crate::record::{PoolRecord, State, VmRecord, VolumeRecord};
+use crate::volume::doomed;
+use plinth_api::{AgentAnswer, Code, Command, Refusal};
+use plinth_ids::{Name, NodeId, VolumeId};
+
+/// One command for one node, and the record that it is for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Act {
+    pub key: Key,
+    pub command: Command,
+}
+
+impl Cluster {
+    /// Everything that a node has yet to do, pools first.
+    pub fn due(&self, node: NodeId) -> Vec<Act> {
+        let mut acts = Vec::new();
+        for pool in self.pools.values().filter(|pool| pool.node == node) {
+            if pool.state == State::Creating {
+                acts.push(Act { key: Key::Pool(pool.name.clone()), command: format_command(pool) });
+            }
+        }
+        for volume in self.volumes.values() {
+            if self.pool(volume.pool).is_some_and(|pool| pool.node == node)
+                && let Some(command) = self.volume_command(volume)
+            {
+                acts.push(Act { key: Key::Volume(volume.name.clone()), command });
+            }
+        }
+        for image in self.images.values().filter(|image| image.state == State::Deleting) {
+            for copy in &image.copies {
+                if self.pool(copy.pool).is_some_and(|pool| pool.node == node) {
+                    let command = Command::VolumeDelete { pool: copy.pool, volume: copy.volume };
+                    acts.push(Act { key: Key::Image(image.name.clone()), command });
+                }
+            }
+        }
+        acts
+    }
+
+    fn volume_command(&self, volume: &VolumeRecord) -> Option<Command> {
+        let VolumeRecord { pool, id, size, ref name, .. } = *volume;
+        match volume.state {
+            State::Ready => None,
+            State::Growing => Some(Command::VolumeGrow { pool, volume: id, size }),
+            // Its VM's spec goes first.
+            State::Deleting if self.holder(id).is_some() => None,
+            State::Deleting => Some(Command::VolumeDelete { pool, volume: id }),
+            State::Creating => {
+                let name = name.clone();
+                let source = volume.image.and_then(|image| {
+                    let image = self.images.values().find(|record| record.id == image)?;
+                    image.copies.iter().find(|copy| copy.pool == pool)
+                });
+                Some(match source {
+                    Some(copy) => {
+                        let source = copy.volume;
+                        Command::VolumeClone { pool, source, volume: id, name, size }
+                    }
+                    None => Command::VolumeCreate { pool, volume: id, name, size },
+                })
+            }
+        }
+    }
+
+    /// What a node's answer to an act changes. An answer that says the node could not try leaves
+    /// everything as it is, and the act due.
+    pub fn settle(&self, act: &Act, answer: &Result<AgentAnswer, Refusal>) -> Change {
+        if let Err(refusal) = answer
+            && matches!(refusal.code(), Some(Code::Unreachable | Code::Timeout))
+        {
+            return Change::default();
+        }
+        match (&act.key, &act.command) {
+            (Key::Pool(name), _) => self.settle_pool(name, answer.is_ok()),
+            (Key::Volume(name), command) => self.settle_volume(name, command, answer),
+            (Key::Image(name), Command::VolumeDelete { volume, .. }) if is_gone(answer) => {
+                self.copy_removed(name, *volume)
+            }
+            _ => Change::default(),
+        }
+    }
+
+    fn settle_pool(&self, name: &Name, is_made: bool) -> Change {
+        match self.pools.get(name) {
+            Some(pool) if pool.state == State::Creating && is_made => Change::default()
+                .put(Record::Pool(PoolRecord { state: State::Ready, ..pool.clone() })),
+            Some(pool) if pool.state == State::Creating => {
+                Change::default().delete(Key::Pool(name.clone()))
+            }
+            _ => Change::default(),
+        }
+    }
+
+    fn settle_volume(
+        &self,
+        name: &Name,
+        command: &Command,
+        answer: &Result<AgentAnswer, Refusal>,
+    ) -> Change {
+        let Some(volume) = self.volumes.get(name) else { return Change::default() };
+        match (volume.state, command) {
+            (
+                State::Creating,
+                Command::VolumeCreate { volume: id, .. } | Command::VolumeClone { volume: id, .. },
+            ) if *id == volume.id => self.settle_made(volume, answer.is_ok()),
+            (State::Growing, Command::VolumeGrow { volume: id, size, .. })
+                if *id == volume.id && *size == volume.size =>
+            {
+                // A refused growth falls back to what the node has.
+                let size = if answer.is_ok() { volume.size } else { volume.served_size };
+                Change::default().put(Record::Volume(VolumeRecord {
+                    size,
+                    served_size: size,
+                    state: State::Ready,
+                    ..volume.clone()
+                }))
+            }
+            (State::Deleting, Command::VolumeDelete { volume: id, .. })
+                if *id == volume.id && is_gone(answer) =>
+            {
+                Change::default().delete(Key::Volume(name.clone()))
+            }
+            _ => Change::default(),
+        }
+    }
+
+    fn settle_made(&self, volume: &VolumeRecord, is_made: bool) -> Change {
+        let vm = volume.system_of.map(|vm| self.vm(vm));
+        let is_wanted = match vm {
+            None => true,
+            Some(vm) => vm.is_some_and(|vm| vm.state != State::Deleting),
+        };
+        if !is_made {
+            let change = Change::default().delete(Key::Volume(volume.name.clone()));
+            // A VM without its system disk is none.
+            return match vm.flatten() {
+                Some(vm) if vm.state == State::Creating => change.delete(Key::Vm(vm.name.clone())),
+                _ => change,
+            };
+        }
+        if !is_wanted {
+            return Change::default().put(Record::Volume(doomed(volume)));
+        }
+        let ready = VolumeRecord { state: State::Ready, ..volume.clone() };
+        let mut change = Change::default().put(Record::Volume(ready));
+        if let Some(Some(vm)) = vm
+            && vm.state == State::Creating
+        {
+            let vm = self.put_vm(VmRecord { state: State::Ready, ..vm.clone() });
+            change.writes.extend(vm.writes);
+        }
+        change
+    }
+
+    /// Removes the VMs that their node has let go of, and dooms their system disks.
+    pub fn release(&self, node: NodeId, observed: &Observed) -> Change {
+        let mut change = Change::default();
+        let Some(status) = observed.status(node) else { return change };
+        for vm in self.vms.values().filter(|vm| vm.node == node && vm.state == State::Deleting) {
+            let has_spec = status.epoch.is_some_and(|epoch| epoch > vm.changed_after);
+            if !has_spec || status.vms.iter().any(|seen| seen.id == vm.id) {
+                continue;
+            }
+            change = change.delete(Key::Vm(vm.name.clone()));
+            for volume in self.system_volumes(vm) {
+                // One that is being made yet is doomed when that is answered.
+                if volume.state != State::Creating {
+                    change = change.put(Record::Volume(doomed(volume)));
+                }
+            }
+        }
+        change
+    }
+
+    fn system_volumes(&self, vm: &VmRecord) -> impl Iterator<Item = &VolumeRecord> {
+        self.volumes.values().filter(|volume| volume.system_of == Some(vm.id))
+    }
+
+    /// The lowest epoch that a node's spec must have to hold every change of its VMs.
+    pub fn epoch_wanted(&self, node: NodeId) -> u64 {
+        let changes = self.vms.values().filter(|vm| vm.node == node).map(|vm| vm.changed_after.0);
+        changes.max().map_or(0, |newest| newest + 1)
+    }
+
+    /// Whether a volume of this id is known: as a volume or as an image's copy.
+    pub fn knows_volume(&self, id: VolumeId) -> bool {
+        self.volume(id).is_some()
+            || self.images.values().any(|image| image.copies.iter().any(|copy| copy.volume == id))
+    }
+}
+
+fn is_gone(answer: &Result<AgentAnswer, Refusal>) -> bool {
+    match answer {
+        Ok(_) => true,
+        Err(refusal) => refusal.code() == Some(Code::NotFound),
+    }
+}
+
+fn format_command(pool: &PoolRecord) -> Command {
+    Command::PoolFormat {
+        pool: pool.id,
+        name: pool.name.clone(),
+        device: pool.device.clone(),
+        size: pool.size,
+        durability: pool.durability,
+        overwrite: pool.overwrite,
+    }
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What always holds of the records.
+
+use crate::cluster::Cluster;
+use crate::record::State;
+use std::collections::BTreeSet;
+
+impl Cluster {
+    /// Every invariant, a sentence each. Empty when all hold.
+    pub fn check(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        self.check_networks(&mut faults);
+        self.check_nics(&mut faults);
+        self.check_disks(&mut faults);
+        self.check_references(&mut faults);
+        faults
+    }
+
+    fn check_networks(&self, faults: &mut Vec<String>) {
+        let mut vnis = BTreeSet::new();
+        for vpc in self.vpcs.values() {
+            if !vnis.insert(vpc.vni) {
+                faults.push(format!("VNI {} belongs to two VPCs", vpc.vni));
+            }
+        }
+        for one in self.subnets.values() {
+            for other in self.subnets.values() {
+                let overlap = one.range().contains(other.network);
+                if one.name != other.name && one.vpc == other.vpc && overlap {
+                    faults.push(format!("subnets {} and {} overlap", one.name, other.name));
+                }
+            }
+        }
+    }
+
+    fn check_nics(&self, faults: &mut Vec<String>) {
+        let (mut addresses, mut macs, mut ports) =
+            (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        for (vm, nic) in self.vms.values().flat_map(|vm| vm.nics.iter().map(move |nic| (vm, nic))) {
+            if !addresses.insert((nic.vpc, nic.address)) {
+                faults.push(format!("{} of VNI {} has two NICs", nic.address, nic.vpc));
+            }
+            if !macs.insert(nic.mac) {
+                faults.push(format!("{} belongs to two NICs", nic.mac));
+            }
+            if !ports.insert(nic.port) || nic.port.0 >= self.meta.next_port {
+                faults.push(format!("{} is given out twice or not at all", nic.port));
+            }
+            match self.subnets.get(&nic.subnet) {
+                None => faults.push(format!("a NIC of VM {} has no subnet", vm.name)),
+                Some(subnet) => {
+                    if subnet.vpc != nic.vpc || !subnet.range().contains(nic.address) {
+                        faults.push(format!("{} is outside its subnet", nic.address));
+                    }
+                    if subnet.gateway == nic.address {
+                        faults.push(format!("{} is also the gateway", nic.address));
+                    }
+                }
+            }
+        }
+    }
+
+    fn check_disks(&self, faults: &mut Vec<String>) {
+        let mut attached = BTreeSet::new();
+        for vm in self.vms.values() {
+            for disk in &vm.disks {
+                if !attached.insert(disk.volume) {
+                    faults.push(format!("{} is attached twice", disk.volume));
+                }
+                match self.volume(disk.volume).and_then(|volume| self.pool(volume.pool)) {
+                    None => faults.push(format!("a disk of VM {} has no volume", vm.name)),
+                    Some(pool) if pool.node != vm.node => {
+                        faults.push(format!("a disk of VM {} is on another node", vm.name));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        let mut ids = BTreeSet::new();
+        let copies = self.images.values().flat_map(|image| &image.copies);
+        let volumes = self.volumes.values().map(|volume| volume.id);
+        for id in volumes.chain(copies.map(|copy| copy.volume)) {
+            if !ids.insert(id) || id.0 >= self.meta.next_volume {
+                faults.push(format!("{id} is given out twice or not at all"));
+            }
+        }
+    }
+
+    fn check_references(&self, faults: &mut Vec<String>) {
+        for pool in self.pools.values() {
+            if self.node(pool.node).is_none() {
+                faults.push(format!("pool {} has no node", pool.name));
+            }
+        }
+        for volume in self.volumes.values() {
+            if self.pool(volume.pool).is_none() {
+                faults.push(format!("volume {} has no pool", volume.name));
+            }
+            let orphan = volume.system_of.is_some_and(|vm| self.vm(vm).is_none());
+            if orphan && volume.state == State::Ready {
+                faults.push(format!("system volume {} has no VM and is kept", volume.name));
+            }
+        }
+        for vm in self.vms.values() {
+            if self.node(vm.node).is_none() {
+                faults.push(format!("VM {} has no node", vm.name));
+            }
+        }
+        for subnet in self.subnets.values() {
+            if self.vpc(subnet.vpc).is_none() {
+                faults.push(format!("subnet {} has no vpc", subnet.name));
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The spec of one node, made whole from the records.
+
+use crate::cluster::Cluster;
+use crate::record::{Nic, NodeRecord, State, VmRecord};
+use plinth_api::{Address, DiskSpec, NicSpec, NodeSpec, PoolSpec, Remote, VmSpec};
+use plinth_ids::{Name, NodeId, Vni};
+use std::collections::BTreeSet;
+
+/// Outer Ethernet, IPv4, UDP and VXLAN around a guest's frame (RFC 7348, section 5), without the
+/// inner Ethernet header that stands in for the outer one.
+const VXLAN_OVERHEAD: u16 = 50;
+
+/// A guest's MTU where its node has no underlay: what it would be over one of 1500.
+const GUEST_MTU: u16 = 1500 - VXLAN_OVERHEAD;
+
+impl Cluster {
+    /// What this node is to be now. `None` for a node that is not in the cluster.
+    pub fn node_spec(&self, id: NodeId) -> Option<NodeSpec> {
+        let node = self.node(id)?;
+        let pools = self
+            .pools_of(id)
+            .map(|pool| PoolSpec {
+                id: pool.id,
+                name: pool.name.clone(),
+                device: pool.device.clone(),
+                durability: pool.durability,
+            })
+            .collect();
+        let vms: Vec<VmSpec> = self
+            .vms
+            .values()
+            .filter(|vm| vm.node == id && vm.state == State::Ready)
+            .map(|vm| self.vm_spec(node, vm))
+            .collect();
+        let vpcs: BTreeSet<Vni> = vms.iter().flat_map(|vm| &vm.nics).map(|nic| nic.vni).collect();
+        Some(NodeSpec {
+            epoch: self.epoch(),
+            node: id,
+            name: node.name.clone(),
+            underlay: node.underlay.clone(),
+            pools,
+            vms,
+            remotes: self.remotes(id, &vpcs),
+        })
+    }
+
+    fn vm_spec(&self, node: &NodeRecord, vm: &VmRecord) -> VmSpec {
+        let disk = |disk: &crate::record::Disk| {
+            let volume = self.volume(disk.volume)?;
+            Some(DiskSpec {
+                pool: volume.pool,
+                volume: volume.id,
+                name: volume.name.clone(),
+                is_read_only: disk.is_read_only,
+            })
+        };
+        VmSpec {
+            id: vm.id,
+            name: vm.name.clone(),
+            vcpus: vm.vcpus,
+            memory: vm.memory,
+            boot: vm.boot.clone(),
+            disks: vm.disks.iter().filter_map(disk).collect(),
+            nics: vm
+                .nics
+                .iter()
+                .enumerate()
+                .map(|(index, nic)| self.nic_spec(node, vm, index, nic))
+                .collect(),
+            run: vm.run,
+            start_number: vm.start_number,
+        }
+    }
+
+    fn nic_spec(&self, node: &NodeRecord, vm: &VmRecord, index: usize, nic: &Nic) -> NicSpec {
+        let subnet = self.subnets.get(&nic.subnet);
+        let underlay_mtu = node.underlay.as_ref().map(|underlay| underlay.mtu);
+        NicSpec {
+            port: nic.port,
+            name: port_name(vm, index),
+            vni: nic.vpc,
+            mac: nic.mac,
+            addresses: vec![Address {
+                ip: nic.address.into(),
+                prefix_length: subnet.map_or(32, |subnet| subnet.prefix_length),
+            }],
+            gateway: subnet.map(|subnet| subnet.gateway.into()),
+            mtu: underlay_mtu.map_or(GUEST_MTU, |mtu| mtu.saturating_sub(VXLAN_OVERHEAD)),
+        }
+    }
+
+    /// The NICs of other nodes in these VPCs.
+    fn remotes(&self, id: NodeId, vpcs: &BTreeSet<Vni>) -> Vec<Remote> {
+        let mut remotes = Vec::new();
+        let elsewhere = |vm: &&VmRecord| vm.node != id && vm.state == State::Ready;
+        for vm in self.vms.values().filter(elsewhere) {
+            let Some(underlay) = self.node(vm.node).and_then(|node| node.underlay.as_ref()) else {
+                continue;
+            };
+            for nic in vm.nics.iter().filter(|nic| vpcs.contains(&nic.vpc)) {
+                remotes.push(Remote {
+                    vni: nic.vpc,
+                    mac: nic.mac,
+                    addresses: vec![nic.address.into()],
+                    vtep: underlay.vtep,
+                });
+            }
+        }
+        remotes
+    }
+}
+
+/// `VM-INDEX`. The index is the last part, so no two VMs have ports of one name.
+fn port_name(vm: &VmRecord, index: usize) -> Name {
+    format!("{}-{index}", vm.name)
+        .parse()
+        .expect("the VM's name was checked to leave room for the index")
+}
