@@ -16,16 +16,18 @@
 //! ```
 
 use crate::DropReason;
+use plinth_wire::TUNNEL_OVERHEAD;
 use plinth_wire::checksum::{PartialChecksum, RxChecksum};
 use std::ops::Range;
 
 /// The most bytes of a frame that are copied and looked at.
-pub const HEADERS_MAX: usize = 256;
+pub const HEADERS_MAX: usize = HEADERS as usize;
 
 /// Room in front of the copy for outer headers: 50 bytes of VXLAN tunnel, rounded up.
-pub(crate) const HEADROOM: usize = 64;
-
-const BUFFER: usize = HEADROOM + HEADERS_MAX;
+const HEADROOM: u32 = 64;
+/// [`HEADERS_MAX`], in the type in which lengths are kept.
+const HEADERS: u32 = 256;
+const BUFFER: usize = (HEADROOM + HEADERS) as usize;
 
 /// The most packets that one call of `Switch::process` takes.
 pub const BURST_MAX: usize = 32;
@@ -73,8 +75,8 @@ pub enum Verdict {
 pub struct Packet {
     buffer: [u8; BUFFER],
     /// The outgoing headers, or before the verdict the incoming ones: `buffer[start..end]`.
-    start: u16,
-    end: u16,
+    start: u32,
+    end: u32,
     /// The frame's bytes from `tail_start` to `tail_end` follow the headers.
     tail_start: u32,
     tail_end: u32,
@@ -90,8 +92,8 @@ impl Packet {
     pub const fn empty() -> Self {
         Self {
             buffer: [0; BUFFER],
-            start: HEADROOM as u16,
-            end: HEADROOM as u16,
+            start: HEADROOM,
+            end: HEADROOM,
             tail_start: 0,
             tail_end: 0,
             length: 0,
@@ -105,16 +107,16 @@ impl Packet {
     /// of its first bytes: the whole frame, or [`HEADERS_MAX`] bytes of a longer one. The caller
     /// fills all of it.
     pub fn load(&mut self, port: PortIndex, length: u32, offload: Offload) -> &mut [u8] {
-        let copied = HEADERS_MAX.min(length as usize);
-        self.start = HEADROOM as u16;
-        self.end = (HEADROOM + copied) as u16;
-        self.tail_start = copied as u32;
+        let copied = HEADERS.min(length);
+        self.start = HEADROOM;
+        self.end = HEADROOM + copied;
+        self.tail_start = copied;
         self.tail_end = length;
         self.length = length;
         self.port = port;
         self.offload = offload;
         self.verdict = Verdict::Drop(DropReason::Truncated);
-        &mut self.buffer[HEADROOM..HEADROOM + copied]
+        self.head_mut()
     }
 
     /// Where it came in.
@@ -133,7 +135,7 @@ impl Packet {
 
     /// The first bytes of the outgoing frame.
     pub fn head(&self) -> &[u8] {
-        &self.buffer[usize::from(self.start)..usize::from(self.end)]
+        &self.buffer[self.start as usize..self.end as usize]
     }
 
     /// Which bytes of the incoming frame follow [`Self::head`]. Empty when none do.
@@ -143,7 +145,7 @@ impl Packet {
 
     /// Of the outgoing frame, in bytes.
     pub const fn output_length(&self) -> u32 {
-        (self.end - self.start) as u32 + (self.tail_end - self.tail_start)
+        self.end - self.start + (self.tail_end - self.tail_start)
     }
 
     /// The checksum that is still to be filled in, counted from the first byte of the outgoing
@@ -167,46 +169,53 @@ impl Packet {
     }
 
     pub(crate) fn head_mut(&mut self) -> &mut [u8] {
-        &mut self.buffer[usize::from(self.start)..usize::from(self.end)]
+        &mut self.buffer[self.start as usize..self.end as usize]
     }
 
     /// Takes `count` bytes off the front, at most those of the head.
     pub(crate) fn strip(&mut self, count: usize) {
         assert!(count <= self.head().len(), "only headers that were looked at are taken off");
-        self.start += count as u16;
+        self.start += u32::try_from(count).expect("a head is short");
     }
 
     /// Cuts the frame to its first `length` bytes, at most what it has.
     pub(crate) fn truncate(&mut self, length: usize) {
-        let excess = (self.output_length() as usize)
-            .checked_sub(length)
-            .expect("a frame is cut to less than it has") as u32;
+        let length = u32::try_from(length).expect("a frame's length has 32 bits");
+        let excess =
+            self.output_length().checked_sub(length).expect("a frame is cut to less than it has");
         let of_tail = excess.min(self.tail_end - self.tail_start);
         self.tail_end -= of_tail;
-        self.end -= (excess - of_tail) as u16;
+        self.end -= excess - of_tail;
     }
 
-    /// Puts outer headers in front.
-    pub(crate) fn push(&mut self, headers: &[u8]) {
-        let end = usize::from(self.start);
-        let start =
-            end.checked_sub(headers.len()).expect("the headroom holds one tunnel's headers");
+    /// Puts outer headers in front, once: the headroom holds one tunnel's.
+    pub(crate) fn push(&mut self, headers: &[u8; TUNNEL_OVERHEAD]) {
+        let end = self.start as usize;
+        let start = end - TUNNEL_OVERHEAD;
         self.buffer[start..end].copy_from_slice(headers);
-        self.start = start as u16;
+        self.start -= TUNNEL_LENGTH;
         if let Some(partial) = &mut self.offload.partial {
-            partial.start += headers.len() as u16;
+            partial.start += TUNNEL_START;
         }
     }
 
     /// Puts a frame of the switch's own in the packet's place.
     pub(crate) fn replace(&mut self, frame: &[u8]) {
-        self.buffer[HEADROOM..HEADROOM + frame.len()].copy_from_slice(frame);
-        self.start = HEADROOM as u16;
-        self.end = (HEADROOM + frame.len()) as u16;
+        let length = u32::try_from(frame.len()).expect("the switch's own frames are short");
+        self.start = HEADROOM;
+        self.end = HEADROOM + length;
         self.tail_end = self.tail_start;
         self.offload.partial = None;
+        self.head_mut().copy_from_slice(frame);
     }
 }
+
+/// [`TUNNEL_OVERHEAD`], in the types in which lengths and checksum places are kept.
+const TUNNEL_LENGTH: u32 = 50;
+const TUNNEL_START: u16 = 50;
+const _: () = assert!(TUNNEL_LENGTH as usize == TUNNEL_OVERHEAD);
+const _: () = assert!(TUNNEL_START as usize == TUNNEL_OVERHEAD);
+const _: () = assert!(TUNNEL_LENGTH <= HEADROOM, "one tunnel's headers fit in front");
 
 impl std::fmt::Debug for Packet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -15,7 +15,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What a tunnel adds to a guest's IP packet, in bytes of the underlay's IP packet: the outer
 /// Ethernet header does not count, the inner one does.
-pub(crate) const TUNNEL_MTU_OVERHEAD: u16 = TUNNEL_OVERHEAD as u16;
+pub(crate) const TUNNEL_MTU_OVERHEAD: u16 = 50;
+const _: () = assert!(TUNNEL_MTU_OVERHEAD as usize == TUNNEL_OVERHEAD);
+
+/// [`EthernetHeader::LENGTH`], in the type in which frame lengths are kept.
+const ETHERNET_LENGTH: u32 = 14;
+const _: () = assert!(ETHERNET_LENGTH as usize == EthernetHeader::LENGTH);
 
 /// What became of a port when a configuration was put into force.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -69,7 +74,7 @@ impl Port {
             mac: port.mac,
             addresses: port.addresses.clone().into(),
             link_local: link_local_of(port.mac),
-            frame_length_max: u32::from(port.mtu) + EthernetHeader::LENGTH as u32,
+            frame_length_max: u32::from(port.mtu) + ETHERNET_LENGTH,
         }
     }
 
@@ -208,7 +213,7 @@ impl Snapshot {
         self.uplink = Some(UplinkTables {
             vtep: underlay.vtep,
             mac: underlay.mac,
-            frame_length_max: u32::from(underlay.mtu) + EthernetHeader::LENGTH as u32,
+            frame_length_max: u32::from(underlay.mtu) + ETHERNET_LENGTH,
             next_hops,
         });
         Ok(())

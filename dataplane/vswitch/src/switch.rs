@@ -13,14 +13,14 @@ use plinth_switch_api::SwitchConfig;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-/// The longest frame that the switch sends of its own accord: ARP behind Ethernet.
-const CONTROL_FRAME_MAX: usize = 42;
+/// Of what the switch sends of its own accord: ARP behind Ethernet.
+const CONTROL_FRAME_LENGTH: usize = 42;
 
 /// A frame that the switch sends of its own accord: ARP on the underlay.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ControlFrame {
     pub port: PortIndex,
-    bytes: [u8; CONTROL_FRAME_MAX],
+    bytes: [u8; CONTROL_FRAME_LENGTH],
 }
 
 impl ControlFrame {
@@ -151,7 +151,8 @@ impl Switch {
         let uplink = self.snapshot.uplink.as_ref()?;
         let asking = self.neighbors.tick(now, uplink)?;
         let bytes = asking.message.frame(asking.destination);
-        self.counters[PortIndex::UPLINK.get()].count_sent(CONTROL_FRAME_MAX as u32);
+        let length = u32::try_from(bytes.len()).expect("an ARP frame is short");
+        self.counters[PortIndex::UPLINK.get()].count_sent(length);
         Some(ControlFrame { port: PortIndex::UPLINK, bytes })
     }
 

@@ -56,9 +56,9 @@ impl Sum {
         Self { words: 0, is_odd: false }
     }
 
-    /// Adds `bytes` as if they followed what was added before.
+    /// The sum with `bytes` added, as if they followed what was added before.
     #[must_use]
-    pub fn add(self, bytes: &[u8]) -> Self {
+    pub fn with(self, bytes: &[u8]) -> Self {
         let piece = sum_words(bytes);
         let piece = if self.is_odd { piece.swap_bytes() } else { piece };
         let words = self.words + u32::from(piece);
@@ -111,12 +111,12 @@ fn fold(sum: u64) -> u16 {
 
 /// The checksum of `bytes`, whose own checksum field is zero.
 pub fn checksum(bytes: &[u8]) -> u16 {
-    Sum::new().add(bytes).checksum()
+    Sum::new().with(bytes).checksum()
 }
 
 /// Whether `bytes`, with their checksum field inside, sum to the all-ones of a right checksum.
 pub fn is_right(bytes: &[u8]) -> bool {
-    Sum::new().add(bytes).fold() == 0xffff
+    Sum::new().with(bytes).fold() == 0xffff
 }
 
 /// What `checksum` becomes when one 16-bit word under it changes from `old` to `new` (RFC 1624,
@@ -174,7 +174,7 @@ fn verify_udp(frame: &[u8]) -> Option<RxChecksum> {
     }
     let length = u32::from(udp.length());
     let pseudo = pseudo_header_ipv4(header.source(), header.destination(), PROTOCOL_UDP, length);
-    let sum = pseudo.add(covered).fold();
+    let sum = pseudo.with(covered).fold();
     Some(if sum == 0xffff { RxChecksum::Right } else { RxChecksum::Wrong })
 }
 
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn the_example_of_rfc_1071() {
         let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
-        assert_eq!(Sum::new().add(&bytes).fold(), 0xddf2);
+        assert_eq!(Sum::new().with(&bytes).fold(), 0xddf2);
     }
 
     #[test]
@@ -227,7 +227,7 @@ mod tests {
         fn agrees_with_the_rfc_word_by_word(bytes: Vec<u8>, cut: prop::sample::Index) {
             prop_assert_eq!(checksum(&bytes), slow(&bytes));
             let (head, tail) = bytes.split_at(cut.index(bytes.len() + 1));
-            prop_assert_eq!(Sum::new().add(head).add(tail).checksum(), slow(&bytes));
+            prop_assert_eq!(Sum::new().with(head).with(tail).checksum(), slow(&bytes));
         }
 
         #[test]
@@ -255,7 +255,7 @@ mod tests {
             let field = usize::from(start + offset);
             let pseudo = u16::from_be_bytes([frame[field], frame[field + 1]]);
             complete(&mut frame, PartialChecksum { start, offset }).unwrap();
-            let sum = Sum::new().add(&frame[usize::from(start)..]).add(&[]).fold();
+            let sum = Sum::new().with(&frame[usize::from(start)..]).with(&[]).fold();
             let whole = u32::from(sum) + u32::from(pseudo);
             prop_assert_eq!((whole & 0xffff) + (whole >> 16), 0xffff);
         }

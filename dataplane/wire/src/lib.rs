@@ -76,10 +76,10 @@ pub fn pseudo_header_ipv4(
     length: u32,
 ) -> Sum {
     Sum::new()
-        .add(&source.octets())
-        .add(&destination.octets())
-        .add(&[0, protocol])
-        .add(&length.to_be_bytes())
+        .with(&source.octets())
+        .with(&destination.octets())
+        .with(&[0, protocol])
+        .with(&length.to_be_bytes())
 }
 
 /// The sum of IPv6's pseudo header (RFC 8200, section 8.1).
@@ -90,8 +90,8 @@ pub fn pseudo_header_ipv6(
     length: u32,
 ) -> Sum {
     Sum::new()
-        .add(&source.octets())
-        .add(&destination.octets())
-        .add(&length.to_be_bytes())
-        .add(&[0, 0, 0, protocol])
+        .with(&source.octets())
+        .with(&destination.octets())
+        .with(&length.to_be_bytes())
+        .with(&[0, 0, 0, protocol])
 }

@@ -96,7 +96,7 @@ impl NdSolicitation {
         if checksum == NdChecksum::Complete {
             let length = u32::try_from(message.len()).map_err(|_| NdError::Truncated)?;
             let pseudo = pseudo_header_ipv6(ip.source(), ip.destination(), PROTOCOL_ICMPV6, length);
-            if pseudo.add(message).fold() != 0xffff {
+            if pseudo.with(message).fold() != 0xffff {
                 return Err(NdError::Checksum);
             }
         }
@@ -193,8 +193,8 @@ fn assemble(
     let option = LinkLayerOption { kind: option, units: 1, mac: mac.0 };
     let length = u32::from(MESSAGE_LENGTH);
     let sum = pseudo_header_ipv6(ip.source(), ip.destination(), PROTOCOL_ICMPV6, length)
-        .add(bytemuck::bytes_of(&message))
-        .add(bytemuck::bytes_of(&option));
+        .with(bytemuck::bytes_of(&message))
+        .with(bytemuck::bytes_of(&option));
     let message = Message { checksum: Be16::new(sum.checksum()), ..message };
     let parts: [&[u8]; 4] = [
         bytemuck::bytes_of(&ethernet),

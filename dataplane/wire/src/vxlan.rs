@@ -19,6 +19,12 @@ pub const VXLAN_SOURCE_PORT_FIRST: u16 = 49_152;
 /// bytes of IP packet it is the same: the outer Ethernet header goes, the inner one comes.
 pub const TUNNEL_OVERHEAD: usize = 50;
 
+/// The same in 16 bits, for the length fields: what stands between an inner frame and the outer
+/// UDP header's first byte, and the outer IP header's.
+const UDP_OVERHEAD: u16 = 8 + 8;
+const IP_OVERHEAD: u16 = 20 + UDP_OVERHEAD;
+const _: () = assert!(EthernetHeader::LENGTH + IP_OVERHEAD as usize == TUNNEL_OVERHEAD);
+
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 pub struct VxlanHeader {
@@ -79,7 +85,7 @@ const _: () = assert!(size_of::<TunnelHeaders>() == TUNNEL_OVERHEAD);
 
 impl TunnelHeaders {
     /// The longest inner frame whose outer packet still has a length in 16 bits.
-    pub const INNER_LENGTH_MAX: u16 = u16::MAX - (TUNNEL_OVERHEAD - EthernetHeader::LENGTH) as u16;
+    pub const INNER_LENGTH_MAX: u16 = u16::MAX - IP_OVERHEAD;
 
     /// Headers of a tunnel from `source` to `destination` for a segment, around an inner frame of
     /// `inner_length` bytes, at most [`Self::INNER_LENGTH_MAX`]. The UDP checksum is zero, as the
@@ -97,8 +103,8 @@ impl TunnelHeaders {
         assert!(inner_length <= Self::INNER_LENGTH_MAX, "an inner frame fits its outer packet");
         let (source_mac, destination_mac) = macs;
         let (source, destination) = addresses;
-        let udp_length = inner_length + (UdpHeader::LENGTH + VxlanHeader::LENGTH) as u16;
-        let total_length = udp_length + Ipv4Header::LENGTH as u16;
+        let udp_length = inner_length + UDP_OVERHEAD;
+        let total_length = inner_length + IP_OVERHEAD;
         Self {
             ethernet: EthernetHeader::new(destination_mac, source_mac, ETHERTYPE_IPV4),
             ip: Ipv4Header::new(source, destination, PROTOCOL_UDP, total_length),

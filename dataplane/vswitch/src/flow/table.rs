@@ -359,7 +359,7 @@ pub(crate) const fn milliseconds(moment: Moment) -> u32 {
 
 const fn fold(a: u64, b: u64) -> u64 {
     let product = a as u128 * b as u128;
-    (product as u64) ^ (product >> 64) as u64
+    a.wrapping_mul(b) ^ (product >> 64) as u64
 }
 
 /// Four secret words from one (SplitMix64, whose steps are a bijection).

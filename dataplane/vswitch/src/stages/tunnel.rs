@@ -3,13 +3,13 @@
 
 use super::underlay::Datagram;
 use crate::neighbors::Neighbors;
-use crate::snapshot::{Snapshot, TunnelIndex, UplinkTables};
+use crate::snapshot::{Snapshot, TUNNEL_MTU_OVERHEAD, TunnelIndex, UplinkTables};
 use crate::{DropReason, Packet};
 use plinth_ids::Vni;
 use plinth_wire::checksum::RxChecksum;
 use plinth_wire::{
-    EthernetHeader, TUNNEL_OVERHEAD, TunnelHeaders, UdpHeader, VXLAN_PORT, VXLAN_SOURCE_PORT_FIRST,
-    VxlanError, VxlanHeader,
+    EthernetHeader, TunnelHeaders, UdpHeader, VXLAN_PORT, VXLAN_SOURCE_PORT_FIRST, VxlanError,
+    VxlanHeader,
 };
 
 /// Whose frame came out of a tunnel.
@@ -65,7 +65,7 @@ pub(crate) fn encapsulate(
     (tunnel, vni, source_port): (TunnelIndex, Vni, u16),
 ) -> Result<(), DropReason> {
     let length = packet.output_length();
-    if length + TUNNEL_OVERHEAD as u32 > uplink.frame_length_max {
+    if length + u32::from(TUNNEL_MTU_OVERHEAD) > uplink.frame_length_max {
         return Err(DropReason::UnderlayMtuExceeded);
     }
     let inner_length = u16::try_from(length)
@@ -77,13 +77,13 @@ pub(crate) fn encapsulate(
     let macs = (uplink.mac, mac);
     let addresses = (uplink.vtep, tunnel.vtep);
     let headers = TunnelHeaders::new(macs, addresses, vni, source_port, inner_length);
-    packet.push(bytemuck::bytes_of(&headers));
+    packet.push(&bytemuck::cast(headers));
     Ok(())
 }
 
 /// Spreads flows over the underlay's paths: the same flow takes the same one.
 pub(crate) const fn source_port(hash: u64) -> u16 {
-    VXLAN_SOURCE_PORT_FIRST | ((hash >> 20) as u16 & !VXLAN_SOURCE_PORT_FIRST)
+    VXLAN_SOURCE_PORT_FIRST | (hash >> 50) as u16
 }
 
-const _: () = assert!(VXLAN_SOURCE_PORT_FIRST == 0b11 << 14, "or-ing the low bits stays in range");
+const _: () = assert!(VXLAN_SOURCE_PORT_FIRST == 0b11 << 14, "fourteen low bits are free");
