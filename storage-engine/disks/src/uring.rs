@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A file or block device as a [`Disk`], through io_uring and past the page cache.
 //!
-//! Everything of a disk is one thread's after its first [`Disk::submit`]; before that it may be
-//! sent, so that the opening, which blocks, can be done elsewhere.
+//! A disk may be sent to another thread while nothing is in flight, so that what blocks (opening,
+//! mounting, unmounting) can be done off the worker's thread.
 
 use plinth_store::{
     Block, Disk, DiskCompletion, DiskError, DiskGeometry, DiskRequest, DiskTag, IoBuffer,
@@ -80,6 +80,11 @@ impl UringDisk {
     /// Requests accepted and not yet completed.
     pub fn in_flight(&self) -> usize {
         self.ring.in_flight() + self.ended.len()
+    }
+
+    /// Changes whenever [`AsFd`] would give another descriptor than before.
+    pub fn descriptor_version(&self) -> u64 {
+        self.ring.renewals()
     }
 
     /// The ring failed for good: everything under way ends with [`DiskError::Gone`]. The kernel

@@ -75,12 +75,12 @@ fn a_disk_has_one_owner() {
 fn a_disk_that_loses_its_ring_ends_every_request() {
     let scratch = Scratch::file(1 << 20);
     let mut disk = open(&scratch);
-    write(&mut disk, 0, 4096, 1).unwrap();
+    let buffer = IoBuffer::zeroed(8192);
+    disk.enqueue(DiskTag(1), DiskRequest::Read { offset: 0, buffer }).unwrap();
+    disk.submit();
     // The kernel has tied the ring to this thread, so that another cannot submit: for the disk
     // that is a ring that fails for good.
     std::thread::spawn(move || {
-        let buffer = IoBuffer::zeroed(8192);
-        disk.enqueue(DiskTag(1), DiskRequest::Read { offset: 0, buffer }).unwrap();
         disk.enqueue(DiskTag(2), DiskRequest::Flush).unwrap();
         let lost = finish(&mut disk, 2);
         assert!(lost.iter().all(|end| end.result == Err(DiskError::Gone)));

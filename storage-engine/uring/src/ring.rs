@@ -102,15 +102,18 @@ struct InFlight<T> {
 
 /// An io_uring with one file.
 ///
-/// The thread that first submits owns the ring from then on: the kernel refuses others, and so
-/// do [`Ring::submit`] and the wait on drop, with an error and a leak.
+/// One thread submits and reaps. The ring may move to another while nothing is with the kernel:
+/// the kernel ties a ring to the thread that first submits, so the next one gets a fresh one at
+/// its first [`Ring::submit`], which is also a new descriptor ([`Ring::renewals`]). Moved with
+/// operations under way it is of no more use: `submit` fails, and drop leaks their buffers.
 pub struct Ring<T: Pod> {
     // Declared before the file: closing the ring ends what uses the file.
     ring: IoUring,
     slots: Slots<InFlight<T>>,
     file: DirectFile,
-    depth: u32,
+    options: Options,
     is_enabled: bool,
+    renewals: u64,
     /// Slots whose operation must be given to the kernel again.
     again: Vec<u32>,
 }
@@ -119,7 +122,7 @@ impl<T: Pod> std::fmt::Debug for Ring<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Ring")
             .field("file", &self.file)
-            .field("depth", &self.depth)
+            .field("options", &self.options)
             .field("in_flight", &self.slots.taken())
             .finish_non_exhaustive()
     }
@@ -133,13 +136,10 @@ impl<T: Pod> Ring<T> {
             return Err(SetupError::Depth { depth, max: DEPTH_MAX });
         }
         let (ring, is_enabled) =
-            build(options).map_err(|source| SetupError::from_setup(depth, source))?;
-        ring.submitter()
-            .register_files(&[file.file.as_raw_fd()])
-            .map_err(|source| SetupError::Other { depth, source })?;
+            build(options, &file).map_err(|source| SetupError::from_setup(depth, source))?;
         let slots = Slots::new(depth);
         let again = Vec::with_capacity(depth as usize);
-        Ok(Self { ring, slots, file, depth, is_enabled, again })
+        Ok(Self { ring, slots, file, options, is_enabled, renewals: 0, again })
     }
 
     pub const fn file(&self) -> &DirectFile {
@@ -200,12 +200,14 @@ impl<T: Pod> Ring<T> {
         if !self.polls_device() && !self.is_owed_a_call() {
             return Ok(());
         }
-        if !self.is_enabled {
-            self.ring.submitter().register_enable_rings()?;
-            self.is_enabled = true;
-        }
+        self.enable()?;
         match self.ring.submit() {
             Ok(_) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) && self.is_all_queued() => {
+                self.renew()?;
+                self.enable()?;
+                self.ring.submit().map(|_| ())
+            }
             // Interrupted, or the completion queue must be reaped first: the next round does it.
             Err(error)
                 if matches!(
@@ -217,6 +219,37 @@ impl<T: Pod> Ring<T> {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Ties the ring to this thread, if it is not tied to one.
+    fn enable(&mut self) -> io::Result<()> {
+        if !self.is_enabled {
+            self.ring.submitter().register_enable_rings()?;
+            self.is_enabled = true;
+        }
+        Ok(())
+    }
+
+    /// Whether the kernel has nothing of ours: all that is under way is still in the queue.
+    fn is_all_queued(&mut self) -> bool {
+        self.ring.submission().len() == self.slots.taken() && self.ring.completion().is_empty()
+    }
+
+    /// Goes on with a fresh ring, for a thread that the old one is not tied to.
+    fn renew(&mut self) -> io::Result<()> {
+        assert!(self.is_all_queued(), "the kernel keeps what it has of the old ring");
+        (self.ring, self.is_enabled) = build(self.options, &self.file)?;
+        self.renewals += 1;
+        self.again.clear();
+        for slot in self.slots.numbers() {
+            self.queue(slot);
+        }
+        Ok(())
+    }
+
+    /// How often the ring moved to another thread: each time its descriptor is another.
+    pub const fn renewals(&self) -> u64 {
+        self.renewals
     }
 
     /// Takes the completions that the kernel has delivered, without a system call, appends them
@@ -336,7 +369,13 @@ impl<T: Pod> Drop for Ring<T> {
 
 /// Makes the ring, with the cheapest way of completion that the kernel knows. The second value is
 /// whether it runs already.
-fn build(options: Options) -> io::Result<(IoUring, bool)> {
+fn build(options: Options, file: &DirectFile) -> io::Result<(IoUring, bool)> {
+    let (ring, is_enabled) = build_empty(options)?;
+    ring.submitter().register_files(&[file.file.as_raw_fd()])?;
+    Ok((ring, is_enabled))
+}
+
+fn build_empty(options: Options) -> io::Result<(IoUring, bool)> {
     let mut builder = IoUring::builder();
     // Completions are at most one an operation under way, so that the queue never overflows.
     builder.setup_cqsize(options.depth.next_power_of_two() * 2);

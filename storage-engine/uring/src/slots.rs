@@ -51,6 +51,11 @@ impl<S> Slots<S> {
         self.slots.iter().flatten()
     }
 
+    /// The numbers of the taken slots.
+    pub(crate) fn numbers(&self) -> Vec<u32> {
+        (0u32..).zip(&self.slots).filter(|(_, slot)| slot.is_some()).map(|(at, _)| at).collect()
+    }
+
     /// Gives up what is still taken without freeing it: the kernel may yet write to it. No slot
     /// is given out afterwards.
     pub(crate) fn leak(&mut self) {

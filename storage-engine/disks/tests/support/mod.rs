@@ -2,6 +2,7 @@
 //! Scratch files, and requests that wait for their end.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is the report")]
 
 use plinth_store::{Disk, DiskCompletion, DiskError, DiskRequest, DiskTag, IoBuffer};
 use std::fs::{self, File};
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// A file or folder of a test's own, removed on drop.
-pub struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
     fn name(folder: &Path) -> PathBuf {
@@ -20,23 +21,23 @@ impl Scratch {
         folder.join(format!("plinth-disks-{}-{number}", std::process::id()))
     }
 
-    pub fn file(size: u64) -> Self {
+    pub(crate) fn file(size: u64) -> Self {
         Self::file_in(&std::env::temp_dir(), size)
     }
 
-    pub fn file_in(folder: &Path, size: u64) -> Self {
+    pub(crate) fn file_in(folder: &Path, size: u64) -> Self {
         let path = Self::name(folder);
         File::create_new(&path).unwrap().set_len(size).unwrap();
         Self(path)
     }
 
-    pub fn folder() -> Self {
+    pub(crate) fn folder() -> Self {
         let path = Self::name(&std::env::temp_dir());
         fs::create_dir(&path).unwrap();
         Self(path)
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }
@@ -49,7 +50,7 @@ impl Drop for Scratch {
 }
 
 /// Submits and completes until `count` requests have ended.
-pub fn finish(disk: &mut dyn Disk, count: usize) -> Vec<DiskCompletion> {
+pub(crate) fn finish(disk: &mut dyn Disk, count: usize) -> Vec<DiskCompletion> {
     let started = Instant::now();
     let mut ended = Vec::new();
     while ended.len() < count {
@@ -61,7 +62,7 @@ pub fn finish(disk: &mut dyn Disk, count: usize) -> Vec<DiskCompletion> {
 }
 
 /// Writes `length` bytes of `fill`.
-pub fn write(disk: &mut dyn Disk, offset: u64, length: usize, fill: u8) -> Result<(), DiskError> {
+pub(crate) fn write(disk: &mut dyn Disk, offset: u64, length: usize, fill: u8) -> Result<(), DiskError> {
     let mut buffer = IoBuffer::zeroed(length);
     buffer.as_bytes_mut().fill(fill);
     disk.enqueue(DiskTag(0), DiskRequest::Write { offset, buffer }).unwrap();
