@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The device side of one ring.
+
+use crate::chain::{Chain, ChainFault};
+use crate::inflight::InflightQueue;
+use crate::layout::{QueueError, QueueLayout, RingFeatures, RingState};
+use crate::ring::{Ring, passes};
+use plinth_guest_memory::GuestMemory;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use virtio_bindings::virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_USED_F_NO_NOTIFY};
+
+#[expect(clippy::cast_possible_truncation, reason = "the flags of a ring have 16 bits")]
+pub(crate) mod ring_flags {
+    pub(crate) const NO_INTERRUPT: u16 = super::VRING_AVAIL_F_NO_INTERRUPT as u16;
+    pub(crate) const NO_NOTIFY: u16 = super::VRING_USED_F_NO_NOTIFY as u16;
+}
+
+/// The ring itself is nonsense: nothing in it can be believed, and its use ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum RingFault {
+    #[error("the driver's index went from {taken} to {available} in a ring of {size}")]
+    IndexJump { available: u16, taken: u16, size: u16 },
+    #[error("the driver made descriptor {head} available in a ring of {size}")]
+    HeadOutOfRange { head: u16, size: u16 },
+    #[error("the driver made chain {head} available, which the device still has")]
+    HeadTwice { head: u16 },
+}
+
+/// Why [`DeviceQueue::pop`] gave no chain.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum PopFault {
+    /// The chain was taken and must be given back: [`Chain::head`] is set. What stands before
+    /// the fault is in the chain.
+    #[error("chain {head} is malformed")]
+    Chain { head: u16, source: ChainFault },
+    #[error("the ring is malformed")]
+    Ring { source: RingFault },
+}
+
+/// The device side of one ring.
+#[derive(Debug)]
+pub struct DeviceQueue {
+    ring: Ring,
+    features: RingFeatures,
+    /// What the device has done: entries taken, entries given back (published or not).
+    next_available: u16,
+    next_used: u16,
+    /// Used entries that the driver was shown.
+    published: u16,
+    /// The driver's index as last read.
+    available_seen: u16,
+    /// Heads that were taken and not given back: a driver that makes one available twice would
+    /// have two requests share a buffer and a record.
+    is_taken: Box<[bool]>,
+    taken_count: u16,
+    /// Heads that a process before this one left, to be taken before anything else.
+    leftover: VecDeque<u16>,
+    leftover_count: u16,
+    inflight: Option<InflightQueue>,
+    /// Heads given back and not published, kept only with an in-flight record.
+    batch: Vec<u16>,
+    /// No index was published yet, so nobody knows which calls the driver has seen.
+    is_first: bool,
+}
+
+impl DeviceQueue {
+    /// A queue that goes on at available entry `base`, as the frontend has it.
+    ///
+    /// With an in-flight record that knows this ring, `base` is not believed: what was taken is
+    /// what was given back, up to the ring's used index, and what the record says was left.
+    pub fn new(
+        memory: Arc<GuestMemory>,
+        layout: &QueueLayout,
+        features: RingFeatures,
+        base: u16,
+        mut inflight: Option<InflightQueue>,
+    ) -> Result<Self, QueueError> {
+        let ring = Ring::new(memory, layout)?;
+        let size = ring.size();
+        let next_used = ring.used_index();
+        let known = match &mut inflight {
+            Some(record) => {
+                record.recover(size, next_used).map_err(|source| QueueError::Inflight { source })?
+            }
+            None => None,
+        };
+        let is_known = known.is_some();
+        let leftover = VecDeque::from(known.unwrap_or_default());
+        let leftover_count = u16::try_from(leftover.len())
+            .expect("the record has an entry for each of at most 1024 heads");
+        let next_available = if is_known { next_used.wrapping_add(leftover_count) } else { base };
+        if next_available.wrapping_sub(next_used) > size {
+            return Err(QueueError::State { available: next_available, used: next_used, size });
+        }
+        Ok(Self {
+            ring,
+            features,
+            next_available,
+            next_used,
+            published: next_used,
+            available_seen: next_available,
+            is_taken: vec![false; usize::from(size)].into(),
+            taken_count: 0,
+            leftover,
+            leftover_count,
+            inflight,
+            batch: Vec::with_capacity(usize::from(size)),
+            is_first: true,
+        })
+    }
+
+    /// Where the ring stands. Chains that are taken and not given back are behind it, so that
+    /// whoever goes on must know of them from elsewhere.
+    pub const fn state(&self) -> RingState {
+        RingState { next_available: self.next_available, next_used: self.next_used }
+    }
+
+    #[inline]
+    pub const fn size(&self) -> u16 {
+        self.ring.size()
+    }
+
+    #[inline]
+    pub const fn memory(&self) -> &Arc<GuestMemory> {
+        self.ring.memory()
+    }
+
+    /// Chains that were taken and not given back.
+    #[inline]
+    pub const fn taken_count(&self) -> u16 {
+        self.taken_count
+    }
+
+    /// Chains that a process before this one left unfinished, counted at the start.
+    pub const fn leftover_count(&self) -> u16 {
+        self.leftover_count
+    }
+
+    /// How many chains could be taken now.
+    pub fn available_count(&mut self) -> Result<u16, RingFault> {
+        let waiting = self.look()?;
+        Ok(waiting.saturating_add(u16::try_from(self.leftover.len()).unwrap_or(u16::MAX)))
+    }
+
+    /// Takes the next chain into `chain`. `Ok(false)` when there is none.
+    ///
+    /// # Errors
+    /// [`PopFault::Chain`] for a chain that breaks the rules: it was taken, and must be given
+    /// back like a good one. [`PopFault::Ring`] ends the ring.
+    #[inline]
+    pub fn pop(&mut self, chain: &mut Chain) -> Result<bool, PopFault> {
+        if !self.leftover.is_empty() {
+            return self.pop_leftover(chain);
+        }
+        if self.next_available == self.available_seen {
+            let waiting = self.look().map_err(|source| PopFault::Ring { source })?;
+            if waiting == 0 {
+                return Ok(false);
+            }
+        }
+        let head = self.ring.available_entry(self.next_available);
+        self.mark_taken(head).map_err(|source| PopFault::Ring { source })?;
+        if let Some(record) = &mut self.inflight {
+            record.take(head);
+        }
+        self.next_available = self.next_available.wrapping_add(1);
+        self.read(chain, head)
+    }
+
+    fn pop_leftover(&mut self, chain: &mut Chain) -> Result<bool, PopFault> {
+        let Some(head) = self.leftover.pop_front() else { return Ok(false) };
+        // Its mark and its place in the order stand already.
+        self.mark_taken(head).map_err(|source| PopFault::Ring { source })?;
+        self.read(chain, head)
+    }
+
+    #[inline]
+    fn read(&self, chain: &mut Chain, head: u16) -> Result<bool, PopFault> {
+        match chain.read(&self.ring, head, self.features.indirect) {
+            Ok(()) => Ok(true),
+            Err(source) => Err(PopFault::Chain { head, source }),
+        }
+    }
+
+    /// Reads the driver's index and says how many entries wait.
+    #[inline]
+    fn look(&mut self) -> Result<u16, RingFault> {
+        let available = self.ring.available_index();
+        let waiting = available.wrapping_sub(self.next_available);
+        if waiting > self.ring.size() {
+            let (taken, size) = (self.next_available, self.ring.size());
+            return Err(RingFault::IndexJump { available, taken, size });
+        }
+        self.available_seen = available;
+        Ok(waiting)
+    }
+
+    #[inline]
+    fn mark_taken(&mut self, head: u16) -> Result<(), RingFault> {
+        let size = self.ring.size();
+        let Some(slot) = self.is_taken.get_mut(usize::from(head)) else {
+            return Err(RingFault::HeadOutOfRange { head, size });
+        };
+        if *slot {
+            return Err(RingFault::HeadTwice { head });
+        }
+        *slot = true;
+        self.taken_count += 1;
+        Ok(())
+    }
+
+    /// Takes back the newest `heads` that were popped: they will be popped again. For a receive
+    /// queue that has not buffers enough for a packet.
+    ///
+    /// # Panics
+    /// If a head was not taken, or there is an in-flight record, which knows no such step.
+    pub fn rewind(&mut self, heads: &[u16]) {
+        assert!(self.inflight.is_none(), "a recorded chain cannot be taken back");
+        for head in heads {
+            self.unmark(*head);
+        }
+        let count = u16::try_from(heads.len()).expect("no more heads are taken than a ring has");
+        self.next_available = self.next_available.wrapping_sub(count);
+    }
+
+    #[inline]
+    fn unmark(&mut self, head: u16) {
+        let slot = &mut self.is_taken[usize::from(head)];
+        assert!(*slot, "chain {head} is given back without having been taken");
+        *slot = false;
+        self.taken_count -= 1;
+    }
+
+    /// Gives a chain back with `length` bytes written. The driver sees it after
+    /// [`DeviceQueue::publish`].
+    ///
+    /// # Panics
+    /// If `head` was not taken: the caller's books are wrong.
+    #[inline]
+    pub fn push(&mut self, head: u16, length: u32) {
+        self.unmark(head);
+        self.ring.set_used_element(self.next_used, head, length);
+        self.next_used = self.next_used.wrapping_add(1);
+        if let Some(record) = &self.inflight {
+            record.give_back(head);
+            self.batch.push(head);
+        }
+    }
+
+    /// Shows the driver all that was given back. `true` when it wants to be called.
+    #[inline]
+    pub fn publish(&mut self) -> bool {
+        if self.published == self.next_used {
+            return false;
+        }
+        let old = self.published;
+        self.ring.set_used_index(self.next_used);
+        self.published = self.next_used;
+        if let Some(record) = &self.inflight {
+            record.batch_is_out(&self.batch, self.next_used);
+            self.batch.clear();
+        }
+        // SeqCst: the partner is the fence in `DriverQueue::arm_calls`. Either we see the
+        // driver's wish to be called, or it sees our used index.
+        fence(Ordering::SeqCst);
+        let is_first = std::mem::take(&mut self.is_first);
+        is_first || self.wants_call(old)
+    }
+
+    fn wants_call(&self, old: u16) -> bool {
+        if self.features.event_index {
+            passes(self.ring.used_event(), old, self.next_used)
+        } else {
+            self.ring.available_flags() & ring_flags::NO_INTERRUPT == 0
+        }
+    }
+
+    /// Asks the driver to kick when it makes more available. `true` when there is more already:
+    /// then no kick may come.
+    pub fn arm_kicks(&mut self) -> Result<bool, RingFault> {
+        if self.features.event_index {
+            self.ring.set_available_event(self.next_available);
+        } else {
+            self.ring.set_used_flags(0);
+        }
+        // SeqCst: the partner is the fence in `DriverQueue::publish`. Either the driver sees our
+        // wish to be kicked, or we see its index.
+        fence(Ordering::SeqCst);
+        Ok(self.available_count()? > 0)
+    }
+
+    /// Tells the driver that kicks are not needed.
+    ///
+    /// With event indexes there is nothing to say: the event stays where it is, the driver's
+    /// index leaves it behind, and it kicks once more at most until the index wraps.
+    pub fn disarm_kicks(&mut self) {
+        if !self.features.event_index {
+            // Relaxed inside: a kick too many is harmless.
+            self.ring.set_used_flags(ring_flags::NO_NOTIFY);
+        }
+    }
+}
