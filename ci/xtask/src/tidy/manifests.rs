@@ -10,6 +10,7 @@ const FENCES: &[&str] = &[
     "plinth-dpdk-sys",
     "plinth-guest-memory",
     "plinth-rt",
+    "plinth-tap",
     "plinth-uring",
     "plinth-virtio",
 ];

@@ -124,9 +124,8 @@ impl Model {
         self.dirty = still_dirty;
     }
 
-    /// The backend died and is back.
-    pub(crate) fn restarted(&mut self) {
-        self.restarts += 1;
+    /// The backend died, whether or not we have seen it live since the last time.
+    pub(crate) fn died(&mut self) {
         for block in &self.dirty {
             if let Some(entry) = self.blocks.get_mut(block) {
                 entry.is_known = false;
@@ -181,6 +180,11 @@ impl Model {
         self.blocks.keys().copied()
     }
 
+    /// A new backend has our rings.
+    pub(crate) const fn came_back(&mut self) {
+        self.restarts += 1;
+    }
+
     pub(crate) const fn restarts(&self) -> u64 {
         self.restarts
     }
@@ -226,7 +230,7 @@ mod tests {
         let mut model = written(&[1]);
         let covers = model.flush_begins();
         model.flushed(covers);
-        model.restarted();
+        model.died();
         assert!(model.read(1, Found::Zeroes).is_err());
         assert_eq!(model.read(1, v(1)), Ok(()));
     }
@@ -234,7 +238,7 @@ mod tests {
     #[test]
     fn an_unflushed_version_may_be_lost_but_then_stays_lost() {
         let mut model = written(&[1, 2]);
-        model.restarted();
+        model.died();
         assert_eq!(model.read(1, v(1)), Ok(()));
         assert_eq!(model.rolled_back(), 1);
         assert!(model.read(1, v(2)).is_err());
@@ -244,13 +248,13 @@ mod tests {
     #[test]
     fn what_was_read_after_a_restart_is_durable_only_after_a_flush() {
         let mut model = written(&[1, 2]);
-        model.restarted();
+        model.died();
         assert_eq!(model.read(1, v(2)), Ok(()));
-        model.restarted();
+        model.died();
         assert_eq!(model.read(1, v(1)), Ok(()));
         let covers = model.flush_begins();
         model.flushed(covers);
-        model.restarted();
+        model.died();
         assert!(model.read(1, v(2)).is_err());
         assert_eq!(model.read(1, v(1)), Ok(()));
     }
@@ -261,20 +265,20 @@ mod tests {
         let covers = model.flush_begins();
         model.written(1, Version(2));
         model.flushed(covers);
-        model.restarted();
+        model.died();
         assert_eq!(model.read(1, v(1)), Ok(()));
         let mut model = written(&[1]);
         let covers = model.flush_begins();
         model.written(1, Version(2));
         model.flushed(covers);
-        model.restarted();
+        model.died();
         assert!(model.read(1, Found::Zeroes).is_err());
     }
 
     #[test]
     fn a_flush_after_a_restart_keeps_what_is_not_known_open() {
         let mut model = written(&[1, 2]);
-        model.restarted();
+        model.died();
         let covers = model.flush_begins();
         model.flushed(covers);
         assert_eq!(model.read(1, v(1)), Ok(()));

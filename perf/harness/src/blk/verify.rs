@@ -182,7 +182,7 @@ impl Engine<'_> {
         loop {
             // Also after each try: a backend may answer requests and die before we see it live.
             self.collect()?;
-            self.model.restarted();
+            self.model.died();
             match self.disk.try_open() {
                 Ok(()) => break,
                 Err(error) if Instant::now() >= until => {
@@ -191,6 +191,7 @@ impl Engine<'_> {
                 Err(_) => thread::sleep(RETRY),
             }
         }
+        self.model.came_back();
         self.answered_at = Instant::now();
         Ok(())
     }
