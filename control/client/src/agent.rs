@@ -10,8 +10,11 @@ use crate::listen::{Listener, Session};
 use plinth_api::{AgentAnswer, AgentReply, AgentRequest, Command, ImportSource, NodeSpec, Refusal};
 use plinth_ids::{Epoch, VmId};
 use std::future::Future;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A console: bytes both ways. A tokio `UnixStream` is one.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -31,7 +34,8 @@ pub trait Agent: Send + Sync + 'static {
     fn status(&self) -> impl Future<Output = plinth_api::NodeStatus> + Send;
 
     /// Carries out one command and answers when it is done. `input` has the bytes of
-    /// [`ImportSource::Stream`] and ends after them; for every other command it is empty.
+    /// [`ImportSource::Stream`] and ends after them, or with an error if they stop coming; for
+    /// every other command it is empty.
     fn perform(
         &self,
         command: Command,
@@ -69,7 +73,7 @@ async fn answer<A: Agent>(mut exchange: Exchange, agent: &A) -> Result<(), CallE
         AgentRequest::Status => Ok(AgentAnswer::Status(agent.status().await)),
         AgentRequest::Perform(command) => {
             let length = input_length(&command);
-            let mut input = exchange.input().take(length);
+            let mut input = Announced { inner: exchange.input(), left: length };
             agent.perform(command, &mut input).await
         }
         AgentRequest::Console(vm) => match agent.console(vm).await {
@@ -95,4 +99,51 @@ async fn serve_console(
 ) -> Result<(), CallError> {
     exchange.send(&AgentReply { result: Ok(AgentAnswer::Done) }).await?;
     exchange.join_with(console).await
+}
+
+/// Exactly the bytes that were announced: a stream that ends before them reads as an error, so
+/// that half an image is never taken for a whole one.
+struct Announced<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Announced<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.left == 0 || buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let room = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.remaining());
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
+        std::task::ready!(Pin::new(&mut self.inner).poll_read(cx, &mut part))?;
+        let read = part.filled().len();
+        if read == 0 {
+            let text = format!("{} announced bytes did not come", self.left);
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, text)));
+        }
+        buf.advance(read);
+        self.left -= read as u64;
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    #[tokio::test]
+    async fn an_input_that_ends_early_is_an_error() {
+        let mut bytes = Vec::new();
+        let mut whole = Announced { inner: &b"abcdef"[..], left: 4 };
+        assert_eq!(whole.read_to_end(&mut bytes).await.unwrap(), 4);
+        assert_eq!(bytes, b"abcd");
+        let mut short = Announced { inner: &b"abc"[..], left: 4 };
+        let err = short.read_to_end(&mut bytes).await.unwrap_err();
+        assert_eq!(err.kind(), io::ErrorKind::UnexpectedEof);
+    }
 }

@@ -14,6 +14,7 @@
 
 mod agent;
 mod ca;
+mod config;
 mod dial;
 mod exchange;
 mod identity;
@@ -24,6 +25,10 @@ mod words;
 
 pub use agent::{Agent, ByteStream, serve_agent};
 pub use ca::{CaError, ClusterCa};
+pub use config::{
+    ConfigError, DaemonConfig, NodeConfig, OperatorConfig, ServiceConfig, UnderlayConfig,
+    tls_folder,
+};
 pub use dial::{ConnectError, Dialer, JoinError, Peer, join};
 pub use exchange::{CallError, Exchange};
 pub use identity::{Identity, IdentityError, NodeKey, Role, certificate_name};
