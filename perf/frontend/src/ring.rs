@@ -5,6 +5,9 @@
 //! each with the same number of descriptors, so that a slot's chain is written once and then
 //! only offered again. That is what a load generator wants, and what makes resubmission after
 //! a backend's death simple: the slots that are out are known.
+//!
+//! `plinth_virtio::DriverQueue` is the plain driver side. It begins with an empty ring, and a
+//! frontend has to go on with chains that a dead backend still has.
 
 use plinth_guest_memory::{GuestAddress, GuestMemory, OutsideMemory};
 use std::sync::Arc;
