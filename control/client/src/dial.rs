@@ -119,6 +119,11 @@ impl Peer {
             .unwrap_or(Err(CallError::Timeout { seconds: limit.as_secs() }))
     }
 
+    /// Whether both are the same connection.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.connection.stable_id() == other.connection.stable_id()
+    }
+
     /// Whether the connection has ended.
     pub fn is_closed(&self) -> bool {
         self.connection.close_reason().is_some()

@@ -6,7 +6,7 @@ use plinth_ids::Name;
 use std::collections::BTreeMap;
 
 /// The record of that name, or a refusal that lists what there is.
-pub(crate) fn find<'a, T>(
+pub fn find<'a, T>(
     records: &'a BTreeMap<Name, T>,
     kind: &'static str,
     field: &'static str,

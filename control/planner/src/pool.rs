@@ -58,7 +58,7 @@ impl Cluster {
     }
 
     /// The pool of that name, or the only one where none is named.
-    pub(crate) fn pick_pool(&self, name: Option<&Name>) -> Result<&PoolRecord, Refusal> {
+    pub fn pick_pool(&self, name: Option<&Name>) -> Result<&PoolRecord, Refusal> {
         let pool = match name {
             Some(name) => names::find(&self.pools, "pool", "--pool", name)?,
             None => {

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Requests, one by one. Each is a plan and what must happen after it.
+
+use crate::join::hex;
+use crate::service::Shared;
+use crate::store::{State, now};
+use crate::{image, wait};
+use plinth_api::{
+    AgentAnswer, AgentRequest, Answer, Code, Command, PoolCreate, Refusal, Request, SwitchTable,
+    VmCreate, VolumeCreate,
+};
+use plinth_client::Token;
+use plinth_ids::Name;
+use plinth_planner::{Change, Cluster, Key, Observed, State as ResourceState};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long a node may take to read out its switch's tables.
+const TABLE_LIMIT: Duration = Duration::from_secs(10);
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+pub(crate) async fn answer(shared: &Shared, request: Request) -> Result<Answer, Refusal> {
+    match request {
+        Request::TokenCreate { lifetime_seconds } => token_create(shared, lifetime_seconds).await,
+        Request::PoolCreate(request) => pool_create(shared, request).await,
+        Request::ImageDelete(name) => image::delete(shared, &name).await,
+        Request::VolumeCreate(request) => volume_create(shared, request).await,
+        Request::VolumeGrow { name, size } => {
+            let plan = |cluster: &Cluster, _: &Observed| cluster.volume_grow(&name, size);
+            volume_change(shared, &name, plan).await?;
+            show(shared, |state| volume(state, &name)).await
+        }
+        Request::VolumeDelete(name) => {
+            let plan = |cluster: &Cluster, _: &Observed| cluster.volume_delete(&name);
+            volume_change(shared, &name, plan).await?;
+            Ok(Answer::Done)
+        }
+        Request::VpcCreate { name, vni } => {
+            let plan =
+                |cluster: &Cluster, _: &Observed| cluster.vpc_create(name.clone(), vni, now());
+            shared.store.change(plan).await?;
+            show(shared, |state| {
+                let vpc = find(&state.cluster.vpcs, "vpc", &name)?;
+                Ok(Answer::Vpc(state.cluster.vpc_view(vpc)))
+            })
+            .await
+        }
+        Request::VpcDelete(name) => {
+            shared.store.change(|cluster, _| cluster.vpc_delete(&name)).await?;
+            Ok(Answer::Done)
+        }
+        Request::SubnetCreate { name, vpc, network, prefix_length, gateway } => {
+            let cidr = (network, prefix_length);
+            let plan = |cluster: &Cluster, _: &Observed| {
+                cluster.subnet_create(name.clone(), &vpc, cidr, gateway, now())
+            };
+            shared.store.change(plan).await?;
+            show(shared, |state| {
+                let subnet = find(&state.cluster.subnets, "subnet", &name)?;
+                Ok(Answer::Subnet(state.cluster.subnet_view(subnet)))
+            })
+            .await
+        }
+        Request::SubnetDelete(name) => {
+            shared.store.change(|cluster, _| cluster.subnet_delete(&name)).await?;
+            Ok(Answer::Done)
+        }
+        Request::VmCreate(request) => vm_create(shared, request).await,
+        Request::VmStart { name, wait_ms } => {
+            shared.store.change(|cluster, observed| cluster.vm_start(&name, observed)).await?;
+            wait::until_running(&shared.store, &name, wait_ms).await?;
+            show(shared, |state| vm(state, &name)).await
+        }
+        Request::VmStop { name, grace_seconds, wait_ms } => {
+            shared.store.change(|cluster, _| cluster.vm_stop(&name, grace_seconds)).await?;
+            wait::until_stopped(&shared.store, &name, wait_ms).await?;
+            show(shared, |state| vm(state, &name)).await
+        }
+        Request::VmDelete { name, force, wait_ms } => {
+            let plan =
+                |cluster: &Cluster, observed: &Observed| cluster.vm_delete(&name, force, observed);
+            shared.store.change(plan).await?;
+            wait::until_deleted(&shared.store, &name, wait_ms).await?;
+            Ok(Answer::Done)
+        }
+        Request::Switch { node, table } => switch(shared, &node, table).await,
+        reading => show(shared, |state| read(state, &reading)).await,
+    }
+}
+
+/// Requests that change nothing.
+fn read(state: &State, request: &Request) -> Result<Answer, Refusal> {
+    let State { cluster, observed, .. } = state;
+    Ok(match request {
+        Request::ClusterStatus => Answer::Cluster(cluster.cluster_view(observed, VERSION)),
+        Request::NodeList => Answer::Nodes(
+            cluster.nodes.values().map(|node| cluster.node_view(node, observed)).collect(),
+        ),
+        Request::NodeShow(name) => {
+            Answer::Node(cluster.node_view(find(&cluster.nodes, "node", name)?, observed))
+        }
+        Request::PoolList => Answer::Pools(
+            cluster.pools.values().map(|pool| cluster.pool_view(pool, observed)).collect(),
+        ),
+        Request::PoolShow(name) => {
+            Answer::Pool(cluster.pool_view(find(&cluster.pools, "pool", name)?, observed))
+        }
+        Request::ImageList => {
+            Answer::Images(cluster.images.values().map(|one| cluster.image_view(one)).collect())
+        }
+        Request::VolumeList => Answer::Volumes(
+            cluster.volumes.values().map(|one| cluster.volume_view(one, observed)).collect(),
+        ),
+        Request::VolumeShow(name) => volume(state, name)?,
+        Request::VpcList => {
+            Answer::Vpcs(cluster.vpcs.values().map(|vpc| cluster.vpc_view(vpc)).collect())
+        }
+        Request::SubnetList => {
+            Answer::Subnets(cluster.subnets.values().map(|one| cluster.subnet_view(one)).collect())
+        }
+        Request::VmList => {
+            Answer::Vms(cluster.vms.values().map(|one| cluster.vm_view(one, observed)).collect())
+        }
+        Request::VmShow(name) => vm(state, name)?,
+        _ => return Err(Refusal::new(Code::Failed, "the request has no answer here")),
+    })
+}
+
+async fn show(
+    shared: &Shared,
+    view: impl FnOnce(&State) -> Result<Answer, Refusal>,
+) -> Result<Answer, Refusal> {
+    view(&*shared.store.state().await)
+}
+
+fn volume(state: &State, name: &Name) -> Result<Answer, Refusal> {
+    let volume = find(&state.cluster.volumes, "volume", name)?;
+    Ok(Answer::Volume(state.cluster.volume_view(volume, &state.observed)))
+}
+
+fn vm(state: &State, name: &Name) -> Result<Answer, Refusal> {
+    let vm = find(&state.cluster.vms, "vm", name)?;
+    Ok(Answer::Vm(state.cluster.vm_view(vm, &state.observed)))
+}
+
+/// The record of that name.
+pub(crate) fn find<'a, T>(
+    records: &'a BTreeMap<Name, T>,
+    kind: &'static str,
+    name: &Name,
+) -> Result<&'a T, Refusal> {
+    plinth_planner::find(records, kind, "NAME", name)
+}
+
+async fn token_create(shared: &Shared, lifetime_seconds: u32) -> Result<Answer, Refusal> {
+    let token = Token::generate(shared.ca.fingerprint())
+        .map_err(|err| Refusal::new(Code::Failed, err.to_string()))?;
+    let digest = hex(&Token::digest(&token.secret));
+    let plan =
+        |cluster: &Cluster, _: &Observed| cluster.token_create(digest, lifetime_seconds, now());
+    shared.store.change(plan).await?;
+    Ok(Answer::Token(token.to_string()))
+}
+
+async fn pool_create(shared: &Shared, request: PoolCreate) -> Result<Answer, Refusal> {
+    let name = request.name.clone();
+    let node = {
+        let state = shared.store.state().await;
+        plinth_planner::find(&state.cluster.nodes, "node", "--node", &request.node)?.id
+    };
+    let key = Key::Pool(name.clone());
+    let plan = |cluster: &Cluster, _: &Observed| cluster.pool_create(request, now());
+    shared.link(node).change_and_act(&key, plan).await?;
+    show(shared, |state| {
+        let pool = find(&state.cluster.pools, "pool", &name)?;
+        Ok(Answer::Pool(state.cluster.pool_view(pool, &state.observed)))
+    })
+    .await
+}
+
+async fn volume_create(shared: &Shared, request: VolumeCreate) -> Result<Answer, Refusal> {
+    let name = request.name.clone();
+    let node = {
+        let state = shared.store.state().await;
+        state.cluster.pick_pool(request.pool.as_ref())?.node
+    };
+    let key = Key::Volume(name.clone());
+    let plan = |cluster: &Cluster, _: &Observed| cluster.volume_create(&request, now());
+    shared.link(node).change_and_act(&key, plan).await?;
+    show(shared, |state| volume(state, &name)).await
+}
+
+/// A change of a volume that its node has to carry out.
+async fn volume_change(
+    shared: &Shared,
+    name: &Name,
+    plan: impl FnOnce(&Cluster, &Observed) -> Result<Change, Refusal>,
+) -> Result<(), Refusal> {
+    let key = Key::Volume(name.clone());
+    match shared.link_of(&key).await {
+        Some(link) => link.change_and_act(&key, plan).await,
+        // Nothing to carry out: the plan says why.
+        None => shared.store.change(plan).await,
+    }
+}
+
+async fn vm_create(shared: &Shared, request: VmCreate) -> Result<Answer, Refusal> {
+    let name = request.name.clone();
+    let plan = |cluster: &Cluster, observed: &Observed| {
+        let change = cluster.vm_create(&request, observed, now())?;
+        Ok((change.writes.iter().find_map(system_volume), change))
+    };
+    let system = shared.store.transact(plan).await?;
+    if let Some(system) = system
+        && let Some(link) = shared.link_of(&system).await
+    {
+        link.act_now(&system).await?;
+        is_made(shared, &name).await?;
+    }
+    if request.start {
+        wait::until_running(&shared.store, &name, request.wait_ms).await?;
+    }
+    show(shared, |state| vm(state, &name)).await
+}
+
+/// The key of a system disk among a new VM's records.
+fn system_volume(write: &plinth_planner::Write) -> Option<Key> {
+    match write {
+        plinth_planner::Write::Put(plinth_planner::Record::Volume(volume)) => {
+            Some(Key::Volume(volume.name.clone()))
+        }
+        _ => None,
+    }
+}
+
+/// Whoever made the system disk, the VM is there now, or was given up.
+async fn is_made(shared: &Shared, name: &Name) -> Result<(), Refusal> {
+    let state = shared.store.state().await;
+    match state.cluster.vms.get(name).map(|vm| vm.state) {
+        Some(ResourceState::Ready) => Ok(()),
+        _ => Err(Refusal::new(Code::Failed, format!("the system disk of VM {name} was refused"))
+            .remedy("plinthd's log on the service says why")),
+    }
+}
+
+async fn switch(shared: &Shared, node: &Name, table: SwitchTable) -> Result<Answer, Refusal> {
+    let id = {
+        let state = shared.store.state().await;
+        plinth_planner::find(&state.cluster.nodes, "node", "--node", node)?.id
+    };
+    let command = match table {
+        SwitchTable::Ports => Command::SwitchPorts,
+        SwitchTable::Flows { limit } => Command::SwitchFlows { limit },
+        SwitchTable::Drops => Command::SwitchDrops,
+    };
+    let request = AgentRequest::Perform(command);
+    let reply = shared.link(id).call(&request, TABLE_LIMIT).await.map_err(|err| {
+        let text = format!("node {node} did not answer: {}", plinth_obs::Chain(&err));
+        Refusal::new(Code::Unreachable, text).remedy(format!("see `plinth node show {node}`"))
+    })?;
+    match reply.result? {
+        AgentAnswer::SwitchPorts(ports) => Ok(Answer::SwitchPorts(ports)),
+        AgentAnswer::SwitchFlows(flows) => Ok(Answer::SwitchFlows(flows)),
+        AgentAnswer::SwitchDrops(drops) => Ok(Answer::SwitchDrops(drops)),
+        _ => Err(Refusal::new(Code::Failed, format!("node {node} gave another answer"))),
+    }
+}
