@@ -19,9 +19,12 @@
 //! ```
 
 pub mod blk;
-pub mod kicks;
+mod config;
+mod kicks;
 pub mod net;
+mod slots;
 
+pub use kicks::KickChange;
 pub use plinth_vhost::{
     Device, DeviceOptions, DeviceStatus, DeviceToken, QueueChange, QueueEvent, ServeError,
     Shrinkable, WorkerLink,

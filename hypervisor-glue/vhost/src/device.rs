@@ -64,6 +64,9 @@ impl Device {
         Ok(Self { options })
     }
 
+    /// Tells the frontend to read the configuration space again.
+    pub fn announce_config_change(&self) {}
+
     pub fn status(&self) -> DeviceStatus {
         DeviceStatus::default()
     }

@@ -253,3 +253,24 @@ pub fn zero_in(
 ) -> Result<bool, OutsideMemory> {
     pieces(segments, offset, length, |_, address, step| memory.zero(address, step))
 }
+
+/// Copies `length` bytes of the source's segments from `offset` on into the target's segments
+/// from `at` on, from guest to guest. `Ok(false)` when either ends before.
+#[inline]
+pub fn copy_between(
+    source: (&GuestMemory, &[Segment]),
+    offset: usize,
+    target: (&GuestMemory, &[Segment]),
+    at: usize,
+    length: usize,
+) -> Result<bool, OutsideMemory> {
+    let mut target_ended = false;
+    let is_whole = pieces(source.1, offset, length, |done, from, step| {
+        let is_whole = pieces(target.1, at + done, step, |inner, to, step| {
+            source.0.copy_between(GuestAddress(from.0 + inner as u64), target.0, to, step)
+        })?;
+        target_ended |= !is_whole;
+        Ok(())
+    })?;
+    Ok(is_whole && !target_ended)
+}

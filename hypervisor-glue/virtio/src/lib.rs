@@ -30,7 +30,7 @@ mod layout;
 mod notifier;
 mod ring;
 
-pub use chain::{Chain, ChainFault, Segment, copy_in, copy_out, zero_in};
+pub use chain::{Chain, ChainFault, Segment, copy_between, copy_in, copy_out, zero_in};
 pub use device::{DeviceQueue, PopFault, RingFault};
 pub use driver::{DriverQueue, QueueFull, Used, UsedFault};
 pub use inflight::{Inflight, InflightError, InflightQueue};

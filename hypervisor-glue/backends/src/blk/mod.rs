@@ -4,9 +4,12 @@
 mod class;
 mod counters;
 mod device;
+mod parse;
 mod request;
 
-pub use class::{BlkClass, BlkOptions};
+pub use class::{
+    BlkClass, BlkOptions, DISCARD_SECTORS_MAX, REQUEST_BYTES_MAX, SEGMENT_BYTES_MAX, SEGMENTS_MAX,
+};
 pub use counters::BlkCounters;
 pub use device::BlkDevice;
 pub use request::{BlkOperation, BlkRequest, BlkStatus, BlkTag, CopyError};

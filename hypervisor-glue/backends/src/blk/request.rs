@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One request of a guest, checked.
 
+use virtio_bindings::virtio_blk::{VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP};
+
 /// Names a request until it is completed. One that was completed is never mistaken for a later.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct BlkTag(pub u64);
@@ -35,6 +37,18 @@ pub enum BlkStatus {
     Ok,
     IoError,
     Unsupported,
+}
+
+impl BlkStatus {
+    /// As the driver reads it.
+    pub(crate) const fn byte(self) -> u8 {
+        #[expect(clippy::cast_possible_truncation, reason = "the status has 8 bits")]
+        match self {
+            Self::Ok => VIRTIO_BLK_S_OK as u8,
+            Self::IoError => VIRTIO_BLK_S_IOERR as u8,
+            Self::Unsupported => VIRTIO_BLK_S_UNSUPP as u8,
+        }
+    }
 }
 
 /// Why data was not copied.

@@ -8,11 +8,12 @@ mod burst;
 mod class;
 mod counters;
 mod device;
+mod header;
 
 pub use burst::{OutboundBurst, OutboundPacket, Payload};
 pub use class::{NetClass, NetOptions};
 pub use counters::NetCounters;
-pub use device::{DeliverRefusal, NetDevice};
+pub use device::{DeliverRefusal, NetDevice, PACKET_MAX};
 
 /// Packets handled together.
 pub const BURST: usize = 32;
