@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a spec means for the daemons and for QEMU: pure functions.
+
+use crate::Places;
+use plinth_api::{Boot, DiskSpec, Durability, NicSpec, NodeSpec, PoolSpec, Run, VmSpec};
+use plinth_ids::{Epoch, VmId, VolumeId};
+use plinth_qemu as qemu;
+use plinth_store_api as store;
+use plinth_switch_api as switch;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Queues of a disk: one for each vCPU up to this many, because one worker serves them all.
+const DISK_QUEUES_MAX: u32 = 4;
+
+/// What a VM that has a process, or is to have one, needs of the daemons.
+///
+/// A running VM keeps what it was started with until its process is gone, whatever the spec
+/// says meanwhile.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Needs {
+    pub nics: Vec<NicSpec>,
+    pub disks: Vec<(DiskSpec, u16)>,
+}
+
+/// The needs of every VM: `wanted` is the spec, `held` are the specs that living processes were
+/// started with.
+pub fn needs(wanted: &[VmSpec], held: &BTreeMap<VmId, VmSpec>) -> Needs {
+    let to_run = wanted.iter().filter(|vm| vm.run == Run::Running);
+    let mut nics = BTreeMap::new();
+    let mut disks: BTreeMap<VolumeId, (DiskSpec, u16)> = BTreeMap::new();
+    // Later ones win: what a living process was started with stays as it is.
+    for vm in to_run.chain(held.values()) {
+        nics.extend(vm.nics.iter().map(|nic| (nic.port, nic.clone())));
+        disks.extend(vm.disks.iter().map(|disk| (disk.volume, (disk.clone(), disk_queues(vm)))));
+    }
+    Needs { nics: nics.into_values().collect(), disks: disks.into_values().collect() }
+}
+
+fn disk_queues(vm: &VmSpec) -> u16 {
+    u16::try_from(vm.vcpus.clamp(1, DISK_QUEUES_MAX)).expect("it is at most DISK_QUEUES_MAX")
+}
+
+/// The switch's configuration. `epoch` is filled in by whoever sends it.
+pub fn switch_config(spec: &NodeSpec, needs: &Needs, places: &Places) -> switch::SwitchConfig {
+    let underlay = spec.underlay.as_ref().map(|underlay| switch::Underlay {
+        device: underlay.device.clone(),
+        vtep: underlay.vtep,
+        prefix_length: underlay.prefix_length,
+        gateway: underlay.gateway,
+        mac: underlay.mac,
+        mtu: underlay.mtu,
+    });
+    let ports = needs.nics.iter().map(|nic| switch::GuestPort {
+        id: nic.port,
+        name: nic.name.clone(),
+        vni: nic.vni,
+        mac: nic.mac,
+        addresses: nic.addresses.iter().map(|address| address.ip).collect(),
+        socket: places.port_socket(nic.port),
+        mtu: nic.mtu,
+        queue_pairs: 1,
+    });
+    let remotes = spec.remotes.iter().map(|remote| switch::Remote {
+        vni: remote.vni,
+        mac: remote.mac,
+        addresses: remote.addresses.clone(),
+        vtep: remote.vtep,
+    });
+    switch::SwitchConfig {
+        version: switch::CONFIG_VERSION,
+        epoch: Epoch(0),
+        underlay,
+        ports: ports.collect(),
+        remotes: remotes.collect(),
+    }
+}
+
+/// The store's configuration. `fresh` are pools that a command made and no spec names yet.
+pub fn store_config(
+    spec: &NodeSpec,
+    fresh: &[PoolSpec],
+    needs: &Needs,
+    places: &Places,
+) -> store::StoreConfig {
+    let mut pools: BTreeMap<_, _> = fresh.iter().map(|pool| (pool.id, pool)).collect();
+    pools.extend(spec.pools.iter().map(|pool| (pool.id, pool)));
+    let attachments = needs.disks.iter().map(|(disk, queues)| store::Attachment {
+        pool: disk.pool,
+        volume: disk.volume,
+        socket: places.volume_socket(disk.volume),
+        queues: *queues,
+        is_read_only: disk.is_read_only,
+    });
+    let pools = pools.into_values().map(|pool| store::Pool {
+        id: pool.id,
+        device: PathBuf::from(&pool.device),
+        durability: durability(pool.durability),
+    });
+    store::StoreConfig {
+        version: store::CONFIG_VERSION,
+        epoch: Epoch(0),
+        pools: pools.collect(),
+        attachments: attachments.collect(),
+    }
+}
+
+const fn durability(durability: Durability) -> store::Durability {
+    match durability {
+        Durability::Flush => store::Durability::Flush,
+        Durability::Device => store::Durability::Device,
+    }
+}
+
+/// What the firmware tells the guest of itself, and by which its process is recognised.
+pub fn uuid(vm: VmId) -> String {
+    // Version 4 and the usual variant in their places (RFC 9562); the front spells "plinth".
+    let low = vm.0 & 0xffff_ffff_ffff;
+    let high = vm.0 >> 48;
+    format!("706c696e-7468-4000-{:04x}-{low:012x}", 0x8000 | (high & 0x3fff))
+}
+
+/// The VM as QEMU is to make it.
+pub fn machine(
+    vm: &VmSpec,
+    places: &Places,
+    accelerator: qemu::Accelerator,
+    has_hugepages: bool,
+) -> qemu::Machine {
+    let boot = match &vm.boot {
+        Boot::Disk => qemu::Boot::Disk,
+        Boot::Kernel { kernel, initrd, append } => qemu::Boot::Kernel {
+            kernel: kernel.into(),
+            initrd: initrd.as_ref().map(Into::into),
+            append: append.clone(),
+        },
+    };
+    qemu::Machine {
+        name: vm.name.to_string(),
+        uuid: uuid(vm.id),
+        vcpus: vm.vcpus,
+        memory_mib: vm.memory >> 20,
+        accelerator,
+        has_hugepages,
+        boot,
+        disks: vm
+            .disks
+            .iter()
+            .map(|disk| qemu::Disk {
+                socket: places.volume_socket(disk.volume),
+                queues: disk_queues(vm),
+            })
+            .collect(),
+        nics: vm.nics.iter().map(|nic| machine_nic(nic, places)).collect(),
+    }
+}
+
+fn machine_nic(nic: &NicSpec, places: &Places) -> qemu::Nic {
+    let network = nic.addresses.iter().map(|address| qemu::NicNetwork {
+        address: address.ip,
+        prefix_length: address.prefix_length,
+        // A gateway serves the addresses of its own family.
+        gateway: nic.gateway.filter(|gateway| gateway.is_ipv4() == address.ip.is_ipv4()),
+    });
+    qemu::Nic {
+        socket: places.port_socket(nic.port),
+        mac: nic.mac,
+        mtu: nic.mtu,
+        queue_pairs: 1,
+        network: network.collect(),
+    }
+}
+
+/// Every socket that must be there before the VM's process is started.
+pub fn sockets(vm: &VmSpec, places: &Places) -> Vec<PathBuf> {
+    let nics = vm.nics.iter().map(|nic| places.port_socket(nic.port));
+    let disks = vm.disks.iter().map(|disk| places.volume_socket(disk.volume));
+    nics.chain(disks).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use plinth_api::Address;
+    use plinth_ids::{MacAddress, NodeId, PoolId, PortId, Vni};
+
+    fn vm(number: u64, run: Run) -> VmSpec {
+        VmSpec {
+            id: VmId(number),
+            name: format!("vm-{number}").parse().unwrap(),
+            vcpus: 2,
+            memory: 256 << 20,
+            boot: Boot::Disk,
+            disks: vec![DiskSpec {
+                pool: PoolId(1),
+                volume: VolumeId(number),
+                name: "disk".parse().unwrap(),
+                is_read_only: false,
+            }],
+            nics: vec![NicSpec {
+                port: PortId(u32::try_from(number).unwrap()),
+                name: "nic".parse().unwrap(),
+                vni: Vni::new(5).unwrap(),
+                mac: MacAddress([2, 0, 0, 0, 0, 1]),
+                addresses: vec![Address { ip: "10.0.0.2".parse().unwrap(), prefix_length: 24 }],
+                gateway: Some("10.0.0.1".parse().unwrap()),
+                mtu: 1450,
+            }],
+            run,
+            start_number: 1,
+        }
+    }
+
+    fn volumes(needs: &Needs) -> Vec<u64> {
+        needs.disks.iter().map(|(disk, _)| disk.volume.0).collect()
+    }
+
+    #[test]
+    fn a_stopped_vm_needs_nothing_once_its_process_is_gone() {
+        let stopped = [vm(1, Run::Stopped { grace_seconds: 0 }), vm(2, Run::Running)];
+        let held = BTreeMap::from([(VmId(1), vm(1, Run::Running))]);
+        assert_eq!(volumes(&needs(&stopped, &held)), [1, 2]);
+        assert_eq!(volumes(&needs(&stopped, &BTreeMap::new())), [2]);
+    }
+
+    #[test]
+    fn a_deleted_vm_keeps_its_disks_until_its_process_is_gone() {
+        let held = BTreeMap::from([(VmId(1), vm(1, Run::Running))]);
+        let needs = needs(&[], &held);
+        assert_eq!((volumes(&needs), needs.nics.len()), (vec![1], 1));
+    }
+
+    #[test]
+    fn what_a_process_was_started_with_outweighs_a_newer_spec() {
+        let mut newer = vm(1, Run::Running);
+        newer.vcpus = 4;
+        newer.disks[0].is_read_only = true;
+        let held = BTreeMap::from([(VmId(1), vm(1, Run::Running))]);
+        let needs = needs(&[newer], &held);
+        assert_eq!(needs.disks.len(), 1);
+        assert_eq!((needs.disks[0].0.is_read_only, needs.disks[0].1), (false, 2));
+    }
+
+    #[test]
+    fn a_fresh_pool_is_served_until_the_spec_names_it() {
+        let pool = |device: &str| PoolSpec {
+            id: PoolId(1),
+            name: "pool".parse().unwrap(),
+            device: device.to_owned(),
+            durability: Durability::Flush,
+        };
+        let places = Places::new("/s", "/r").unwrap();
+        let mut spec = NodeSpec {
+            epoch: Epoch(3),
+            node: NodeId(1),
+            name: "node".parse().unwrap(),
+            underlay: None,
+            pools: Vec::new(),
+            vms: Vec::new(),
+            remotes: Vec::new(),
+        };
+        let devices = |spec: &NodeSpec| -> Vec<PathBuf> {
+            let config = store_config(spec, &[pool("/fresh")], &Needs::default(), &places);
+            config.pools.into_iter().map(|pool| pool.device).collect()
+        };
+        assert_eq!(devices(&spec), [PathBuf::from("/fresh")]);
+        spec.pools.push(pool("/spec"));
+        assert_eq!(devices(&spec), [PathBuf::from("/spec")]);
+    }
+
+    #[test]
+    fn every_vm_has_its_own_uuid() {
+        assert_eq!(uuid(VmId(7)), "706c696e-7468-4000-8000-000000000007");
+        assert_ne!(uuid(VmId(7)), uuid(VmId(7 | 1 << 48)));
+    }
+}
