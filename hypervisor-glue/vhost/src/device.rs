@@ -2,10 +2,12 @@
 //! One device: its socket, its thread, its life.
 
 use crate::event::{DeviceClass, DeviceToken, WorkerLink};
+use crate::listen::{ServeError, SocketFile};
+use crate::server::{Server, Shared};
 use plinth_guest_memory::Shrinkable;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 /// How one device is served.
 #[derive(Clone, Debug)]
@@ -15,21 +17,6 @@ pub struct DeviceOptions {
     /// Comes back in every [`crate::QueueEvent`].
     pub token: DeviceToken,
     pub shrinkable: Shrinkable,
-}
-
-/// Why a device is not served.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    #[error("the path of the socket {} is longer than a socket's path can be", path.display())]
-    PathTooLong { path: PathBuf },
-    #[error("{} is there and is not a socket; remove it or choose another path", path.display())]
-    NotASocket { path: PathBuf },
-    #[error("another process listens on {}; stop it first", path.display())]
-    InUse { path: PathBuf },
-    #[error("cannot listen on {}", path.display())]
-    Listen { path: PathBuf, source: io::Error },
-    #[error("cannot start a thread for {}", path.display())]
-    Thread { path: PathBuf, source: io::Error },
 }
 
 /// What an operator wants to know of a device.
@@ -50,7 +37,8 @@ pub struct DeviceStatus {
 /// A device that is being served. Dropped, it stops.
 #[derive(Debug)]
 pub struct Device {
-    options: DeviceOptions,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Device {
@@ -60,21 +48,43 @@ impl Device {
         class: Arc<dyn DeviceClass>,
         worker: WorkerLink,
     ) -> Result<Self, ServeError> {
-        let _ = (class, worker);
-        Ok(Self { options })
+        let path = options.socket.clone();
+        let start = |source| ServeError::Start { path: path.clone(), source };
+        let socket = SocketFile::bind(&options.socket)?;
+        let shared = Arc::new(Shared::new().map_err(start)?);
+        let server = Server::new(socket, options, class, worker, shared.clone()).map_err(start)?;
+        let thread = std::thread::Builder::new()
+            .name("vhost-user".to_owned())
+            .spawn(move || server.run())
+            .map_err(start)?;
+        Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Tells the frontend to read the configuration space again.
-    pub fn announce_config_change(&self) {}
+    /// Tells the frontend that the configuration space has changed, such as a disk's size. One
+    /// that is not connected, or has not opened the way for that, reads it when it connects.
+    pub fn announce_config_change(&self) {
+        self.shared.announce_config_change();
+    }
 
     pub fn status(&self) -> DeviceStatus {
-        DeviceStatus::default()
+        self.shared.status().clone()
     }
 
     /// Ends the connection, takes all queues back from the worker, removes the socket.
     ///
-    /// Waits for the worker's answers, so it must not be called on the worker's thread.
+    /// Waits for the worker's answers, so it must not be called on the worker's thread, nor may
+    /// the device be dropped there.
     pub fn stop(self) {
-        let _ = &self.options;
+        drop(self);
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.shared.request_stop();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has been reported by the hook that aborts, or by the test.
+            let _ = thread.join();
+        }
     }
 }

@@ -17,14 +17,29 @@
 //!     │◀───────────────│ base                          │
 //! ```
 //!
-//! Not here: what is in the rings. See `plinth-backends`.
+//! A thread for each device, rather than one for all: a frontend that stops in the middle of a
+//! message holds up its own device and no other. Their number is that of the configured
+//! devices, and they sleep.
+//!
+//! A message that breaks the protocol, or asks for what cannot be done, closes the connection;
+//! the frontend may connect again. One frontend is served at a time, and others are turned away.
+//!
+//! Not here: what is in the rings; see `plinth-backends`. Not offered, because the `vhost` crate
+//! cannot speak it or nobody needs it yet: STATUS, NET_MTU, LOG_SHMFD (migration), postcopy,
+//! packed rings, in-band notifications.
 
+mod backchannel;
 mod device;
 mod event;
+mod listen;
+mod protocol;
+mod ring;
+mod server;
 
-pub use device::{Device, DeviceOptions, DeviceStatus, ServeError};
+pub use device::{Device, DeviceOptions, DeviceStatus};
 pub use event::{
     ConfigRefusal, DeviceClass, DeviceToken, QueueChange, QueueEvent, StartedQueue, StopTicket,
     WorkerLink,
 };
+pub use listen::ServeError;
 pub use plinth_guest_memory::Shrinkable;

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The thread of one device: accepts a frontend, carries out its messages, turns others away.
+
+use crate::backchannel::Backchannel;
+use crate::event::{DeviceClass, WorkerLink};
+use crate::listen::SocketFile;
+use crate::protocol::Protocol;
+use crate::{DeviceOptions, DeviceStatus};
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// What the epoll set tells apart.
+const LISTENER: u64 = 0;
+const WAKE: u64 = 1;
+const CONNECTION: u64 = 2;
+
+/// What the thread and its [`crate::Device`] share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    status: Mutex<DeviceStatus>,
+    /// Shut down to get the thread out of a message that does not end.
+    connection: Mutex<Option<UnixStream>>,
+    wake: EventFd,
+    /// Relaxed, both: the eventfd behind them orders them.
+    must_stop: AtomicBool,
+    must_announce: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            status: Mutex::default(),
+            connection: Mutex::default(),
+            wake: EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?,
+            must_stop: AtomicBool::new(false),
+            must_announce: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn status(&self) -> MutexGuard<'_, DeviceStatus> {
+        // Counters are whole after every statement, so a panic elsewhere spoils nothing.
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Option<UnixStream>> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn request_stop(&self) {
+        self.must_stop.store(true, Ordering::Relaxed);
+        if let Some(stream) = &*self.connection() {
+            // It is closed already, or it is now.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        self.wake();
+    }
+
+    pub(crate) fn announce_config_change(&self) {
+        self.must_announce.store(true, Ordering::Relaxed);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // A full counter is a wake-up already.
+        let _ = self.wake.write(1);
+    }
+}
+
+/// A frontend that is being served.
+struct Connection {
+    handler: BackendReqHandler<Mutex<Protocol>>,
+    protocol: Arc<Mutex<Protocol>>,
+    /// The same socket, to look at messages before they are taken.
+    socket: UnixStream,
+    backchannel: Option<Backchannel>,
+}
+
+impl Connection {
+    /// Carries out one message.
+    fn serve(&mut self) -> Result<(), VhostError> {
+        if let Some(channel) = Backchannel::peek(&self.socket) {
+            self.backchannel = Some(channel);
+        }
+        self.handler.handle_request()
+    }
+}
+
+/// The thread's own.
+pub(crate) struct Server {
+    socket: SocketFile,
+    options: DeviceOptions,
+    class: Arc<dyn DeviceClass>,
+    worker: WorkerLink,
+    shared: Arc<Shared>,
+    epoll: Epoll,
+    connection: Option<Connection>,
+}
+
+impl Server {
+    pub(crate) fn new(
+        socket: SocketFile,
+        options: DeviceOptions,
+        class: Arc<dyn DeviceClass>,
+        worker: WorkerLink,
+        shared: Arc<Shared>,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        let add =
+            |fd, data| epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, data));
+        add(socket.listener.as_raw_fd(), LISTENER)?;
+        add(shared.wake.as_raw_fd(), WAKE)?;
+        Ok(Self { socket, options, class, worker, shared, epoll, connection: None })
+    }
+
+    /// Serves until [`Shared::request_stop`].
+    pub(crate) fn run(mut self) {
+        let mut events = [EpollEvent::default(); 4];
+        while !self.shared.must_stop.load(Ordering::Relaxed) {
+            let count = match self.epoll.wait(-1, &mut events) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    tracing::error!(socket = %self.name(), err = %error, "device gives up waiting");
+                    break;
+                }
+            };
+            for event in &events[..count] {
+                match event.data() {
+                    LISTENER => self.accept(),
+                    CONNECTION => self.serve(),
+                    _ => self.wake(),
+                }
+            }
+        }
+        self.disconnect();
+    }
+
+    fn name(&self) -> std::path::Display<'_> {
+        self.options.socket.display()
+    }
+
+    fn accept(&mut self) {
+        let stream = match self.socket.listener.accept() {
+            Ok((stream, _)) => stream,
+            // Whoever it was is gone again, or descriptors are short: it will come again.
+            Err(error) => {
+                tracing::debug!(socket = %self.name(), err = %error, "no connection after all");
+                return;
+            }
+        };
+        if self.connection.is_some() {
+            self.shared.status().refused += 1;
+            tracing::warn!(socket = %self.name(), "a second frontend is turned away");
+            return;
+        }
+        match self.connect(stream) {
+            Ok(connection) => {
+                self.connection = Some(connection);
+                let mut status = self.shared.status();
+                status.is_connected = true;
+                status.connections += 1;
+            }
+            Err(error) => self.note_failure(&error),
+        }
+    }
+
+    fn connect(&self, stream: UnixStream) -> io::Result<Connection> {
+        stream.set_nonblocking(false)?;
+        let socket = stream.try_clone()?;
+        *self.shared.connection() = Some(stream.try_clone()?);
+        // The order matters: a stop that came before the line above found no connection, and is
+        // seen at the next round, because its wake-up stays.
+        let interest = EpollEvent::new(EventSet::IN | EventSet::READ_HANG_UP, CONNECTION);
+        self.epoll.ctl(ControlOperation::Add, socket.as_raw_fd(), interest)?;
+        let protocol = Protocol::new(
+            self.options.clone(),
+            self.class.clone(),
+            self.worker.clone(),
+            self.shared.clone(),
+        );
+        let protocol = Arc::new(Mutex::new(protocol));
+        let handler = BackendReqHandler::from_stream(stream, protocol.clone());
+        Ok(Connection { handler, protocol, socket, backchannel: None })
+    }
+
+    fn serve(&mut self) {
+        let Some(connection) = &mut self.connection else { return };
+        match connection.serve() {
+            Ok(()) => return,
+            Err(VhostError::SocketRetry(_)) => return,
+            Err(VhostError::Disconnected) => {
+                tracing::debug!(socket = %self.name(), "frontend has left");
+            }
+            Err(_) if self.shared.must_stop.load(Ordering::Relaxed) => {}
+            Err(error) => self.note_failure(&error),
+        }
+        self.disconnect();
+    }
+
+    /// Ends the connection; returns when the worker has nothing of it any more.
+    fn disconnect(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        let _ = self.epoll.ctl(
+            ControlOperation::Delete,
+            connection.socket.as_raw_fd(),
+            EpollEvent::default(),
+        );
+        *self.shared.connection() = None;
+        let mut protocol = connection.protocol.lock().unwrap_or_else(PoisonError::into_inner);
+        protocol.take_back_all();
+        drop(protocol);
+        self.shared.status().is_connected = false;
+    }
+
+    /// Says it once: a frontend that connects every second and fails each time in the same way
+    /// does not fill the log.
+    fn note_failure(&self, error: &(dyn std::error::Error + 'static)) {
+        let text = chain(error);
+        let mut status = self.shared.status();
+        status.failures += 1;
+        if status.last_failure.as_ref() != Some(&text) {
+            tracing::warn!(socket = %self.name(), err = %text, "connection closed");
+            status.last_failure = Some(text);
+        }
+    }
+
+    fn wake(&mut self) {
+        // Emptied, so that the next wake-up is seen; it has a counter to empty or it has not.
+        let _ = self.shared.wake.read();
+        if !self.shared.must_announce.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let channel = self.connection.as_mut().and_then(|served| served.backchannel.as_mut());
+        let Some(channel) = channel else {
+            tracing::debug!(socket = %self.name(), "no channel to announce a change on");
+            return;
+        };
+        if let Err(error) = channel.announce_config_change() {
+            tracing::warn!(socket = %self.name(), err = %error, "change was not announced");
+        }
+    }
+}
+
+/// An error with its causes. The crate shows the innermost of ours in its own text, so what is
+/// said already is not said twice.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = match error.downcast_ref::<VhostError>() {
+        Some(VhostError::ReqHandlerError(inner)) => {
+            inner.get_ref().and_then(|error| error.source())
+        }
+        _ => error.source(),
+    };
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
