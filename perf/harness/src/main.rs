@@ -4,6 +4,7 @@
 mod blk;
 mod latency;
 mod machine;
+mod net;
 mod pattern;
 
 use anyhow::{Context, Result};
@@ -24,6 +25,8 @@ struct Arguments {
 enum Verb {
     /// A vhost-user-blk client: speed, or with --verify every byte.
     Blk(blk::Options),
+    /// Packets through two vhost-user-net ports: rate, loss, latency.
+    Net(net::Options),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +46,12 @@ fn run(verb: Verb) -> Result<bool> {
         Verb::Blk(options) => {
             let report = blk::run(&options)?;
             print_blk(&report);
+            write_json(&report, options.json.as_deref())?;
+            Ok(report.is_good())
+        }
+        Verb::Net(options) => {
+            let report = net::run(&options)?;
+            print_net(&report);
             write_json(&report, options.json.as_deref())?;
             Ok(report.is_good())
         }
@@ -92,5 +101,28 @@ fn print_blk(report: &blk::Report) {
         );
         verify.mismatches.iter().for_each(|mismatch| println!("MISMATCH {mismatch}"));
     }
+    println!("load average {before:.2} before, {after:.2} after");
+}
+
+fn print_net(report: &net::Report) {
+    let net::Report { result, circumstances, memory, .. } = report;
+    println!(
+        "{:.3} Mpps, {:.2} Gbit/s received over {:.1} s on {memory}; {} sent, {} received, {} \
+         lost, {} foreign, ring full {} times",
+        result.received_pps / 1e6,
+        result.received_gbps,
+        result.seconds,
+        result.sent,
+        result.received,
+        result.lost,
+        result.foreign,
+        result.refused
+    );
+    let latency = &result.latency;
+    println!(
+        "latency µs: p50 {:.1}  p90 {:.1}  p99 {:.1}  p99.9 {:.1}  max {:.1}",
+        latency.p50, latency.p90, latency.p99, latency.p999, latency.max
+    );
+    let (before, after) = (circumstances.load_before, circumstances.load_after);
     println!("load average {before:.2} before, {after:.2} after");
 }
