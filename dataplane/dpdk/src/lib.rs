@@ -16,6 +16,7 @@
 //! * A device is closed when its [`EthDev`] and its [`EthQueue`] are both gone.
 //! * What DPDK prints is kept and comes out as the text of an error, not on stderr.
 
+mod announce;
 mod device_name;
 mod eal;
 mod ethdev;
@@ -23,6 +24,7 @@ mod log;
 mod mbuf;
 mod mempool;
 
+pub use announce::{Announcer, AnnouncerError};
 pub use device_name::{Bus, DeviceName, DeviceNameError};
 pub use eal::{Eal, EalConfig, EalError, Memory, RegisterError, Registration};
 pub use ethdev::{BURST_MAX, EthDev, EthOptions, EthQueue, EthStats, Link, OpenError};

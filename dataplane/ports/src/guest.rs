@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A guest's NIC over vhost-user.
+
+use crate::Delivery;
+use crate::port::{counts, reason};
+use plinth_backends::net::{ChecksumRequest, NetDevice, Offload, OutboundBurst};
+use plinth_backends::{DeviceToken, QueueChange};
+use plinth_switch_api::DropCount;
+use plinth_vswitch::DropReason;
+use std::os::fd::BorrowedFd;
+
+/// The worker's side of one NIC: its rings, and which of its queue pairs run.
+#[derive(Debug)]
+pub struct GuestPort {
+    token: DeviceToken,
+    device: NetDevice,
+    /// Pairs of which both rings run, lowest first.
+    running: Vec<u16>,
+}
+
+impl GuestPort {
+    /// `token` is the one of the device's events.
+    pub fn new(token: DeviceToken, queue_pairs: u16) -> Self {
+        let running = Vec::with_capacity(usize::from(queue_pairs));
+        Self { token, device: NetDevice::new(queue_pairs), running }
+    }
+
+    pub const fn token(&self) -> DeviceToken {
+        self.token
+    }
+
+    /// Takes an event of the device's thread. No burst may be outstanding.
+    pub(crate) fn handle(&mut self, change: QueueChange) {
+        self.device.handle(change);
+        self.running.clear();
+        self.running.extend(self.device.pairs_running());
+    }
+
+    /// Lets go of descriptors that went with their queues. Whether any came or went.
+    pub(crate) fn settle(&mut self) -> bool {
+        let mut is_changed = false;
+        while self.device.take_kick_change().is_some() {
+            is_changed = true;
+        }
+        is_changed
+    }
+
+    pub(crate) fn pair_count(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Takes up to a burst from the `nth` running pair.
+    #[inline]
+    pub(crate) fn receive(&mut self, nth: usize, burst: &mut OutboundBurst) -> usize {
+        self.running.get(nth).map_or(0, |&pair| self.device.receive(pair, burst))
+    }
+
+    #[inline]
+    pub(crate) fn release(&mut self, burst: &mut OutboundBurst) {
+        self.device.release(burst);
+    }
+
+    #[inline]
+    pub(crate) fn deliver(&mut self, delivery: &Delivery<'_>) -> Result<(), DropReason> {
+        let pair = match self.running[..] {
+            [] => return Err(DropReason::PortDown),
+            [pair] => pair,
+            ref pairs => pairs[steer(delivery.head) % pairs.len()],
+        };
+        let checksum = delivery
+            .partial
+            .map(|partial| ChecksumRequest { start: partial.start, offset: partial.offset });
+        let offload = Offload { checksum, is_verified: false };
+        self.device.deliver(pair, delivery.head, delivery.payload, offload).map_err(reason)
+    }
+
+    pub(crate) fn flush(&mut self) {
+        self.device.flush();
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.device.is_up()
+    }
+
+    pub(crate) fn arm(&mut self) -> bool {
+        // Chains that broke the ring's rules go back at the latest now: a round that finds nothing
+        // else does not flush.
+        self.device.flush();
+        // Packets that are there already are found by the round that follows.
+        let _ = self.device.arm_kicks();
+        true
+    }
+
+    pub(crate) fn disarm(&mut self) {
+        self.device.disarm_kicks();
+    }
+
+    pub(crate) fn watch(&self, watch: &mut dyn FnMut(BorrowedFd<'_>)) {
+        self.device.watch_kicks(watch);
+    }
+
+    pub(crate) fn drops(&self) -> Vec<DropCount> {
+        let counters = self.device.counters();
+        counts(&[
+            ("ring-chain-malformed", counters.drop_chain_malformed),
+            ("ring-packet-too-short", counters.drop_too_short),
+            ("ring-packet-too-long", counters.drop_too_long),
+            ("ring-offload-invalid", counters.drop_offload_invalid),
+        ])
+    }
+}
+
+/// A number that is the same for all packets of a conversation, so that they stay in order: of
+/// the bytes that hold addresses and ports in IPv4 without options and the end of the addresses
+/// and the ports in IPv6. Where the bytes are something else the number is still a fair one.
+#[inline]
+fn steer(head: &[u8]) -> usize {
+    const PLACE: std::ops::Range<usize> = 26..38;
+    let bytes = head.get(PLACE).unwrap_or_default();
+    let mut sum = 0u32;
+    for word in bytes.as_chunks::<4>().0 {
+        // FNV-1a a word at a time: short, and good enough to choose one of eight.
+        sum = (sum ^ u32::from_le_bytes(*word)).wrapping_mul(16_777_619);
+    }
+    (sum >> 16) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conversation_keeps_its_queue_and_conversations_spread() {
+        let mut head = [0u8; 54];
+        let mut used = [0; 4];
+        for port in 0..64u8 {
+            head[35] = port;
+            let queue = steer(&head) % 4;
+            // What changes from packet to packet of a conversation: id, checksum, sequence.
+            for place in [18, 19, 24, 25, 40, 50] {
+                head[place] = head[place].wrapping_add(port);
+            }
+            assert_eq!(steer(&head) % 4, queue);
+            used[queue] += 1;
+        }
+        assert!(used.iter().all(|&count| count > 4), "{used:?}");
+        assert_eq!(steer(&head[..20]), 0);
+    }
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the management thread tells the worker, and what comes back.
+
+use crate::{GuestPort, Port};
+use crossbeam_channel::Sender;
+use plinth_backends::DeviceToken;
+use plinth_ids::PortId;
+use plinth_switch_api::{DropCount, FlowStatus, PortStatus};
+use plinth_vswitch::{FlowCounters, Snapshot};
+use std::sync::Arc;
+
+/// One thing for the worker to do, each a bounded piece of work between two bursts.
+///
+/// Answers go through a channel of one, so that the worker never waits for whoever asked.
+#[derive(Debug)]
+pub enum Message {
+    /// Keep this NIC ready and take its device's events. Packets flow when it is in a
+    /// [`PortSet`]. Sent before its device is served, so that no event comes too early.
+    Adopt(Box<GuestPort>),
+    /// Give up NICs that are in no port set that is in force.
+    Release {
+        tokens: Vec<DeviceToken>,
+        answer: Sender<Discarded>,
+    },
+    /// Put a configuration into force.
+    Install {
+        snapshot: Arc<Snapshot>,
+        ports: PortSet,
+        answer: Sender<Discarded>,
+    },
+    /// Give the uplink up, so that its device can be opened again.
+    TakeUplink {
+        answer: Sender<Discarded>,
+    },
+    Ask {
+        question: Question,
+        answer: Sender<Answer>,
+    },
+}
+
+/// Which port stands behind which id.
+#[derive(Debug, Default)]
+pub struct PortSet {
+    /// Adopted NICs, by the ports' ids.
+    pub guests: Vec<(PortId, DeviceToken)>,
+    /// Ports of other kinds that come with this configuration. Those of the set before are
+    /// given back, except the uplink.
+    pub others: Vec<(PortId, Port)>,
+    pub uplink: UplinkChange,
+}
+
+#[derive(Debug, Default)]
+pub enum UplinkChange {
+    #[default]
+    Keep,
+    Replace(Option<Box<Port>>),
+}
+
+/// What the worker no longer needs. Dropped by whoever receives it: closing a device or freeing
+/// a snapshot takes longer than a worker may.
+#[derive(Debug, Default)]
+pub struct Discarded {
+    pub snapshot: Option<Arc<Snapshot>>,
+    pub ports: Vec<Port>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Question {
+    Ports,
+    /// The newest so many entries.
+    Flows {
+        limit: usize,
+    },
+    Drops,
+    FlowCounters,
+}
+
+#[derive(Clone, Debug)]
+pub enum Answer {
+    Ports(Vec<PortStatus>),
+    Flows(Vec<FlowStatus>),
+    Drops(Vec<DropCount>),
+    FlowCounters(FlowCounters),
+}
