@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The verbs and their arguments.
+
+mod cluster;
+mod network;
+mod storage;
+mod switch;
+mod vm;
+
+pub use cluster::{ClusterVerb, InitArguments, JoinArguments, NodeVerb, UnderlayArguments};
+pub use network::{SubnetVerb, VpcVerb};
+pub use storage::{ImageVerb, ImportArguments, PoolVerb, VolumeVerb};
+pub use switch::SwitchVerb;
+pub use vm::VmVerb;
+
+use clap::{Parser, Subcommand};
+use plinth_api::Request;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Virtual machines on your own servers: networks, disks and VMs from one command.
+#[derive(Debug, Parser)]
+#[command(name = "plinth", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub struct Arguments {
+    /// The folder with the operator's certificate
+    #[arg(
+        long,
+        global = true,
+        env = "PLINTH_CONFIG",
+        default_value = "/etc/plinth",
+        value_name = "FOLDER"
+    )]
+    pub config_dir: PathBuf,
+    /// Where the control service listens [default: as in the operator's folder]
+    #[arg(long, global = true, env = "PLINTH_SERVICE", value_name = "ADDRESS:PORT")]
+    pub service: Option<SocketAddr>,
+    /// Answer in JSON, for programs
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub verb: Area,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  refused or failed
+  2  the command line is not understood
+  3  the control service cannot be reached
+  4  taken, but not done in time";
+
+#[derive(Debug, Subcommand)]
+pub enum Area {
+    /// Make a cluster, see how it is
+    #[command(subcommand)]
+    Cluster(ClusterVerb),
+    /// Servers that run VMs
+    #[command(subcommand)]
+    Node(NodeVerb),
+    /// Disks and files that hold volumes
+    #[command(subcommand)]
+    Pool(PoolVerb),
+    /// Disk images that system disks are cloned from
+    #[command(subcommand)]
+    Image(ImageVerb),
+    /// Disks of VMs
+    #[command(subcommand)]
+    Volume(VolumeVerb),
+    /// Tenant networks
+    #[command(subcommand)]
+    Vpc(VpcVerb),
+    /// Address ranges of a vpc
+    #[command(subcommand)]
+    Subnet(SubnetVerb),
+    /// Virtual machines
+    #[command(subcommand)]
+    Vm(VmVerb),
+    /// What a node's switch does
+    #[command(subcommand)]
+    Switch(SwitchVerb),
+    /// Print a completion script for a shell
+    ///
+    /// For bash: plinth completion bash > /etc/bash_completion.d/plinth
+    Completion {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What a command line comes to.
+#[derive(Debug)]
+pub enum Deed {
+    /// One request, and how its answer is shown.
+    Call(Request),
+    Init(InitArguments),
+    Join(JoinArguments),
+    Import(ImportArguments),
+    /// A pool on the only node, if none is named.
+    PoolCreate(plinth_api::PoolCreate, Option<plinth_ids::Name>),
+    Console(plinth_ids::Name),
+    Switch(Option<plinth_ids::Name>, plinth_api::SwitchTable),
+    Completion(clap_complete::Shell),
+}
+
+impl Area {
+    pub fn deed(self) -> Deed {
+        match self {
+            Self::Cluster(verb) => verb.deed(),
+            Self::Node(verb) => verb.deed(),
+            Self::Pool(verb) => verb.deed(),
+            Self::Image(verb) => verb.deed(),
+            Self::Volume(verb) => Deed::Call(verb.request()),
+            Self::Vpc(verb) => Deed::Call(verb.request()),
+            Self::Subnet(verb) => Deed::Call(verb.request()),
+            Self::Vm(verb) => verb.deed(),
+            Self::Switch(verb) => verb.deed(),
+            Self::Completion { shell } => Deed::Completion(shell),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_verbs_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `plinth pool`, `plinth image` and `plinth volume`.
+
+use super::Deed;
+use crate::text;
+use clap::{Args, Subcommand, ValueEnum};
+use plinth_api::{DiskFormat, Durability, PoolCreate, Request, VolumeCreate};
+use plinth_ids::Name;
+use std::path::PathBuf;
+
+#[derive(Debug, Subcommand)]
+pub enum PoolVerb {
+    /// Make a pool on a disk or file of a node
+    #[command(after_help = "Examples:\n  plinth pool create fast --device /dev/nvme1n1\n  \
+        plinth pool create trial --device /var/lib/plinth/trial.pool --size 8G")]
+    Create {
+        name: Name,
+        /// The node that has the disk [default: the only one]
+        #[arg(long)]
+        node: Option<Name>,
+        /// A disk, or a file that is made where there is none
+        #[arg(long, value_name = "PATH")]
+        device: String,
+        /// Of the file; a disk is taken whole
+        #[arg(long, value_parser = text::size)]
+        size: Option<u64>,
+        /// When a write that asks for durability is acknowledged
+        #[arg(long, value_enum, default_value = "flush")]
+        durability: DurabilityArgument,
+        /// Take a disk that has something on it; all of it is lost
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// All pools
+    List,
+    /// One pool
+    Show { name: Name },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum DurabilityArgument {
+    /// After the disk's cache was flushed
+    Flush,
+    /// When the disk has taken it: its cache survives power loss
+    Device,
+}
+
+impl PoolVerb {
+    pub(super) fn deed(self) -> Deed {
+        match self {
+            Self::Create { name, node, device, size, durability, overwrite } => {
+                let durability = match durability {
+                    DurabilityArgument::Flush => Durability::Flush,
+                    DurabilityArgument::Device => Durability::Device,
+                };
+                // The node is filled in when it is known.
+                let placeholder = node.clone().unwrap_or_else(|| name.clone());
+                let request =
+                    PoolCreate { name, node: placeholder, device, size, durability, overwrite };
+                Deed::PoolCreate(request, node)
+            }
+            Self::List => Deed::Call(Request::PoolList),
+            Self::Show { name } => Deed::Call(Request::PoolShow(name)),
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImageVerb {
+    /// Import a disk image, raw or qcow2
+    #[command(after_help = "Examples:\n  plinth image import debian-12 debian-12.qcow2\n  \
+        plinth image import small /srv/small.img --on-node --pool trial")]
+    Import(ImportArguments),
+    /// All images
+    List,
+    /// Delete an image; what was cloned from it stays
+    Delete { name: Name },
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ImportArguments {
+    pub name: Name,
+    /// On this machine, or with --on-node on every node that has one of the pools
+    pub file: PathBuf,
+    /// The file is on the nodes already, at this absolute path
+    #[arg(long)]
+    pub on_node: bool,
+    /// Where to put a copy; may be given several times [default: every pool]
+    #[arg(long)]
+    pub pool: Vec<Name>,
+    /// Of the file [default: what its first bytes say]
+    #[arg(long, value_enum)]
+    pub format: Option<FormatArgument>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum FormatArgument {
+    Raw,
+    Qcow2,
+}
+
+impl From<FormatArgument> for DiskFormat {
+    fn from(format: FormatArgument) -> Self {
+        match format {
+            FormatArgument::Raw => Self::Raw,
+            FormatArgument::Qcow2 => Self::Qcow2,
+        }
+    }
+}
+
+impl ImageVerb {
+    pub(super) fn deed(self) -> Deed {
+        match self {
+            Self::Import(arguments) => Deed::Import(arguments),
+            Self::List => Deed::Call(Request::ImageList),
+            Self::Delete { name } => Deed::Call(Request::ImageDelete(name)),
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum VolumeVerb {
+    /// Make a volume; it takes room only as it is written
+    #[command(after_help = "Examples:\n  plinth volume create data-1 --size 20G\n  \
+        plinth volume create copy --image debian-12")]
+    Create {
+        name: Name,
+        /// [default: the image's size]
+        #[arg(long, value_parser = text::size)]
+        size: Option<u64>,
+        /// [default: the only one]
+        #[arg(long)]
+        pool: Option<Name>,
+        /// Start as a clone of this image
+        #[arg(long)]
+        image: Option<Name>,
+    },
+    /// All volumes
+    List,
+    /// One volume
+    Show { name: Name },
+    /// Make a volume larger; a running guest sees it when it is restarted
+    Grow {
+        name: Name,
+        #[arg(long, value_parser = text::size)]
+        size: u64,
+    },
+    /// Delete a volume and what is on it
+    Delete { name: Name },
+}
+
+impl VolumeVerb {
+    pub(super) fn request(self) -> Request {
+        match self {
+            Self::Create { name, size, pool, image } => {
+                Request::VolumeCreate(VolumeCreate { name, pool, size, image })
+            }
+            Self::List => Request::VolumeList,
+            Self::Show { name } => Request::VolumeShow(name),
+            Self::Grow { name, size } => Request::VolumeGrow { name, size },
+            Self::Delete { name } => Request::VolumeDelete(name),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Small values as people write and read them.
+
+use std::net::Ipv4Addr;
+
+/// Seconds: `90`, `90s`, `5m`, `1h`, `7d`.
+pub(crate) fn seconds(text: &str) -> Result<u32, String> {
+    let error = || format!("{text:?} is no time: write a whole number and s, m, h or d, as in 30s");
+    let units = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)];
+    let unit = units.into_iter().find(|(letter, _)| text.ends_with(*letter));
+    let digits = unit.and_then(|(letter, _)| text.strip_suffix(letter)).unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Err(error());
+    }
+    let number: u32 = digits.parse().map_err(|_| error())?;
+    number.checked_mul(unit.map_or(1, |(_, factor)| factor)).ok_or_else(error)
+}
+
+/// An IPv4 address and a prefix length: `10.0.0.0/24`.
+pub(crate) fn cidr(text: &str) -> Result<(Ipv4Addr, u8), String> {
+    let error = || format!("{text:?} is no address range: write it as in 10.0.0.0/24");
+    let (address, length) = text.split_once('/').ok_or_else(error)?;
+    let address = address.parse().map_err(|_| error())?;
+    let length: u8 = length.parse().map_err(|_| error())?;
+    if length > 32 {
+        return Err(error());
+    }
+    Ok((address, length))
+}
+
+/// Bytes: `256M`, `20G`.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    text.parse::<plinth_planner::Size>().map(|size| size.0).map_err(|err| err.to_string())
+}
+
+/// A time as how long ago it was.
+pub(crate) fn age(now: u64, then: u64) -> String {
+    let seconds = now.saturating_sub(then);
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(
+            ["90", "90s", "5m", "1h", "7d"].map(seconds).map(Result::unwrap),
+            [90, 90, 300, 3600, 604_800]
+        );
+        for text in ["", "s", "-1s", "1.5h", "1w", "99999999d"] {
+            assert!(seconds(text).is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn ranges_have_an_address_and_a_length() {
+        assert_eq!(cidr("10.0.0.0/24"), Ok((Ipv4Addr::new(10, 0, 0, 0), 24)));
+        for text in ["10.0.0.0", "10.0.0/24", "10.0.0.0/33", "10.0.0.0/-1", "fd00::/64"] {
+            assert!(cidr(text).is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn ages_are_short() {
+        assert_eq!(
+            [0, 119, 120, 7200, 172_800].map(|ago| age(200_000, 200_000 - ago)),
+            ["0s", "119s", "2m", "2h", "2d"]
+        );
+        assert_eq!(age(5, 9), "0s");
+    }
+}
