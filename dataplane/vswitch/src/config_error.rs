@@ -84,3 +84,33 @@ pub enum ConfigError {
     #[error("{place}: vtep {vtep} is outside the underlay's prefix: configure a gateway")]
     NoRoute { place: Place, vtep: Ipv4Addr },
 }
+
+impl ConfigError {
+    /// The stable code of this refusal, for the reply's `code`: the variant's name.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Version { .. } => "version",
+            Self::EpochBackwards { .. } => "epoch-backwards",
+            Self::EpochReused { .. } => "epoch-reused",
+            Self::TooMany { .. } => "too-many",
+            Self::TooManyAddresses { .. } => "too-many-addresses",
+            Self::PortIdReserved { .. } => "port-id-reserved",
+            Self::PortIdTwice { .. } => "port-id-twice",
+            Self::SocketTwice { .. } => "socket-twice",
+            Self::VniZero { .. } => "vni-zero",
+            Self::Mac { .. } => "mac",
+            Self::MacTwice { .. } => "mac-twice",
+            Self::Address { .. } => "address",
+            Self::AddressTwice { .. } => "address-twice",
+            Self::Mtu { .. } => "mtu",
+            Self::MtuExceedsUnderlay { .. } => "mtu-exceeds-underlay",
+            Self::QueuePairs { .. } => "queue-pairs",
+            Self::PrefixLength { .. } => "prefix-length",
+            Self::Vtep { .. } => "vtep",
+            Self::Gateway { .. } => "gateway",
+            Self::RemoteWithoutUnderlay { .. } => "remote-without-underlay",
+            Self::RemoteIsLocal { .. } => "remote-is-local",
+            Self::NoRoute { .. } => "no-route",
+        }
+    }
+}

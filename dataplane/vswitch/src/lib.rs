@@ -25,6 +25,7 @@ mod config_error;
 mod counters;
 mod drop_reason;
 mod flow;
+pub mod fuzz;
 mod limits;
 mod lookup;
 mod neighbors;

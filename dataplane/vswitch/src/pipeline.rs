@@ -7,7 +7,7 @@
 //! 3. Every flow's packet is looked up. A hit does what its entry says; a miss asks the stages,
 //!    which decide once, and keeps the decision. Either way the same function carries it out.
 
-use crate::flow::{Action, FlowKey, Insertion};
+use crate::flow::{Action, Insertion};
 use crate::snapshot::{Port, Snapshot};
 use crate::stages::answer::{self, Answer, Asker};
 use crate::stages::parse::{Class, Parsed, parse};
@@ -23,7 +23,6 @@ use std::sync::Arc;
 #[derive(Clone, Copy)]
 struct Waiting {
     parsed: Parsed,
-    key: FlowKey,
     hash: u64,
     /// Set for a packet from the wire.
     tunnel: Option<Decapsulated>,
@@ -119,7 +118,7 @@ fn arrive_from_wire(
     if let Some(answer) = answer {
         let verdict = put(packet, &answer);
         if matches!(verdict, Verdict::Send(_)) {
-            let source_port = tunnel::source_port(switch.flows.hash(&parsed.fields.key()));
+            let source_port = tunnel::source_port(switch.flows.hash(parsed.fields.key()));
             let way = (from.tunnel, from.vni, source_port);
             tunnel::encapsulate(snapshot, uplink, &switch.neighbors, packet, way)?;
         }
@@ -130,8 +129,8 @@ fn arrive_from_wire(
 }
 
 fn wait(switch: &Switch, parsed: Parsed, tunnel: Option<Decapsulated>) -> Pass {
-    let key = parsed.fields.key();
-    Pass::Waiting(Waiting { parsed, key, hash: switch.flows.hash(&key), tunnel })
+    let hash = switch.flows.hash(parsed.fields.key());
+    Pass::Waiting(Waiting { parsed, hash, tunnel })
 }
 
 /// The answer, if the packet is a question to the switch.
@@ -169,7 +168,7 @@ fn decide(
     flow: &Waiting,
 ) -> Result<Verdict, DropReason> {
     let length = packet.output_length();
-    if let Some(slot) = switch.flows.find(now, flow.hash, &flow.key) {
+    if let Some(slot) = switch.flows.find(now, flow.hash, flow.parsed.fields.key()) {
         switch.flow_counters.hits += 1;
         switch.flows.count(slot, length);
         let action = switch.flows.entry(slot).action;
@@ -186,7 +185,7 @@ fn decide(
         }
     };
     let forward::Decision { action, owner } = decision;
-    match switch.flows.insert(now, flow.hash, &flow.key, action, owner) {
+    match switch.flows.insert(now, flow.hash, flow.parsed.fields.key(), action, owner) {
         Insertion::Made(slot) => {
             switch.flow_counters.made += 1;
             switch.flows.count(slot, length);

@@ -299,4 +299,10 @@ impl Snapshot {
     pub(crate) fn owner(&self, vni: Vni, address: IpAddr) -> Option<Owner> {
         self.addresses.get(&(vni, address)).copied()
     }
+
+    /// A snapshot with one tunnel and nothing else, for tests of a single stage.
+    #[cfg(test)]
+    pub(crate) fn with_tunnel(vtep: Ipv4Addr) -> Self {
+        Self { tunnels: [Tunnel { vtep, next_hop: 0 }].into(), ..Self::default() }
+    }
 }

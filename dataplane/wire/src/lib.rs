@@ -16,6 +16,7 @@ mod arp;
 mod be;
 pub mod checksum;
 mod ethernet;
+pub mod fuzz;
 mod icmp;
 mod ipv4;
 mod ipv6;

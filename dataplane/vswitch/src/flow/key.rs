@@ -21,7 +21,7 @@ pub(crate) struct FlowKey {
 
 /// The key as fields, as it is built and listed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Pod, Zeroable)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub(crate) struct KeyFields {
     /// IPv4 in the first four bytes.
     source_address: [u8; 16],
@@ -42,6 +42,7 @@ pub(crate) struct KeyFields {
 
 const _: () = assert!(size_of::<FlowKey>() == 64, "a key is one cache line");
 const _: () = assert!(size_of::<KeyFields>() == size_of::<FlowKey>());
+const _: () = assert!(align_of::<KeyFields>() == align_of::<FlowKey>());
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
@@ -88,8 +89,8 @@ impl KeyFields {
         }
     }
 
-    pub(crate) fn key(&self) -> FlowKey {
-        bytemuck::cast(*self)
+    pub(crate) fn key(&self) -> &FlowKey {
+        bytemuck::cast_ref(self)
     }
 
     pub(crate) fn of(key: &FlowKey) -> Self {
@@ -204,7 +205,7 @@ mod tests {
         for (place, other) in others.iter().enumerate() {
             assert_ne!(other.key(), base.key());
             assert!(!others[..place].contains(other), "{other:?} twice");
-            assert_eq!(KeyFields::of(&other.key()), *other);
+            assert_eq!(KeyFields::of(other.key()), *other);
         }
     }
 }

@@ -372,3 +372,139 @@ fn expand(seed: u64) -> [u64; 4] {
         mixed ^ (mixed >> 31)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{FlowKind, KeyFields};
+    use plinth_ids::MacAddress;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const LIMITS: Limits = Limits {
+        ports: 4,
+        addresses_per_nic: 1,
+        remotes: 1,
+        next_hops: 1,
+        flows: 64,
+        flows_per_port: 24,
+        flow_idle: Duration::from_millis(1000),
+    };
+
+    fn key(number: u32) -> FlowKey {
+        let macs = (MacAddress([2, 0, 0, 0, 0, 1]), MacAddress([2, 0, 0, 0, 0, 2]));
+        let mut fields = KeyFields::new(FlowKind::Ipv4, macs, 17);
+        let [a, b, c, d] = number.to_be_bytes();
+        fields.set_ports(u16::from_be_bytes([c, d]), u16::from_be_bytes([a, b]));
+        *fields.key()
+    }
+
+    /// Flows that differ in little, as those of a scan do, fill buckets no worse than random
+    /// ones would: of a table filled to 3 of 8, hardly a key finds both its buckets full.
+    #[test]
+    fn flows_in_sequence_spread_over_the_buckets() {
+        for seed in 0..20 {
+            let limits = Limits { flows: 1 << 16, flows_per_port: 1 << 16, ..LIMITS };
+            let mut table = FlowTable::new(&limits, seed);
+            for number in 0..25_000 {
+                let key = key(number * 3);
+                let hash = table.hash(&key);
+                table.insert(Moment::ZERO, hash, &key, Action::Deliver(PortIndex(1)), PortIndex(1));
+            }
+            let refused = 25_000 - table.live();
+            if refused > 0 {
+                eprintln!("{seed} {refused}");
+            }
+            assert!(refused < 20000, "seed {seed}: {refused} of 25000 flows found no room");
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Insert { key: u32, action: u16, owner: u16 },
+        Find(u32),
+        Wait(u16),
+        NewConfiguration,
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            8 => (0..60u32, any::<u16>(), 1..4u16)
+                .prop_map(|(key, action, owner)| Op::Insert { key, action, owner }),
+            8 => (0..60u32).prop_map(Op::Find),
+            3 => (0..400u16).prop_map(Op::Wait),
+            1 => Just(Op::NewConfiguration),
+        ]
+    }
+
+    proptest! {
+        /// Against a map that never forgets: the table may have forgotten an entry only when it
+        /// was idle or of an older configuration, and what it finds is right.
+        #[test]
+        fn agrees_with_a_map(ops in prop::collection::vec(op(), 1..400)) {
+            let mut table = FlowTable::new(&LIMITS, 3);
+            // By key: the action, and when it was last used.
+            let mut model: BTreeMap<u32, (u16, Moment)> = BTreeMap::new();
+            let mut now = Moment::ZERO;
+            for op in ops {
+                match op {
+                    Op::Insert { key: number, action, owner } => {
+                        let (key, to) = (key(number), Action::Deliver(PortIndex(action)));
+                        let hash = table.hash(&key);
+                        if let Insertion::Made(slot) =
+                            table.insert(now, hash, &key, to, PortIndex(owner))
+                        {
+                            prop_assert_eq!(table.entry(slot).action, to);
+                            model.insert(number, (action, now));
+                        }
+                    }
+                    Op::Find(number) => {
+                        let key = key(number);
+                        let found = table.find(now, table.hash(&key), &key);
+                        match (found, model.get_mut(&number)) {
+                            (Some(slot), Some((action, used))) => {
+                                let expected = Action::Deliver(PortIndex(*action));
+                                prop_assert_eq!(table.entry(slot).action, expected);
+                                *used = now;
+                            }
+                            (Some(_), None) => prop_assert!(false, "{} was never kept", number),
+                            (None, Some((_, used))) => {
+                                prop_assert!(now - *used >= LIMITS.flow_idle, "{} is lost", number);
+                                model.remove(&number);
+                            }
+                            (None, None) => {}
+                        }
+                    }
+                    Op::Wait(milliseconds) => {
+                        now += Duration::from_millis(milliseconds.into());
+                        table.age(now);
+                    }
+                    Op::NewConfiguration => {
+                        table.next_generation();
+                        model.clear();
+                    }
+                }
+                table.check();
+            }
+        }
+    }
+
+    #[test]
+    fn a_share_is_given_back_when_its_entries_age() {
+        let mut table = FlowTable::new(&LIMITS, 3);
+        let insert = |table: &mut FlowTable, now, number| {
+            let key = key(number);
+            let hash = table.hash(&key);
+            table.insert(now, hash, &key, Action::Deliver(PortIndex(2)), PortIndex(1))
+        };
+        for number in 0..24 {
+            assert!(matches!(insert(&mut table, Moment::ZERO, number), Insertion::Made(_)));
+        }
+        assert_eq!(insert(&mut table, Moment::ZERO, 99), Insertion::ShareUsed);
+        let later = table.deadline().unwrap() + LIMITS.flow_idle;
+        table.age(later);
+        assert_eq!((table.live(), table.deadline()), (0, None));
+        assert!(matches!(insert(&mut table, later, 99), Insertion::Made(_)));
+        table.check();
+    }
+}

@@ -87,3 +87,50 @@ pub(crate) const fn source_port(hash: u64) -> u16 {
 }
 
 const _: () = assert!(VXLAN_SOURCE_PORT_FIRST == 0b11 << 14, "fourteen low bits are free");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Offload, PortIndex};
+    use plinth_ids::{MacAddress, Moment};
+    use std::net::Ipv4Addr;
+
+    const HOP: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
+
+    fn uplink(frame_length_max: u32) -> UplinkTables {
+        UplinkTables {
+            vtep: Ipv4Addr::new(172, 16, 0, 1),
+            mac: MacAddress([2, 0, 0, 0, 0, 1]),
+            frame_length_max,
+            next_hops: [HOP].into(),
+        }
+    }
+
+    /// A configuration whose guests exceed the underlay's MTU is refused, so no story reaches
+    /// this check; it is what stands in the way when a longer frame comes by another road.
+    #[test]
+    fn a_frame_longer_than_the_underlay_carries_is_refused() {
+        let snapshot = Snapshot::with_tunnel(HOP);
+        let mut neighbors = Neighbors::new(1);
+        neighbors.install(Moment::ZERO, &[HOP]);
+        neighbors.learn(Moment::ZERO, HOP, MacAddress([2, 0, 0, 0, 0, 2]));
+        let vni = Vni::new(7).expect("7 is a VNI");
+        let encapsulated = |length, frame_length_max| {
+            let mut packet = Packet::empty();
+            packet.load(PortIndex::UPLINK, length, Offload::default());
+            let way = (TunnelIndex(0), vni, VXLAN_SOURCE_PORT_FIRST);
+            encapsulate(&snapshot, &uplink(frame_length_max), &neighbors, &mut packet, way)
+                .map(|()| packet.output_length())
+        };
+        assert_eq!(encapsulated(1464, 1514), Ok(1514));
+        assert_eq!(encapsulated(1465, 1514), Err(DropReason::UnderlayMtuExceeded));
+        assert_eq!(encapsulated(65_499, u32::MAX), Ok(65_549));
+        assert_eq!(encapsulated(65_500, u32::MAX), Err(DropReason::UnderlayMtuExceeded));
+    }
+
+    #[test]
+    fn every_hash_gives_a_dynamic_port() {
+        assert_eq!(source_port(0), 49_152);
+        assert_eq!(source_port(u64::MAX), 65_535);
+    }
+}

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Entries for the fuzzer: no bytes make the machine panic, lose count, or mix VPCs.
+//!
+//! The switch under test has two VPCs that use the same MACs and addresses, so that a packet that
+//! is good in one is as good as it can be in the other.
+
+use crate::{Limits, Offload, Packet, PortIndex, Switch, Verdict};
+use plinth_ids::{Epoch, MacAddress, Moment, PortId, Vni};
+use plinth_switch_api::{CONFIG_VERSION, GuestPort, Remote, SwitchConfig, Underlay};
+use plinth_wire::checksum::{PartialChecksum, RxChecksum};
+use plinth_wire::{ArpPacket, TUNNEL_OVERHEAD};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+const VTEP: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
+const REMOTE_VTEP: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
+const UPLINK_MAC: MacAddress = MacAddress([2, 0, 0, 0, 1, 1]);
+const REMOTE_UPLINK_MAC: MacAddress = MacAddress([2, 0, 0, 0, 1, 2]);
+const SEGMENTS: [u32; 2] = [100, 200];
+
+/// A guest of either VPC sends frames. `data` is a list of frames, each behind eight bytes: the
+/// sending port, what it says of a checksum, and the frame's length.
+///
+/// # Panics
+/// If an invariant breaks; it is the fuzzer's finding.
+pub fn guest_packet(data: &[u8]) {
+    Fuzzed::new().run(data, |&[port, flags, a, b, c, d, _, _]| {
+        let partial = PartialChecksum {
+            start: u16::from_be_bytes([a, b]),
+            offset: u16::from_be_bytes([c, d]),
+        };
+        let partial = (flags & 1 != 0).then_some(partial);
+        let offload = Offload { partial, udp: RxChecksum::Unknown };
+        (u32::from(port % 4) + 1, offload)
+    });
+}
+
+/// Frames come from the wire. `data` is as for [`guest_packet`].
+///
+/// # Panics
+/// If an invariant breaks; it is the fuzzer's finding.
+pub fn uplink_packet(data: &[u8]) {
+    Fuzzed::new().run(data, |&[_, flags, ..]| {
+        let udp = match flags % 3 {
+            0 => RxChecksum::Unknown,
+            1 => RxChecksum::Right,
+            _ => RxChecksum::Wrong,
+        };
+        (0, Offload { partial: None, udp })
+    });
+}
+
+/// What stands before each frame.
+type Preamble = [u8; 8];
+
+/// A frame as each of the two entries takes it, for a fuzzer to start from: a datagram between
+/// the guests, and one in a tunnel.
+pub fn examples() -> [Vec<u8>; 2] {
+    let (macs, ends) = ((nic_mac(1), nic_mac(2)), (nic_v4(1), nic_v4(2)));
+    let guest = example_frame(macs, ends);
+    let inner = example_frame((nic_mac(3), nic_mac(1)), (nic_v4(3), nic_v4(1)));
+    let length = u16::try_from(inner.len()).expect("the example is short");
+    let vni = Vni::new(SEGMENTS[0]).expect("the segment is a VNI");
+    let macs = (REMOTE_UPLINK_MAC, UPLINK_MAC);
+    let headers = plinth_wire::TunnelHeaders::new(macs, (REMOTE_VTEP, VTEP), vni, 50_000, length);
+    let outer = [bytemuck::bytes_of(&headers), &inner].concat();
+    [guest, outer].map(|frame| {
+        let [high, low] = u16::try_from(frame.len()).expect("the example is short").to_be_bytes();
+        [&[0, 0, 0, 0, 0, 0, high, low][..], &frame].concat()
+    })
+}
+
+fn example_frame(macs: (MacAddress, MacAddress), ends: (Ipv4Addr, Ipv4Addr)) -> Vec<u8> {
+    let ethernet = plinth_wire::EthernetHeader::new(macs.1, macs.0, plinth_wire::ETHERTYPE_IPV4);
+    let ip = plinth_wire::Ipv4Header::new(ends.0, ends.1, plinth_wire::PROTOCOL_UDP, 32);
+    let udp = plinth_wire::UdpHeader::new(1, 2, 12);
+    let parts: [&[u8]; 4] =
+        [bytemuck::bytes_of(&ethernet), bytemuck::bytes_of(&ip), bytemuck::bytes_of(&udp), b"data"];
+    parts.concat()
+}
+
+fn nic_mac(number: u8) -> MacAddress {
+    MacAddress([2, 0, 0, 0, 0, number])
+}
+
+fn nic_v4(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 0, number)
+}
+
+fn config() -> SwitchConfig {
+    let addresses = |number: u8| {
+        let v6 = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, number.into());
+        vec![nic_v4(number).into(), v6.into()]
+    };
+    let vni = |segment| Vni::new(segment).expect("the segments are VNIs");
+    let port = |id, segment, number| GuestPort {
+        id: PortId(id),
+        name: format!("nic-{id}").parse().expect("it is a name"),
+        vni: vni(segment),
+        mac: nic_mac(number),
+        addresses: addresses(number),
+        socket: format!("/run/{id}").into(),
+        mtu: 1450,
+        queue_pairs: 1,
+    };
+    let [one, two] = SEGMENTS;
+    let remote = |segment| Remote {
+        vni: vni(segment),
+        mac: nic_mac(3),
+        addresses: addresses(3),
+        vtep: REMOTE_VTEP,
+    };
+    SwitchConfig {
+        version: CONFIG_VERSION,
+        epoch: Epoch(1),
+        underlay: Some(Underlay {
+            device: "fuzz".to_owned(),
+            vtep: VTEP,
+            prefix_length: 24,
+            gateway: None,
+            mac: UPLINK_MAC,
+            mtu: 1500,
+        }),
+        ports: vec![port(1, one, 1), port(2, one, 2), port(3, two, 1), port(4, two, 2)],
+        remotes: vec![remote(one), remote(two)],
+    }
+}
+
+struct Fuzzed {
+    switch: Switch,
+    packets: [Packet; 2],
+    now: Moment,
+}
+
+impl Fuzzed {
+    fn new() -> Self {
+        let limits =
+            Limits { ports: 4, flows: 64, flows_per_port: 32, next_hops: 2, ..Limits::default() };
+        let mut switch = Switch::new(limits, 1);
+        switch.apply(Moment::ZERO, &config()).expect("the configuration is legal");
+        let mut fuzzed =
+            Self { switch, packets: [const { Packet::empty() }; 2], now: Duration::from_secs(1) };
+        let known = ArpPacket::reply((REMOTE_UPLINK_MAC, REMOTE_VTEP), (UPLINK_MAC, VTEP));
+        fuzzed.burst(PortIndex::UPLINK, Offload::default(), &known.frame(UPLINK_MAC));
+        fuzzed
+    }
+
+    /// Takes frame after frame off `data`.
+    fn run(&mut self, mut data: &[u8], ingress: impl Fn(&Preamble) -> (u32, Offload)) {
+        while let Some((preamble, rest)) = data.split_first_chunk::<8>() {
+            let length = u16::from_be_bytes([preamble[6] & 0x07, preamble[7]]);
+            let (frame, rest) = rest.split_at(rest.len().min(length.into()));
+            data = rest;
+            let (id, offload) = ingress(preamble);
+            let port = match id {
+                0 => PortIndex::UPLINK,
+                id => self.switch.port_index(PortId(id)).expect("ports 1 to 4 are configured"),
+            };
+            self.burst(port, offload, frame);
+            self.now += Duration::from_millis(u64::from(preamble[1]) * 100);
+            while self.switch.tick(self.now).is_some() {}
+        }
+        self.check_books();
+    }
+
+    /// Sends the frame twice in one burst: both are judged, the second perhaps by an entry.
+    fn burst(&mut self, port: PortIndex, offload: Offload, frame: &[u8]) {
+        let length = u32::try_from(frame.len()).expect("frames are short");
+        for packet in &mut self.packets {
+            let copy = packet.load(port, length, offload);
+            let copied = copy.len();
+            copy.copy_from_slice(&frame[..copied]);
+        }
+        self.switch.process(self.now, &mut self.packets);
+        let [first, second] = &self.packets;
+        assert_eq!(first.verdict(), second.verdict(), "two equal packets have one fate");
+        assert_eq!(first.head(), second.head());
+        for packet in &self.packets {
+            self.check(packet, frame);
+        }
+    }
+
+    fn check(&self, packet: &Packet, frame: &[u8]) {
+        let Verdict::Send(to) = packet.verdict() else { return };
+        let tail = packet.tail();
+        assert!(tail.start <= tail.end && tail.end <= frame.len(), "the tail is of the frame");
+        let length = packet.output_length() as usize;
+        assert_eq!(length, packet.head().len() + tail.len());
+        if let Some(partial) = packet.partial_checksum() {
+            let field = usize::from(partial.start) + usize::from(partial.offset);
+            assert!(field + 2 <= length, "a checksum field is inside its frame");
+        }
+        let from = packet.port();
+        match (from, to) {
+            (PortIndex::UPLINK, PortIndex::UPLINK) => {}
+            (PortIndex::UPLINK, to) => assert_eq!(self.segment(to), tunnel_segment(frame)),
+            (from, PortIndex::UPLINK) => {
+                assert!(packet.head().len() >= TUNNEL_OVERHEAD);
+                assert_eq!(self.segment(from), tunnel_segment(packet.head()));
+            }
+            (from, to) => assert_eq!(self.segment(from), self.segment(to)),
+        }
+    }
+
+    fn segment(&self, index: PortIndex) -> Option<u32> {
+        self.switch.snapshot.port(index).map(|port| port.vni.get())
+    }
+
+    /// Every packet that came in had one end.
+    fn check_books(&self) {
+        let (mut outward, mut arrived) = (0, 0);
+        for counters in &self.switch.counters {
+            let ends = counters.forwarded + counters.answered + counters.absorbed;
+            assert_eq!(counters.received, ends + counters.drops_decided());
+            outward += counters.forwarded + counters.answered;
+            arrived += counters.sent;
+        }
+        // What the switch says of its own accord is sent without having come in.
+        assert!(outward <= arrived);
+    }
+}
+
+/// The VNI of an outer frame whose IPv4 header may have options.
+fn tunnel_segment(frame: &[u8]) -> Option<u32> {
+    let options = usize::from(frame.get(14)? & 0x0f) * 4;
+    let vni: [u8; 3] = frame.get(14 + options + 12..)?.first_chunk().copied()?;
+    let [a, b, c] = vni;
+    Some(u32::from_be_bytes([0, a, b, c]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The examples get through, so the fuzzer starts where it is interesting.
+    #[test]
+    fn the_examples_are_forwarded() {
+        let [guest, wire] = examples();
+        for (port, example) in [(1, &guest), (0, &wire)] {
+            let mut fuzzed = Fuzzed::new();
+            fuzzed.run(example, |_| (port, Offload::default()));
+            let forwarded: u64 =
+                fuzzed.switch.counters.iter().map(|counters| counters.forwarded).sum();
+            assert_eq!(forwarded, 2);
+        }
+        guest_packet(&guest);
+        uplink_packet(&wire);
+    }
+
+    /// Mutations of the examples, a short run of what ci/fuzz does for long.
+    #[test]
+    fn mutated_examples_break_nothing() {
+        let mut state = 7u64;
+        let mut random = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            usize::try_from(state >> 33).expect("31 bits fit")
+        };
+        for _ in 0..20_000 {
+            for (example, entry) in examples().iter().zip([guest_packet, uplink_packet]) {
+                let mut data = example.repeat(1 + random() % 3);
+                for _ in 0..random() % 6 {
+                    let at = random() % data.len();
+                    data[at] = [0, 1, 0xff, 6, 17, 58, (random() & 0xff) as u8][random() % 7];
+                }
+                data.truncate(data.len() - random() % 10 * (random() % 2));
+                entry(&data);
+                plinth_wire::fuzz::headers(&data[8..]);
+            }
+        }
+    }
+}
