@@ -43,6 +43,8 @@ pub struct UringDisk {
     /// Ends that did not come from the ring: requests refused for their range, or lost with it.
     ended: Vec<DiskCompletion>,
     is_gone: bool,
+    /// Whether the kernel was called since the last `complete`.
+    was_called: bool,
 }
 
 impl UringDisk {
@@ -66,7 +68,14 @@ impl UringDisk {
             },
         };
         let ring = Ring::new(file, Options { depth, mode })?;
-        Ok(Self { ring, geometry, reaped: Vec::new(), ended: Vec::new(), is_gone: false })
+        Ok(Self {
+            ring,
+            geometry,
+            reaped: Vec::new(),
+            ended: Vec::new(),
+            is_gone: false,
+            was_called: false,
+        })
     }
 
     /// Sleeps until something can be completed or `timeout` has passed. For tools that have
@@ -160,12 +169,19 @@ impl Disk for UringDisk {
     }
 
     fn submit(&mut self) {
+        self.was_called = true;
         if !self.is_gone && self.ring.submit().is_err() {
             self.lose();
         }
     }
 
     fn complete(&mut self, into: &mut Vec<DiskCompletion>) {
+        // The kernel delivers when it is called, which the round's `submit` has done, so that a
+        // round has one call. Who only completes, and waits, needs the call made here.
+        if !std::mem::take(&mut self.was_called) {
+            self.submit();
+            self.was_called = false;
+        }
         into.append(&mut self.ended);
         self.ring.reap(&mut self.reaped);
         into.extend(self.reaped.drain(..).map(|done| DiskCompletion {

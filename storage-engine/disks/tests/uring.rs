@@ -150,3 +150,18 @@ impl Drop for Loop {
         let _ = Command::new("losetup").args(["--detach", &self.0]).status();
     }
 }
+
+#[test]
+fn who_only_completes_is_served_too() {
+    let scratch = Scratch::file(1 << 20);
+    let mut disk = open(&scratch);
+    disk.enqueue(DiskTag(5), DiskRequest::Flush).unwrap();
+    disk.submit();
+    let started = std::time::Instant::now();
+    let mut ended = Vec::new();
+    while ended.is_empty() {
+        disk.complete(&mut ended);
+        assert!(started.elapsed().as_secs() < 30, "the flush never ended");
+    }
+    assert_eq!(ended[0].tag, DiskTag(5));
+}

@@ -62,7 +62,12 @@ pub(crate) fn finish(disk: &mut dyn Disk, count: usize) -> Vec<DiskCompletion> {
 }
 
 /// Writes `length` bytes of `fill`.
-pub(crate) fn write(disk: &mut dyn Disk, offset: u64, length: usize, fill: u8) -> Result<(), DiskError> {
+pub(crate) fn write(
+    disk: &mut dyn Disk,
+    offset: u64,
+    length: usize,
+    fill: u8,
+) -> Result<(), DiskError> {
     let mut buffer = IoBuffer::zeroed(length);
     buffer.as_bytes_mut().fill(fill);
     disk.enqueue(DiskTag(0), DiskRequest::Write { offset, buffer }).unwrap();
