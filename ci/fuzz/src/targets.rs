@@ -1,11 +1,160 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The targets, by name: everything of ours that reads bytes of a guest, a peer, a disk or an
 //! operator.
+//!
+//! | target | who sends the bytes | where they are read |
+//! |---|---|---|
+//! | `ring-walk` | a guest, as ring and memory | `hypervisor-glue/virtio` |
+//! | `wire-headers` | a guest or the wire | `dataplane/wire` |
+//! | `switch-guest`, `switch-uplink` | a guest, the wire | `dataplane/vswitch` |
+//! | `control-frame` | anyone who reaches the QUIC port | `control/api` |
+//! | `switch-request`, `store-request` | whoever may open the unix socket | the two `-api` crates |
 
 use crate::runner::Target;
+use plinth_api::frame::{self, Message};
+use plinth_api::v1;
+use plinth_guest_memory::{GuestAddress, OwnMemory};
+use plinth_virtio::{DriverQueue, QueueLayout, RingFeatures, Segment};
+use std::fmt::Debug;
 
 /// All targets, in the order they run.
 #[must_use]
 pub fn all() -> Vec<Target> {
-    Vec::new()
+    vec![
+        Target { name: "ring-walk", run: plinth_virtio::fuzz::walk, seeds: rings },
+        Target { name: "wire-headers", run: plinth_wire::fuzz::headers, seeds: packets },
+        Target {
+            name: "switch-guest",
+            run: plinth_vswitch::fuzz::guest_packet,
+            seeds: switch_packets,
+        },
+        Target {
+            name: "switch-uplink",
+            run: plinth_vswitch::fuzz::uplink_packet,
+            seeds: switch_packets,
+        },
+        Target { name: "control-frame", run: frame::fuzz_frame, seeds: control_frames },
+        Target { name: "switch-request", run: switch_request, seeds: switch_requests },
+        Target { name: "store-request", run: store_request, seeds: store_requests },
+    ]
+}
+
+/// A ring of 16 entries with a chain of every kind in it, behind the byte that chooses features.
+fn rings() -> Vec<Vec<u8>> {
+    (0..4).map(ring).collect()
+}
+
+fn ring(choice: u8) -> Vec<u8> {
+    let why = "a ring of our own in memory of our own";
+    let features = RingFeatures { event_index: choice & 1 != 0, indirect: choice & 2 != 0 };
+    let own = OwnMemory::new(GuestAddress(0), 64 << 10).expect(why);
+    let layout = QueueLayout::contiguous(16, GuestAddress(0));
+    let mut queue = DriverQueue::new(own.memory.clone(), &layout, features).expect(why);
+    let segment = |at, length| Segment { address: GuestAddress(at), length };
+    queue.add(&[segment(0x1000, 16)], &[segment(0x1100, 64), segment(0x1200, 1)]).expect(why);
+    queue.add(&[segment(0x1400, 100)], &[]).expect(why);
+    queue.add(&[], &[segment(0x1800, 200)]).expect(why);
+    if features.indirect {
+        let table = GuestAddress(0x800);
+        queue.add_indirect(table, &[segment(0x1c00, 16)], &[segment(0x1d00, 32)]).expect(why);
+    }
+    queue.publish();
+    let mut image = vec![0; 0x900];
+    own.memory.copy_out(GuestAddress(0), &mut image).expect(why);
+    image.insert(0, choice);
+    image
+}
+
+fn switch_packets() -> Vec<Vec<u8>> {
+    let [guest, wire] = plinth_vswitch::fuzz::examples();
+    let twice = guest.repeat(2);
+    vec![guest, wire, twice]
+}
+
+/// The same frames from each header on, because a parser of one header starts there.
+fn packets() -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    for frame in plinth_vswitch::fuzz::examples() {
+        // Preamble, Ethernet, IPv4, UDP, VXLAN.
+        for skip in [8, 8 + 14, 8 + 14 + 20, 8 + 14 + 20 + 8] {
+            seeds.push(frame[skip.min(frame.len())..].to_vec());
+        }
+    }
+    seeds
+}
+
+fn control_frames() -> Vec<Vec<u8>> {
+    fn made<M: Message>(message: &M) -> Vec<u8> {
+        frame::encode(message).expect("a small message is below every limit")
+    }
+    let name = || "node-1".parse().expect("it is a name");
+    vec![
+        made(&v1::Request::ClusterStatus),
+        made(&v1::Request::TokenCreate { lifetime_seconds: 600 }),
+        made(&v1::Request::NodeShow(name())),
+        made(&v1::Reply { result: Ok(v1::Answer::Done) }),
+    ]
+}
+
+/// Any line is a request or an error, and what is a request says the same after a round trip.
+fn line<T: serde::de::DeserializeOwned + serde::Serialize + PartialEq + Debug>(data: &[u8]) {
+    let Ok(request) = serde_json::from_slice::<T>(data) else { return };
+    let text = serde_json::to_vec(&request).expect("what was read can be written");
+    let again: T = serde_json::from_slice(&text).expect("what was written can be read");
+    assert_eq!(again, request);
+}
+
+fn switch_request(data: &[u8]) {
+    line::<plinth_switch_api::Request>(data);
+}
+
+fn store_request(data: &[u8]) {
+    line::<plinth_store_api::Request>(data);
+}
+
+fn switch_requests() -> Vec<Vec<u8>> {
+    let texts = [
+        r#"{"id":1,"verb":"drops"}"#,
+        r#"{"id":2,"verb":{"flows":{"limit":10}}}"#,
+        r#"{"id":3,"verb":{"apply":{"version":1,"epoch":1,"underlay":{"device":"net_af_packet0,iface=e","vtep":"172.16.0.1","prefix_length":24,"gateway":null,"mac":"02:00:00:00:01:01","mtu":1600},"ports":[{"id":1,"name":"vm1","vni":100,"mac":"02:00:00:00:00:01","addresses":["10.0.0.1","fd00::1"],"socket":"/s","mtu":1450,"queue_pairs":1}],"remotes":[{"vni":100,"mac":"02:00:00:00:00:02","addresses":["10.0.0.2"],"vtep":"172.16.0.2"}]}}}"#,
+    ];
+    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+fn store_requests() -> Vec<Vec<u8>> {
+    let texts = [
+        r#"{"id":1,"verb":"pools"}"#,
+        r#"{"id":2,"verb":{"volume-grow":{"pool":1,"volume":2,"size":4096}}}"#,
+        r#"{"id":3,"verb":{"pool-format":{"id":1,"device":"/d","size":1048576,"overwrite":false}}}"#,
+        r#"{"id":4,"verb":{"apply":{"version":1,"epoch":1,"pools":[{"id":1,"device":"/d","durability":"flush"}],"attachments":[{"pool":1,"volume":2,"socket":"/s","queues":1,"is_read_only":false}]}}}"#,
+    ];
+    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_every_target_takes_its_own_seeds() {
+        let targets = all();
+        let names: BTreeSet<_> = targets.iter().map(|target| target.name).collect();
+        assert_eq!(names.len(), targets.len());
+        for target in &targets {
+            let seeds = (target.seeds)();
+            assert!(!seeds.is_empty(), "{}", target.name);
+            seeds.iter().for_each(|seed| (target.run)(seed));
+        }
+    }
+
+    #[test]
+    fn seeds_of_the_management_targets_are_requests() {
+        for seed in switch_requests() {
+            serde_json::from_slice::<plinth_switch_api::Request>(&seed).unwrap();
+        }
+        for seed in store_requests() {
+            serde_json::from_slice::<plinth_store_api::Request>(&seed).unwrap();
+        }
+    }
 }

@@ -1,44 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The memory that is shared with a backend: one region, given out from its begin.
 
-use plinth_guest_memory::{
-    GuestAddress, GuestMemory, MapError, RegionSpec, Shrinkable, TableError, sealed_memfd,
-};
-use std::fs::File;
-use std::io;
+use plinth_guest_memory::{GuestAddress, GuestMemory, OwnMemory, OwnMemoryError};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use vhost::VhostUserMemoryRegionInfo;
 
-/// Where the region begins for the backend's eyes. Neither is 0, and they differ, so that an
-/// address of the wrong space is outside of everything.
-const GUEST_BEGIN: u64 = 0x1_0000_0000;
-const FRONTEND_BEGIN: u64 = 0x7e00_0000_0000;
+/// Where the region begins for the backend's eyes: not at 0, so that an address that was never
+/// filled in is outside of everything.
+const BEGIN: GuestAddress = GuestAddress(0x1_0000_0000);
 
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
-    #[error("{length} bytes of shared memory cannot be made")]
-    Make { length: u64, source: io::Error },
-    #[error("the shared memory cannot be mapped")]
-    Map { source: TableError },
+    #[error("shared memory of {length} bytes")]
+    Make { length: u64, source: OwnMemoryError },
     #[error("{wanted} bytes of shared memory, {left} left")]
     Full { wanted: u64, left: u64 },
-}
-
-impl From<MapError> for MemoryError {
-    fn from(source: MapError) -> Self {
-        let guest = GuestAddress(GUEST_BEGIN);
-        Self::Map { source: TableError::Map { guest, length: 0, source } }
-    }
 }
 
 /// One region of memory and how much of it is given out. Nothing is given back: a client's
 /// buffers live as long as the client.
 #[derive(Debug)]
 pub struct Memory {
-    file: File,
-    guest: Arc<GuestMemory>,
-    length: u64,
+    own: OwnMemory,
     taken: u64,
 }
 
@@ -47,19 +31,9 @@ impl Memory {
     /// When the kernel gives no memory file or mapping of that length.
     pub fn new(length: u64) -> Result<Self, MemoryError> {
         let length = length.next_multiple_of(4096);
-        let file = sealed_memfd(c"plinth-frontend", length)
-            .map_err(|source| MemoryError::Make { length, source })?;
-        let spec = RegionSpec {
-            guest: GuestAddress(GUEST_BEGIN),
-            length,
-            frontend: FRONTEND_BEGIN,
-            offset: 0,
-        };
-        let region = file.try_clone().map_err(|source| MemoryError::Make { length, source })?;
-        let guest = GuestMemory::default()
-            .with_region(spec, &region, Shrinkable::Refuse)
-            .map_err(|source| MemoryError::Map { source })?;
-        Ok(Self { file, guest: Arc::new(guest), length, taken: 0 })
+        let own = OwnMemory::new(BEGIN, length);
+        let own = own.map_err(|source| MemoryError::Make { length, source })?;
+        Ok(Self { own, taken: 0 })
     }
 
     /// Gives out `length` bytes at a multiple of `align`, which is a power of two.
@@ -68,34 +42,38 @@ impl Memory {
     /// When there are not that many left.
     pub fn take(&mut self, length: u64, align: u64) -> Result<GuestAddress, MemoryError> {
         let begin = self.taken.next_multiple_of(align);
-        let end = begin.checked_add(length).filter(|end| *end <= self.length);
+        let end = begin.checked_add(length).filter(|end| *end <= self.own.spec.length);
         let Some(end) = end else {
-            return Err(MemoryError::Full { wanted: length, left: self.length - self.taken });
+            return Err(MemoryError::Full {
+                wanted: length,
+                left: self.own.spec.length - self.taken,
+            });
         };
         self.taken = end;
-        Ok(GuestAddress(GUEST_BEGIN + begin))
+        Ok(GuestAddress(BEGIN.0 + begin))
     }
 
     /// The mapping, for copies in and out.
     #[must_use]
     pub const fn guest(&self) -> &Arc<GuestMemory> {
-        &self.guest
+        &self.own.memory
     }
 
     /// Where the backend is told that the frontend has `address`: ring addresses are sent so.
     #[must_use]
-    pub const fn frontend_address(address: GuestAddress) -> u64 {
-        address.0 - GUEST_BEGIN + FRONTEND_BEGIN
+    pub const fn frontend_address(&self, address: GuestAddress) -> u64 {
+        address.0 - self.own.spec.guest.0 + self.own.spec.frontend
     }
 
     /// What SET_MEM_TABLE says.
     pub(crate) fn table(&self) -> [VhostUserMemoryRegionInfo; 1] {
+        let spec = &self.own.spec;
         [VhostUserMemoryRegionInfo {
-            guest_phys_addr: GUEST_BEGIN,
-            memory_size: self.length,
-            userspace_addr: FRONTEND_BEGIN,
-            mmap_offset: 0,
-            mmap_handle: self.file.as_raw_fd(),
+            guest_phys_addr: spec.guest.0,
+            memory_size: spec.length,
+            userspace_addr: spec.frontend,
+            mmap_offset: spec.offset,
+            mmap_handle: self.own.file.as_raw_fd(),
         }]
     }
 }

@@ -227,7 +227,7 @@ impl Session {
         self.frontend.set_mem_table(&memory.table()).map_err(at("SET_MEM_TABLE"))?;
         self.events.clear();
         for (index, ring) in rings.iter().enumerate() {
-            let events = self.start_ring(index, ring)?;
+            let events = self.start_ring(memory, index, ring)?;
             self.events.push(events);
         }
         for index in 0..rings.len() {
@@ -257,7 +257,12 @@ impl Session {
         Ok(())
     }
 
-    fn start_ring(&mut self, index: usize, ring: &RingPlan) -> Result<RingEvents, SessionError> {
+    fn start_ring(
+        &mut self,
+        memory: &Memory,
+        index: usize,
+        ring: &RingPlan,
+    ) -> Result<RingEvents, SessionError> {
         let event = |source| SessionError::Event { source };
         let kick = EventFd::new(EFD_NONBLOCK).map_err(event)?;
         let call = EventFd::new(EFD_NONBLOCK).map_err(event)?;
@@ -268,9 +273,9 @@ impl Session {
             queue_max_size: ring.size,
             queue_size: ring.size,
             flags: 0,
-            desc_table_addr: Memory::frontend_address(ring.descriptors),
-            used_ring_addr: Memory::frontend_address(ring.used),
-            avail_ring_addr: Memory::frontend_address(ring.available),
+            desc_table_addr: memory.frontend_address(ring.descriptors),
+            used_ring_addr: memory.frontend_address(ring.used),
+            avail_ring_addr: memory.frontend_address(ring.available),
             log_addr: None,
         };
         frontend.set_vring_addr(index, &places).map_err(at("SET_VRING_ADDR"))?;
