@@ -2,10 +2,11 @@
 //! Disks that a store can stand on.
 //!
 //! [`memory`] keeps its bytes in memory and fails on request: the twin that tests and the crash
-//! test use, and the one that shows what the engine itself costs. [`uring`] is a file or block
+//! test use. [`flat`] is memory without faults, for measuring. [`uring`] is a file or block
 //! device behind io_uring.
 
 #![forbid(unsafe_code)]
 
+pub mod flat;
 pub mod memory;
 pub mod uring;

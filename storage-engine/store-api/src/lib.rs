@@ -168,6 +168,9 @@ pub struct Status {
 pub struct AttachmentStatus {
     pub volume: VolumeId,
     pub socket: PathBuf,
+    /// Why the socket is not there, for people; it is tried again. `None` when it is.
+    #[serde(default)]
+    pub fault: Option<String>,
     /// Whether a frontend has connected and started its queues.
     pub is_up: bool,
     pub reads: u64,
