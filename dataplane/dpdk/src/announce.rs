@@ -25,7 +25,16 @@ pub struct AnnouncerError {
 }
 
 /// `AF_PACKET`'s protocol number for everything, in network order as the kernel wants it.
-const EVERY_PROTOCOL: u16 = (libc::ETH_P_ALL as u16).to_be();
+const EVERY_PROTOCOL: u16 = 3u16.to_be();
+const _: () = assert!(libc::ETH_P_ALL == 3);
+
+/// `AF_PACKET`, in the type of an address's first field.
+const FAMILY: libc::sa_family_t = 17;
+const _: () = assert!(libc::AF_PACKET == 17);
+
+fn length_of<T>() -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of::<T>()).expect("what is given to the kernel is short")
+}
 
 impl Announcer {
     /// # Errors
@@ -94,10 +103,10 @@ impl Announcer {
     fn bind(&self, index: libc::c_int) -> io::Result<()> {
         // SAFETY: a struct of integers, for which all zeroes is a value.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        address.sll_family = libc::AF_PACKET as libc::c_ushort;
+        address.sll_family = FAMILY;
         address.sll_protocol = EVERY_PROTOCOL;
         address.sll_ifindex = index;
-        let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        let length = length_of::<libc::sockaddr_ll>();
         // SAFETY: the kernel reads `length` bytes of an address of that size.
         let rc =
             unsafe { libc::bind(self.socket.as_raw_fd(), (&raw const address).cast(), length) };
@@ -105,7 +114,7 @@ impl Announcer {
     }
 
     fn set_option<T>(&self, option: libc::c_int, value: &T) -> io::Result<()> {
-        let length = size_of::<T>() as libc::socklen_t;
+        let length = length_of::<T>();
         // SAFETY: the kernel reads `length` bytes of a value of that size, and of a program the
         // four instructions that it points to, which live in the caller's frame.
         let rc = unsafe {

@@ -57,6 +57,11 @@ impl DeviceName {
         }
     }
 
+    /// Whether DPDK takes the two for one device: it has one of each name.
+    pub fn is_same_device(&self, other: &Self) -> bool {
+        self.bus == other.bus && self.name == other.name
+    }
+
     /// The value of one argument, as in `iface` of `net_af_packet0,iface=eth1`.
     pub fn argument(&self, key: &str) -> Option<&str> {
         let arguments = self.arguments.to_str().expect("the text was checked to be ASCII");

@@ -99,10 +99,10 @@ impl Path {
             moved += match &slot.port {
                 Port::Guest(port) => {
                     let pairs = port.pair_count();
-                    (0..pairs).map(|pair| self.from_guest(now, index, pair)).sum()
+                    (0..pairs).map(|pair| self.move_from_guest(now, index, pair)).sum()
                 }
-                Port::Ethernet(_) => self.from_ethernet(now, index),
-                Port::Memory(_) => self.from_memory(now, index),
+                Port::Ethernet(_) => self.move_from_ethernet(now, index),
+                Port::Memory(_) => self.move_from_memory(now, index),
             };
         }
         moved
@@ -134,7 +134,7 @@ impl Path {
         }
     }
 
-    fn from_guest(&mut self, now: Moment, index: PortIndex, pair: usize) -> usize {
+    fn move_from_guest(&mut self, now: Moment, index: PortIndex, pair: usize) -> usize {
         let Some(Slot { port: Port::Guest(port), .. }) = &mut self.slots[index.get()] else {
             return 0;
         };
@@ -169,7 +169,7 @@ impl Path {
         count
     }
 
-    fn from_ethernet(&mut self, now: Moment, index: PortIndex) -> usize {
+    fn move_from_ethernet(&mut self, now: Moment, index: PortIndex) -> usize {
         let Some(Slot { port: Port::Ethernet(port), .. }) = &mut self.slots[index.get()] else {
             return 0;
         };
@@ -190,7 +190,7 @@ impl Path {
         count
     }
 
-    fn from_memory(&mut self, now: Moment, index: PortIndex) -> usize {
+    fn move_from_memory(&mut self, now: Moment, index: PortIndex) -> usize {
         let Some(Slot { port: Port::Memory(port), .. }) = &mut self.slots[index.get()] else {
             return 0;
         };

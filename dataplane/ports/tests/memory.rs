@@ -166,7 +166,7 @@ fn udp(from: u32, to: u32, payload: usize, is_partial: bool) -> Frame {
     bytes.extend([0x10, 0, 0x20, 0]);
     bytes.extend(length.to_be_bytes());
     bytes.extend(pseudo.fold().to_be_bytes());
-    bytes.extend((0..payload).map(|at| (at % 251) as u8));
+    bytes.extend((0..=250u8).cycle().take(payload));
     let partial = PartialChecksum { start: 34, offset: 6 };
     if is_partial {
         return Frame { bytes, partial: Some(partial) };

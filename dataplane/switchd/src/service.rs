@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the management socket answers.
+
+use crate::control::Control;
+use crate::refusal;
+use crate::worker::WorkerPort;
+use plinth_dpdk::EthStats;
+use plinth_manage::{LineFault, Service};
+use plinth_ports::{Answer as Told, Question};
+use plinth_rt::{StatsSnapshot, WorkerStats};
+use plinth_switch_api::{
+    Answer, DropCount, PortStatus, Refusal, Reply, Request, Status, UPLINK, Verb, WorkerStatus,
+};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Flow entries that one answer lists at most, so that it stays far below a line's limit.
+const FLOWS_MAX: u32 = 20_000;
+
+#[derive(Debug)]
+pub(crate) struct Switchd {
+    control: Arc<Control>,
+    port: WorkerPort,
+    stats: Arc<WorkerStats>,
+    /// At the last question for the status, to tell how busy the worker was since.
+    last: Mutex<StatsSnapshot>,
+    memory: String,
+    cpu: Option<u32>,
+}
+
+impl Switchd {
+    pub(crate) fn new(
+        control: Arc<Control>,
+        port: WorkerPort,
+        stats: Arc<WorkerStats>,
+        memory: String,
+        cpu: Option<u32>,
+    ) -> Self {
+        let last = Mutex::new(stats.at_start());
+        Self { control, port, stats, last, memory, cpu }
+    }
+
+    fn answer(&self, verb: Verb) -> Result<Answer, Refusal> {
+        match verb {
+            Verb::Apply(config) => {
+                let epoch = config.epoch;
+                self.control.apply(config).map_err(|error| refusal::of_apply(&error))?;
+                Ok(Answer::Applied { epoch })
+            }
+            Verb::Status => Ok(Answer::Status(self.status())),
+            Verb::Ports => match self.ask(Question::Ports)? {
+                Told::Ports(ports) => Ok(Answer::Ports(self.with_uplink(ports))),
+                other => unreachable!("asked for ports and told {other:?}"),
+            },
+            Verb::Flows { limit } => {
+                let limit = limit.min(FLOWS_MAX) as usize;
+                match self.ask(Question::Flows { limit })? {
+                    Told::Flows(flows) => Ok(Answer::Flows(flows)),
+                    other => unreachable!("asked for flows and told {other:?}"),
+                }
+            }
+            Verb::Drops => match self.ask(Question::Drops)? {
+                Told::Drops(mut drops) => {
+                    drops.extend(self.control.uplink_stats().iter().flat_map(device_drops));
+                    Ok(Answer::Drops(drops))
+                }
+                other => unreachable!("asked for drops and told {other:?}"),
+            },
+        }
+    }
+
+    fn ask(&self, question: Question) -> Result<Told, Refusal> {
+        self.port.ask(question).map_err(|error| refusal::of_worker(&error))
+    }
+
+    fn status(&self) -> Status {
+        let now = self.stats.snapshot();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *last, now);
+        drop(last);
+        let worker = WorkerStatus {
+            cpu: self.cpu,
+            busy: now.busy_share_since(&before),
+            packets: now.work,
+            busy_cycles: now.busy_cycles,
+            sleeps: now.sleeps,
+        };
+        Status {
+            process: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            epoch: self.control.epoch(),
+            memory: self.memory.clone(),
+            workers: vec![worker],
+        }
+    }
+
+    /// Adds what the uplink's device says of itself.
+    fn with_uplink(&self, mut ports: Vec<PortStatus>) -> Vec<PortStatus> {
+        let uplink = ports.iter_mut().find(|port| port.id == UPLINK);
+        if let Some((port, stats)) = uplink.zip(self.control.uplink_stats()) {
+            port.is_up &= self.control.uplink_is_up();
+            port.drops.extend(device_drops(&stats));
+        }
+        ports
+    }
+}
+
+/// The device's losses, by name; none that did not happen.
+fn device_drops(stats: &EthStats) -> impl Iterator<Item = DropCount> + use<> {
+    let named = [
+        ("device-missed", stats.missed),
+        ("device-no-buffer", stats.no_buffer),
+        ("device-receive-error", stats.receive_errors),
+        ("device-send-error", stats.send_errors),
+    ];
+    let counted = named.into_iter().filter(|(_, packets)| *packets > 0);
+    counted.map(|(reason, packets)| DropCount { reason: reason.to_owned(), packets })
+}
+
+impl Service for Switchd {
+    type Request = Request;
+    type Reply = Reply;
+
+    fn handle(&self, request: Request) -> Reply {
+        Reply { id: request.id, result: self.answer(request.verb) }
+    }
+
+    fn refuse(&self, fault: LineFault) -> Reply {
+        // The line's id is not known, and 0 is nobody's who counts from 1.
+        Reply { id: 0, result: Err(refusal::of_line(&fault)) }
+    }
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The way from management threads to the worker, and the worker's start.
+
+use crossbeam_channel::{Sender, bounded};
+use plinth_backends::WorkerLink;
+use plinth_dpdk::Eal;
+use plinth_ports::{Answer, DataPath, Discarded, Message, Question};
+use plinth_rt::{InboxSender, SpawnError, Worker, WorkerConfig, inbox};
+use plinth_vswitch::Limits;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Messages that may wait for the worker.
+const INBOX: usize = 64;
+
+/// Queues that may wait to be taken over.
+const EVENTS: usize = 256;
+
+/// How long a message may wait for room, and its answer for the worker. The worker takes some
+/// each round, and a round is far below a millisecond.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error("no descriptor is left for the worker's inbox")]
+    Inbox { source: io::Error },
+    #[error("the worker cannot be started")]
+    Spawn { source: SpawnError },
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the worker has not answered for {} s; restart plinth-switchd", PATIENCE.as_secs())]
+pub(crate) struct WorkerSilent;
+
+/// Asks the worker. Clones ask the same one.
+#[derive(Clone, Debug)]
+pub(crate) struct WorkerPort {
+    inbox: InboxSender<Message>,
+}
+
+/// Starts the worker. The link is for the threads of devices.
+pub(crate) fn start(
+    config: WorkerConfig,
+    eal: Eal,
+    limits: Limits,
+) -> Result<(Worker, WorkerPort, WorkerLink), StartError> {
+    let (sender, receiver) = inbox(INBOX).map_err(|source| StartError::Inbox { source })?;
+    let (events, event_receiver) = bounded(EVENTS);
+    // Guests must not know the flow table's seed; std draws one from the system for its maps.
+    let seed = RandomState::new().build_hasher().finish();
+    let worker = Worker::spawn(config, move || {
+        // Without a cache of its own the thread is slower and just as right.
+        let registration = eal.register_thread().ok();
+        DataPath::new(receiver, event_receiver, limits, seed, registration)
+    })
+    .map_err(|source| StartError::Spawn { source })?;
+    let waker = sender.clone();
+    let link = WorkerLink::new(events, Arc::new(move || waker.wake()));
+    Ok((worker, WorkerPort { inbox: sender }, link))
+}
+
+impl WorkerPort {
+    /// Sends a message that has no answer.
+    pub(crate) fn tell(&self, message: Message) -> Result<(), WorkerSilent> {
+        self.inbox.send_within(message, PATIENCE).map_err(|_| WorkerSilent)
+    }
+
+    /// Sends a message and waits for what the worker no longer needs. Whoever gets it drops it.
+    pub(crate) fn change(
+        &self,
+        message: impl FnOnce(Sender<Discarded>) -> Message,
+    ) -> Result<Discarded, WorkerSilent> {
+        let (answer, answered) = bounded(1);
+        self.tell(message(answer))?;
+        answered.recv_timeout(PATIENCE).map_err(|_| WorkerSilent)
+    }
+
+    pub(crate) fn ask(&self, question: Question) -> Result<Answer, WorkerSilent> {
+        let (answer, answered) = bounded(1);
+        self.tell(Message::Ask { question, answer })?;
+        answered.recv_timeout(PATIENCE).map_err(|_| WorkerSilent)
+    }
+}
