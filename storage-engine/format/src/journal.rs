@@ -152,8 +152,9 @@ pub enum BlockData {
     /// Written by themselves to this data block and those after it, in parallel to the entry:
     /// until the entry is known durable, recovery compares them with their checksums.
     Direct { data_block: u64 },
-    /// In this entry, from this block of its data on.
-    Deferred { index: u32 },
+    /// In this entry, from this block of its data on; to be written to this data block and
+    /// those after it once the entry is safe.
+    Deferred { index: u16, data_block: u64 },
     /// Durable before the entry was made, under another object.
     Shared,
 }
@@ -274,12 +275,12 @@ pub fn emit(into: &mut Vec<u8>, record: &Record<'_>) {
             put(UNITS, 0, count.into(), slot, Some((index, 0, first)));
         }
         Record::Checksums { slot, block, data, checksums } => {
-            let (mode, value) = match data {
-                BlockData::Direct { data_block } => (DIRECT, data_block),
-                BlockData::Deferred { index } => (DEFERRED, u64::from(index)),
-                BlockData::Shared => (SHARED, 0),
+            let (mode, index, value) = match data {
+                BlockData::Direct { data_block } => (DIRECT, 0, data_block),
+                BlockData::Deferred { index, data_block } => (DEFERRED, index, data_block),
+                BlockData::Shared => (SHARED, 0, 0),
             };
-            put(CHECKSUMS, mode, checksums.len(), slot, Some((block, 0, value)));
+            put(CHECKSUMS, mode, checksums.len(), slot, Some((block, index, value)));
             into.extend_from_slice(bytemuck::cast_slice(checksums));
         }
         Record::Clear { slot, block, count } => {
@@ -386,17 +387,14 @@ impl<'a> Records<'a> {
     }
 
     fn checksums(&mut self, head: Head, slot: u32) -> Result<Record<'a>, RecordError> {
-        let (block, _, value) = self.body()?;
+        let (block, index, data_block) = self.body()?;
         let count = head.count.get();
         if u32::from(block) + u32::from(count) > OBJECT_BLOCKS {
             return Err(RecordError::Range);
         }
         let data = match head.mode {
-            DIRECT => BlockData::Direct { data_block: value },
-            DEFERRED => {
-                let index = u32::try_from(value).map_err(|_| RecordError::Range)?;
-                BlockData::Deferred { index }
-            }
+            DIRECT => BlockData::Direct { data_block },
+            DEFERRED => BlockData::Deferred { index, data_block },
             SHARED => BlockData::Shared,
             mode => return Err(RecordError::Kind { kind: mode }),
         };
@@ -442,7 +440,7 @@ mod tests {
             Record::Checksums {
                 slot: 1,
                 block: 0,
-                data: BlockData::Deferred { index: 5 },
+                data: BlockData::Deferred { index: 5, data_block: 77 },
                 checksums: sums,
             },
             Record::Checksums { slot: 1, block: 0, data: BlockData::Shared, checksums: &[] },

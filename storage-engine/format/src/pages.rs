@@ -48,9 +48,11 @@ pub struct Superblock {
     /// The first entry that recovery replays, and its byte offset in the journal.
     pub replay_seq: Le64,
     pub replay_offset: Le64,
+    /// Not 0: recovery has judged the journal, and replays exactly the entries up to this one.
+    pub judged_seq: Le64,
     /// Index pages below this were written; those from here on are empty.
     pub index_pages: Le32,
-    pub reserved: [u8; 3924],
+    pub reserved: [u8; 3916],
 }
 page!(Superblock, b"PLNsuper");
 

@@ -110,3 +110,21 @@ impl<D: Disk + ?Sized> Disk for Box<D> {
         (**self).complete(into);
     }
 }
+
+impl<D: Disk + ?Sized> Disk for &mut D {
+    fn geometry(&self) -> DiskGeometry {
+        (**self).geometry()
+    }
+
+    fn enqueue(&mut self, tag: DiskTag, request: DiskRequest) -> Result<(), DiskRequest> {
+        (**self).enqueue(tag, request)
+    }
+
+    fn submit(&mut self) {
+        (**self).submit();
+    }
+
+    fn complete(&mut self, into: &mut Vec<DiskCompletion>) {
+        (**self).complete(into);
+    }
+}

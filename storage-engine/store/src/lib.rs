@@ -16,15 +16,40 @@
 //! store.unmount() -> D                                                   checkpoint, flush, give the disk back
 //! ```
 
+mod bitmap;
+mod blocking;
 mod buffer;
+mod cache;
+mod change;
+mod check;
+mod checkpoint;
 mod disk;
+mod entry;
+mod execute;
+mod format;
+mod io;
+mod journal;
+mod mount;
+mod objects;
+mod op;
+mod overlay;
+mod read;
+mod replay;
 mod request;
+mod slab;
+mod space;
 mod store;
 
 pub use buffer::{BLOCK_SIZE, Block, BufferPool, IoBuffer};
+pub use check::{CheckFault, CheckReport};
 pub use disk::{Disk, DiskCompletion, DiskError, DiskGeometry, DiskRequest, DiskTag};
+pub use format::{FormatError, FormatOptions, Found};
+pub use mount::MountError;
+pub use plinth_format::{Layout, LayoutLimits, StoreId};
 pub use request::{
-    Cursor, OBJECT_SIZE_MAX, ObjectId, ObjectKey, ObjectStatus, Operation, PgId, SECTOR_SIZE,
-    StoreAnswer, StoreCompletion, StoreRefusal, StoreRequest, StoreTag,
+    OBJECT_SIZE_MAX, ObjectId, ObjectKey, ObjectStatus, Operation, PgId, STEPS_MAX, StoreAnswer,
+    StoreCompletion, StoreRefusal, StoreRequest, StoreTag,
 };
-pub use store::Durability;
+pub use store::{
+    Durability, Omit, ReadOnlyReason, Store, StoreCapacity, StoreCounters, StoreOptions, StoreState,
+};

@@ -8,8 +8,8 @@ use std::fmt;
 /// The largest object.
 pub const OBJECT_SIZE_MAX: u32 = 4 << 20;
 
-/// Offsets and lengths of reads, writes and zeroed ranges are multiples of this.
-pub const SECTOR_SIZE: u32 = 512;
+/// The most steps of a transaction.
+pub const STEPS_MAX: usize = 32;
 
 /// A placement group: the objects whose operations are ordered among each other.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -27,6 +27,16 @@ pub struct ObjectKey {
     pub object: ObjectId,
     /// 0 is the object that is written to; snapshots have other numbers.
     pub snapshot: u64,
+}
+
+impl ObjectKey {
+    /// The last key there can be.
+    pub const MAX: Self = Self {
+        pool: PoolId(u32::MAX),
+        pg: PgId(u32::MAX),
+        object: ObjectId(u128::MAX),
+        snapshot: u64::MAX,
+    };
 }
 
 impl fmt::Display for ObjectKey {
@@ -51,7 +61,7 @@ pub enum StoreRequest {
     /// Fills the buffer with whole blocks around the range. An object or a range that was never
     /// written reads as zeros.
     Read { key: ObjectKey, offset: u32, length: u32, buffer: IoBuffer },
-    /// Writes one range. The object is made if it is not there.
+    /// Writes one range, of any alignment. The object is made if it is not there.
     Write { key: ObjectKey, offset: u32, length: u32, buffer: IoBuffer },
     /// All of it or nothing, in order, on objects of one placement group.
     Apply { transaction: Vec<Operation> },
@@ -62,8 +72,12 @@ pub enum StoreRequest {
     Flush,
 }
 
-/// A step of a transaction. A transaction has at most one step that changes the data
-/// (`Write`, `WriteFull`, `Zero`, `Truncate`, `Clone` into, `Remove`) for each object.
+/// A step of a transaction.
+///
+/// A transaction sees the objects as they are before it. So it has at most one step for each
+/// object that reads or changes its data (`Write`, `WriteFull`, `Zero`, `Truncate`, `Clone` from
+/// or into, `Remove`), and an object that it removes or clones into gets no attributes in it.
+/// At most [`STEPS_MAX`] steps.
 #[derive(Debug)]
 pub enum Operation {
     /// Makes the object if it is not there.
@@ -82,13 +96,15 @@ pub enum Operation {
         length: u32,
         buffer: IoBuffer,
     },
-    /// The range reads as zeros afterwards; its whole units are given back. No object is no error.
+    /// The range, of whole 4 KiB blocks, reads as zeros afterwards; units that nothing is left in
+    /// are given back. No object is no error.
     Zero {
         key: ObjectKey,
         offset: u32,
         length: u32,
     },
-    /// Sets the size; what is past it is given back. Makes the object if it is not there.
+    /// Sets the size, a multiple of 4 KiB; what is past it is given back. Makes the object if it
+    /// is not there.
     Truncate {
         key: ObjectKey,
         size: u32,
@@ -147,14 +163,16 @@ pub enum StoreRefusal {
     NoObjectSlot,
     #[error("{key} does not exist")]
     NotFound { key: ObjectKey },
-    #[error("bytes {offset}+{length} of an object are not whole sectors inside 4 MiB")]
+    #[error("bytes {offset}+{length} are not inside 4 MiB, or not the whole blocks they must be")]
     BadRange { offset: u32, length: u32 },
     #[error("the buffer is shorter than the blocks of the range")]
     ShortBuffer,
     #[error("the attributes of {key} would take more than their page holds")]
     AttributesFull { key: ObjectKey },
-    #[error("the transaction touches {key} in two steps that change its data, or is too large")]
+    #[error("two steps of the transaction need the data of {key}, or it is of another group")]
     BadTransaction { key: ObjectKey },
+    #[error("the transaction has more than 32 steps, none, or needs more journal than there is")]
+    TransactionTooLarge,
     #[error("a unit of {key} has as many owners as can be counted: copy instead of cloning")]
     TooManyClones { key: ObjectKey },
     #[error("block {block} of {key} does not match its checksum")]
@@ -167,10 +185,6 @@ pub enum StoreRefusal {
     #[error("the store is read-only because a device write failed")]
     ReadOnly,
 }
-
-/// Where a listing goes on. Start with the default.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Cursor(pub ObjectKey);
 
 /// One object in a listing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

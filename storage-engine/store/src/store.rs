@@ -1,5 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The store itself.
+//! The store itself: what it is made of, and the doors its owner uses.
+//!
+//! ```text
+//!   submit ──▶ attempt ── map in memory, old bytes there, room ──▶ execute ──▶ data writes
+//!                 │ no                                                └──▶ open journal entry
+//!               parked ◀── retried when anything moved                        │ poll seals it
+//!                                                     acknowledged ◀── durable ┘
+//! ```
+//!
+//! Operations on one object are carried out in the order in which they were submitted; a change
+//! is carried out in memory at one moment, all of it. What the disk holds follows through the
+//! journal; `docs/storage.md` has the order of writes and why a crash is survived.
+
+use crate::buffer::BufferPool;
+use crate::cache::MapCache;
+use crate::checkpoint::Checkpoint;
+use crate::disk::{Disk, DiskError};
+use crate::io::Io;
+use crate::journal::Journal;
+use crate::objects::Objects;
+use crate::op::{Op, Work, admit};
+use crate::overlay::Overlay;
+use crate::request::{
+    ObjectKey, ObjectStatus, StoreAnswer, StoreCompletion, StoreRefusal, StoreRequest, StoreTag,
+};
+use crate::slab::Slab;
+use crate::space::Space;
+use plinth_format::{Layout, Le32, StoreId, UNIT_SIZE};
+use plinth_ids::Moment;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
 
 /// When a change is acknowledged.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -9,4 +39,468 @@ pub enum Durability {
     Flush,
     /// When the device has taken it: its cache survives power loss.
     Device,
+}
+
+/// What a store may use. The defaults are for a pool of some TiB.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct StoreOptions {
+    pub durability: Durability,
+    /// Map pages in memory, 4 KiB each; two hold the map of one full object. At least 64.
+    pub cache_pages: usize,
+    /// Blocks of 4 KiB that may wait for their write back. At least 16.
+    pub overlay_blocks: usize,
+    /// Requests that may be on their way. More are given back by `submit`.
+    pub requests_max: usize,
+    /// Bytes of free buffers to keep.
+    pub buffer_bytes: usize,
+    /// Which of the protections that the crash test must miss are left out. None of them.
+    pub omit: Omit,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Flush,
+            cache_pages: 8192,
+            overlay_blocks: 2048,
+            requests_max: 1024,
+            buffer_bytes: 32 << 20,
+            omit: Omit::Nothing,
+        }
+    }
+}
+
+/// A protection to leave out, so that the crash test can show that it would notice.
+/// Programs always say `Nothing`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Omit {
+    #[default]
+    Nothing,
+    /// Acknowledges before the device's cache is flushed.
+    FlushBeforeAcknowledge,
+    /// Acknowledges before the data of the entry is written.
+    DataBeforeAcknowledge,
+    /// Frees units before the entry that lets them go is confirmed.
+    Quarantine,
+    /// Writes overwritten blocks to their place before their entry is confirmed.
+    ConfirmBeforeWriteBack,
+    /// Leaves the owners of fresh units out of the journal.
+    OwnersRecord,
+    /// Leaves the owners of shared units out of the journal.
+    SharedOwnersRecord,
+    /// Does not compare data with the checksums of entries that may be incomplete.
+    Judge,
+    /// Writes map pages before the entries they contain are durable.
+    WriteAhead,
+    /// Does not flush before the superblock names the checkpoint.
+    FlushBeforeSuperblock,
+    /// Does not flush between a checkpoint's map pages and the index that names them.
+    FlushBeforeIndex,
+    /// Forgets the blocks in the journal when a checkpoint cuts it.
+    WriteBackBeforeCut,
+    /// Overwrites written blocks of owned units in place.
+    Redirect,
+    /// Writes in place to blocks that were unwritten by an entry that is not confirmed.
+    ClearGuard,
+    /// Writes in place to units whose other owner left by an entry that is not confirmed.
+    AloneGuard,
+    /// Replays from the journal without writing deferred blocks to their places.
+    ReplayDeferred,
+}
+
+/// Whether the store takes changes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum StoreState {
+    Writable,
+    ReadOnly(ReadOnlyReason),
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ReadOnlyReason {
+    #[error("writing data failed: {0}")]
+    Data(DiskError),
+    #[error("writing the journal failed: {0}")]
+    Journal(DiskError),
+    #[error("flushing failed: {0}")]
+    Flush(DiskError),
+    #[error("writing metadata failed: {0}")]
+    Metadata(DiskError),
+    #[error("the maps and the bitmap of the disk contradict each other")]
+    Books,
+}
+
+/// What happened since the mount. Counters only rise.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct StoreCounters {
+    pub reads: u64,
+    pub changes: u64,
+    pub flushes: u64,
+    pub refusals: u64,
+    /// Blocks that did not match their checksum.
+    pub bad_blocks: u64,
+    /// Blocks that the device failed to read.
+    pub read_errors: u64,
+    /// Map pages of which neither copy could be understood.
+    pub bad_metadata: u64,
+    /// Reads that met a change on their way and were started again.
+    pub read_retries: u64,
+    pub journal_entries: u64,
+    pub checkpoints: u64,
+    pub disk_bytes_read: u64,
+    pub disk_bytes_written: u64,
+    pub disk_flushes: u64,
+    /// Bytes that requests asked to write.
+    pub user_bytes_written: u64,
+    pub map_page_reads: u64,
+}
+
+/// Space of the data region, in bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct StoreCapacity {
+    pub total: u64,
+    pub used: u64,
+    /// Of the used: owned by more than one object.
+    pub shared: u64,
+    pub objects: u64,
+    pub objects_max: u64,
+}
+
+/// Whether an operation got anywhere.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Progress {
+    /// It is carried out or ended.
+    Through,
+    /// It waits for something; try again when anything moved.
+    Wait,
+}
+
+/// The object store of one disk. One owner calls it; see the crate's first page.
+#[derive(Debug)]
+pub struct Store<D> {
+    pub(crate) io: Io<D>,
+    pub(crate) layout: Layout,
+    pub(crate) id: StoreId,
+    pub(crate) options: StoreOptions,
+    pub(crate) space: Space,
+    pub(crate) objects: Objects,
+    pub(crate) cache: MapCache,
+    pub(crate) overlay: Overlay,
+    pub(crate) journal: Journal,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) ops: Slab<Op>,
+    /// Operations that wait, oldest first, and the same by object.
+    pub(crate) parked: VecDeque<u32>,
+    pub(crate) queues: BTreeMap<ObjectKey, VecDeque<u32>>,
+    pub(crate) loading: BTreeSet<(u32, u32)>,
+    /// Units that data writes of entries are on their way to, and how many.
+    pub(crate) writing_units: BTreeMap<u32, u32>,
+    pub(crate) flushing: Option<Flushing>,
+    /// Flush requests and the entry each one waits for.
+    pub(crate) flush_waiters: VecDeque<(u64, u32)>,
+    pub(crate) wants_confirm: bool,
+    pub(crate) state: StoreState,
+    pub(crate) counters: StoreCounters,
+    pub(crate) completions: Vec<StoreCompletion>,
+    pub(crate) checksums: Vec<Le32>,
+    pub(crate) has_moved: bool,
+    /// The change that is carried out finds no new units for what it overwrites whole.
+    pub(crate) is_full_plan: bool,
+}
+
+/// A flush of the device on its way.
+#[derive(Debug)]
+pub(crate) struct Flushing {
+    /// Entries up to this one are durable afterwards.
+    pub(crate) covers: u64,
+    pub(crate) ops: Vec<u32>,
+    pub(crate) is_checkpoints: bool,
+}
+
+impl<D: Disk> Store<D> {
+    pub(crate) fn new(
+        disk: D,
+        layout: Layout,
+        id: StoreId,
+        options: StoreOptions,
+        journal: Journal,
+        session: u64,
+    ) -> Self {
+        let options = StoreOptions {
+            cache_pages: options.cache_pages.max(64),
+            overlay_blocks: options.overlay_blocks.max(16),
+            requests_max: options.requests_max.clamp(1, 1 << 20),
+            ..options
+        };
+        Self {
+            io: Io::new(disk, BufferPool::new(options.buffer_bytes)),
+            layout,
+            id,
+            space: Space::new(layout.unit_count),
+            objects: Objects::new(layout.slot_count),
+            cache: MapCache::new(options.cache_pages),
+            overlay: Overlay::new(options.overlay_blocks),
+            journal,
+            checkpoint: Checkpoint::new(session),
+            ops: Slab::new(),
+            parked: VecDeque::new(),
+            queues: BTreeMap::new(),
+            loading: BTreeSet::new(),
+            writing_units: BTreeMap::new(),
+            flushing: None,
+            flush_waiters: VecDeque::new(),
+            wants_confirm: false,
+            state: StoreState::Writable,
+            counters: StoreCounters::default(),
+            completions: Vec::new(),
+            checksums: Vec::new(),
+            has_moved: false,
+            is_full_plan: false,
+            options,
+        }
+    }
+
+    /// Takes a request. Its end comes out of [`Store::poll`], never out of this call.
+    ///
+    /// # Errors
+    /// Gives the request back when as many as the options allow are on their way.
+    pub fn submit(&mut self, tag: StoreTag, request: StoreRequest) -> Result<(), StoreRequest> {
+        if self.ops.len() >= self.options.requests_max {
+            return Err(request);
+        }
+        let (work, buffer) = admit(request);
+        match work {
+            Ok(work) => {
+                let op = self.ops.insert(Op::new(tag, work, buffer));
+                self.start(op);
+            }
+            Err(refusal) => {
+                self.counters.refusals += 1;
+                self.completions.push(StoreCompletion { tag, buffer, result: Err(refusal) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves everything that can move and appends what ended. Says whether anything did.
+    ///
+    /// At most what the disk completed since the last call is handled, and each waiting
+    /// operation is tried once; a checkpoint goes on by a few pages a call.
+    pub fn poll(&mut self, now: Moment, into: &mut Vec<StoreCompletion>) -> bool {
+        // Time has no part in the store's decisions yet; rate limits will need it here.
+        let _ = now;
+        self.io.poll();
+        while let Some(done) = self.io.next() {
+            self.has_moved = true;
+            self.finish(done);
+        }
+        self.advance_entries();
+        if std::mem::take(&mut self.has_moved) || self.checkpoint.is_running() {
+            self.retry_parked();
+        }
+        self.advance_checkpoint();
+        self.seal_if_useful();
+        self.flush_if_useful();
+        self.io.submit();
+        let ended = !self.completions.is_empty();
+        into.append(&mut self.completions);
+        ended || self.has_moved
+    }
+
+    /// Whether nothing is on its way: no request, no disk request, no checkpoint.
+    pub fn is_idle(&self) -> bool {
+        self.ops.len() == 0
+            && self.io.in_flight() == 0
+            && self.completions.is_empty()
+            && !self.checkpoint.is_running()
+            && (self.state != StoreState::Writable || self.journal.is_open_empty())
+    }
+
+    /// Requests on their way to the disk.
+    pub fn disk_requests(&self) -> usize {
+        self.io.in_flight()
+    }
+
+    pub fn state(&self) -> StoreState {
+        self.state
+    }
+
+    pub fn counters(&self) -> StoreCounters {
+        StoreCounters {
+            disk_bytes_read: self.io.bytes_read,
+            disk_bytes_written: self.io.bytes_written,
+            disk_flushes: self.io.flushes,
+            ..self.counters
+        }
+    }
+
+    pub fn capacity(&self) -> StoreCapacity {
+        let unit = u64::from(UNIT_SIZE);
+        let free = self.space.free_count() + self.space.quarantined();
+        StoreCapacity {
+            total: u64::from(self.space.unit_count()) * unit,
+            used: u64::from(self.space.unit_count().saturating_sub(free)) * unit,
+            shared: u64::from(self.space.shared_count()) * unit,
+            objects: self.objects.count() as u64,
+            objects_max: u64::from(self.objects.slot_count()),
+        }
+    }
+
+    /// One object's size and units.
+    pub fn object(&self, key: &ObjectKey) -> Option<ObjectStatus> {
+        let slot = self.objects.slot(self.objects.find(key)?);
+        Some(ObjectStatus { key: *key, size: slot.size, units: u32::from(slot.units) })
+    }
+
+    /// At most `limit` objects of the range, in order. Call again from the last key's successor.
+    pub fn list(&self, range: RangeInclusive<ObjectKey>, limit: usize) -> Vec<ObjectStatus> {
+        let found = self.objects.range(range).take(limit);
+        found
+            .map(|(key, slot)| {
+                let slot = self.objects.slot(slot);
+                ObjectStatus { key, size: slot.size, units: u32::from(slot.units) }
+            })
+            .collect()
+    }
+
+    /// A buffer from the store's pool; reads and writes give it back with their completion.
+    pub fn take_buffer(&mut self, length: usize) -> crate::buffer::IoBuffer {
+        self.io.pool.take(length)
+    }
+
+    pub fn put_buffer(&mut self, buffer: crate::buffer::IoBuffer) {
+        self.io.pool.put(buffer);
+    }
+
+    pub fn disk(&self) -> &D {
+        &self.io.disk
+    }
+
+    pub fn disk_mut(&mut self) -> &mut D {
+        &mut self.io.disk
+    }
+
+    /// Gives the disk back as it is, as a power cut would. What was not durable may be lost.
+    pub fn abandon(self) -> D {
+        self.io.disk
+    }
+
+    /// Asks for a checkpoint: afterwards the journal is empty. [`Store::is_idle`] says when.
+    pub fn request_checkpoint(&mut self) {
+        self.checkpoint.is_wanted = true;
+        self.has_moved = true;
+    }
+
+    /// Ends an operation.
+    pub(crate) fn complete(&mut self, op: u32, result: Result<StoreAnswer, StoreRefusal>) {
+        let Some(op) = self.ops.remove(op) else { return };
+        if result.is_err() {
+            self.counters.refusals += 1;
+        }
+        for old in op.old {
+            self.io.pool.put(old.buffer);
+        }
+        self.has_moved = true;
+        self.completions.push(StoreCompletion { tag: op.tag, buffer: op.buffer, result });
+    }
+
+    fn start(&mut self, op: u32) {
+        let Some(entry) = self.ops.get(op) else { return };
+        if matches!(entry.work, Work::Flush) {
+            self.start_flush(op);
+            return;
+        }
+        let mut must_wait = false;
+        if !self.queues.is_empty() {
+            let queues = &self.queues;
+            entry.for_each_key(|key| must_wait |= queues.contains_key(key));
+        }
+        if must_wait || self.attempt(op) == Progress::Wait {
+            self.park(op);
+        }
+    }
+
+    pub(crate) fn park(&mut self, op: u32) {
+        let Some(entry) = self.ops.get_mut(op) else { return };
+        entry.is_parked = true;
+        let queues = &mut self.queues;
+        entry.for_each_key(|key| queues.entry(*key).or_default().push_back(op));
+        self.parked.push_back(op);
+    }
+
+    /// Tries every waiting operation once that no earlier one on the same object is before.
+    fn retry_parked(&mut self) {
+        for _ in 0..self.parked.len() {
+            let Some(op) = self.parked.pop_front() else { return };
+            let Some(entry) = self.ops.get(op) else { continue };
+            let mut is_first = true;
+            let queues = &self.queues;
+            entry.for_each_key(|key| {
+                is_first &= queues.get(key).is_none_or(|queue| queue.front() == Some(&op));
+            });
+            // The keys are read before the attempt: afterwards the operation may be gone.
+            let mut keys: [Option<ObjectKey>; 2] = [None; 2];
+            let mut more = Vec::new();
+            entry.for_each_key(|key| match keys.iter_mut().find(|place| place.is_none()) {
+                Some(place) => *place = Some(*key),
+                None => more.push(*key),
+            });
+            if !is_first || self.attempt(op) == Progress::Wait {
+                self.parked.push_back(op);
+                continue;
+            }
+            for key in keys.into_iter().flatten().chain(more) {
+                self.leave_queue(&key, op);
+            }
+        }
+    }
+
+    fn leave_queue(&mut self, key: &ObjectKey, op: u32) {
+        if let Some(queue) = self.queues.get_mut(key) {
+            if queue.front() == Some(&op) {
+                queue.pop_front();
+            }
+            if queue.is_empty() {
+                self.queues.remove(key);
+            }
+        }
+    }
+
+    fn attempt(&mut self, op: u32) -> Progress {
+        let Some(entry) = self.ops.get(op) else { return Progress::Through };
+        if entry.pending > 0 {
+            return Progress::Wait;
+        }
+        match entry.work {
+            Work::Read { key, offset, length } => self.attempt_read(op, key, offset, length),
+            Work::Attributes { key } => self.attempt_attributes(op, key),
+            Work::One(_) | Work::Many(_) => self.attempt_change(op),
+            Work::Flush => Progress::Through,
+        }
+    }
+
+    /// Stops taking changes: a failed write may have half-changed what it went to.
+    pub(crate) fn turn_read_only(&mut self, reason: ReadOnlyReason) {
+        if self.state != StoreState::Writable {
+            return;
+        }
+        self.state = StoreState::ReadOnly(reason);
+        let mut ops = self.journal.abandon();
+        ops.extend(self.flush_waiters.drain(..).map(|(_, op)| op));
+        if let Some(flushing) = &mut self.flushing {
+            ops.append(&mut flushing.ops);
+        }
+        for op in ops {
+            self.refuse(op, StoreRefusal::ReadOnly);
+        }
+        self.has_moved = true;
+    }
+
+    /// Ends an operation with a refusal as soon as the disk has given its buffer back.
+    pub(crate) fn refuse(&mut self, op: u32, refusal: StoreRefusal) {
+        let Some(entry) = self.ops.get_mut(op) else { return };
+        entry.refusal = Some(refusal);
+        if entry.pending == 0 {
+            self.complete(op, Err(refusal));
+        }
+    }
 }

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Map pages in memory: a fixed number of frames, given up by the clock algorithm.
+//!
+//! A frame may go when it is clean, nobody reads through it, the disk does not write it, and
+//! what was cleared in it is confirmed. A changed frame stays until a checkpoint has written it.
+
+use plinth_format::MapPage;
+
+#[derive(Debug)]
+pub(crate) struct Frame {
+    pub(crate) page: Box<MapPage>,
+    pub(crate) slot: u32,
+    pub(crate) half: u32,
+    /// Of the newest copy on the disk.
+    pub(crate) generation: u64,
+    pub(crate) is_dirty: bool,
+    /// A checkpoint's write of it is on its way.
+    pub(crate) is_writing: bool,
+    /// Reads on their way that will be compared with this page.
+    pub(crate) pins: u32,
+    /// Counts changes: a read that fails its checksum after a change is tried again.
+    pub(crate) version: u64,
+    /// The last entry that unwrote a block of a unit that stayed.
+    pub(crate) clear_seq: u64,
+    /// The entry that recovery replays into the page.
+    pub(crate) replayed_seq: u64,
+    is_used: bool,
+    was_touched: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct MapCache {
+    frames: Vec<Frame>,
+    free: Vec<u32>,
+    hand: usize,
+    capacity: usize,
+    dirty_count: usize,
+}
+
+impl MapCache {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { frames: Vec::new(), free: Vec::new(), hand: 0, capacity, dirty_count: 0 }
+    }
+
+    pub(crate) const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// For recovery, whose bound is the journal.
+    pub(crate) fn grow(&mut self, count: usize) {
+        self.capacity += count;
+    }
+
+    pub(crate) const fn dirty_count(&self) -> usize {
+        self.dirty_count
+    }
+
+    #[inline]
+    pub(crate) fn frame(&self, frame: u32) -> &Frame {
+        &self.frames[frame as usize]
+    }
+
+    #[inline]
+    pub(crate) fn touch(&mut self, frame: u32) -> &mut Frame {
+        let frame = &mut self.frames[frame as usize];
+        frame.was_touched = true;
+        frame
+    }
+
+    /// The frame for a change by entry `seq`.
+    pub(crate) fn change(&mut self, frame: u32, seq: u64) -> &mut Frame {
+        let frame = &mut self.frames[frame as usize];
+        if !frame.is_dirty {
+            frame.is_dirty = true;
+            self.dirty_count += 1;
+        }
+        frame.was_touched = true;
+        frame.version += 1;
+        frame.page.seq = plinth_format::Le64::new(seq);
+        frame
+    }
+
+    /// Marks the frame as being written; changes from here on make it dirty again.
+    pub(crate) fn begin_write(&mut self, frame: u32) -> &mut Frame {
+        let frame = &mut self.frames[frame as usize];
+        if frame.is_dirty {
+            frame.is_dirty = false;
+            self.dirty_count -= 1;
+        }
+        frame.is_writing = true;
+        frame.generation += 1;
+        frame
+    }
+
+    pub(crate) fn dirty_frames(&self) -> impl Iterator<Item = u32> {
+        (0..).zip(&self.frames).filter(|(_, frame)| frame.is_used && frame.is_dirty).map(|(i, _)| i)
+    }
+
+    /// Puts a page in a frame. `None` when no frame can be given up; else the new frame and the
+    /// slot and half that lost theirs.
+    pub(crate) fn insert(
+        &mut self,
+        slot: u32,
+        half: u32,
+        page: &MapPage,
+        generation: u64,
+        confirmed: u64,
+    ) -> Option<(u32, Option<(u32, u32)>)> {
+        let (index, evicted) = self.make_room(confirmed)?;
+        let version = self.frames.get(index as usize).map_or(0, |frame| frame.version + 1);
+        let frame = &mut self.frames[index as usize];
+        *frame.page = *page;
+        (frame.slot, frame.half) = (slot, half);
+        frame.generation = generation;
+        frame.version = version;
+        (frame.clear_seq, frame.replayed_seq) = (0, 0);
+        (frame.is_used, frame.was_touched) = (true, true);
+        Some((index, evicted))
+    }
+
+    /// Makes sure that so many pages can be put in without asking. Tells of every page that had
+    /// to go. `false` when there are not enough frames that can be given up.
+    pub(crate) fn reserve(
+        &mut self,
+        count: usize,
+        confirmed: u64,
+        mut evicted: impl FnMut(u32, u32),
+    ) -> bool {
+        while self.free.len() < count {
+            let Some((index, gone)) = self.evict(confirmed) else { return false };
+            if let Some((slot, half)) = gone {
+                evicted(slot, half);
+            }
+            self.frames[index as usize].is_used = false;
+            self.free.push(index);
+        }
+        true
+    }
+
+    fn make_room(&mut self, confirmed: u64) -> Option<(u32, Option<(u32, u32)>)> {
+        if let Some(index) = self.free.pop() {
+            return Some((index, None));
+        }
+        self.evict(confirmed)
+    }
+
+    fn evict(&mut self, confirmed: u64) -> Option<(u32, Option<(u32, u32)>)> {
+        if self.frames.len() < self.capacity {
+            self.frames.push(Frame {
+                page: Box::new(bytemuck::Zeroable::zeroed()),
+                slot: 0,
+                half: 0,
+                generation: 0,
+                is_dirty: false,
+                is_writing: false,
+                pins: 0,
+                version: 0,
+                clear_seq: 0,
+                replayed_seq: 0,
+                is_used: false,
+                was_touched: false,
+            });
+            let index = u32::try_from(self.frames.len() - 1).expect("frames are few");
+            return Some((index, None));
+        }
+        // Two rounds: the first may only take marks away.
+        for _ in 0..self.frames.len() * 2 {
+            let index = self.hand;
+            self.hand = (self.hand + 1) % self.frames.len();
+            let frame = &mut self.frames[index];
+            let is_held = !frame.is_used || frame.is_dirty || frame.is_writing || frame.pins > 0;
+            if is_held || frame.clear_seq > confirmed {
+                continue;
+            }
+            if std::mem::take(&mut frame.was_touched) {
+                continue;
+            }
+            let index = u32::try_from(index).expect("frames are few");
+            return Some((index, Some((frame.slot, frame.half))));
+        }
+        None
+    }
+
+    /// Forgets a page whose object is gone. A frame that is being written or read through is
+    /// freed by [`MapCache::settle`].
+    pub(crate) fn discard(&mut self, index: u32) {
+        let frame = &mut self.frames[index as usize];
+        if std::mem::take(&mut frame.is_dirty) {
+            self.dirty_count -= 1;
+        }
+        frame.is_used = false;
+        frame.version += 1;
+        self.settle(index);
+    }
+
+    /// After a write or a read ended: frees the frame if it was discarded meanwhile.
+    pub(crate) fn settle(&mut self, index: u32) {
+        let frame = &self.frames[index as usize];
+        if !frame.is_used && !frame.is_writing && frame.pins == 0 {
+            self.free.push(index);
+        }
+    }
+
+    /// A checkpoint's write of the frame ended.
+    pub(crate) fn end_write(&mut self, index: u32) {
+        self.frames[index as usize].is_writing = false;
+        self.settle(index);
+    }
+
+    /// A read through the frame ended.
+    pub(crate) fn release(&mut self, index: u32) {
+        self.frames[index as usize].pins -= 1;
+        self.settle(index);
+    }
+}

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The way of a journal entry from sealed to durable, and every end of a disk request.
+
+use crate::disk::{Disk, DiskError};
+use crate::io::{Context, Done};
+use crate::request::StoreAnswer;
+use crate::store::{Durability, Flushing, Omit, ReadOnlyReason, Store, StoreState};
+use plinth_format::journal::{EntryHeader, entry_length, seal};
+
+/// An open entry that is at least so long is sealed although another one is on its way.
+const SEAL_BYTES: usize = 64 * 1024;
+/// The most entries on their way to the disk.
+const ENTRIES_IN_FLIGHT: u32 = 4;
+
+impl<D: Disk> Store<D> {
+    /// One disk request ended.
+    pub(crate) fn finish(&mut self, done: Done) {
+        let Done { context, buffer, result } = done;
+        match context {
+            Context::Read(run) => self.finish_run(run, buffer, result),
+            Context::PageIn { slot, half, incarnation } => {
+                self.finish_page_in((slot, half, incarnation), buffer, result);
+            }
+            Context::Data { seq, first_unit, unit_count, op } => {
+                self.finish_data(seq, first_unit, unit_count, result);
+                match (op.and_then(|op| self.ops.get_mut(op)), buffer) {
+                    (Some(entry), buffer) => {
+                        entry.buffer = buffer;
+                        entry.pending -= 1;
+                        if let (Some(op), Some(refusal)) = (op, entry.refusal) {
+                            self.complete(op, Err(refusal));
+                        }
+                    }
+                    (None, Some(buffer)) => self.io.pool.put(buffer),
+                    (None, None) => {}
+                }
+            }
+            Context::Journal { seq } => {
+                if let Some(buffer) = buffer {
+                    self.io.pool.put(buffer);
+                }
+                self.journal.writes_in_flight -= 1;
+                match result {
+                    Ok(()) => {
+                        if let Some(entry) = self.journal.entry(seq) {
+                            entry.is_written = true;
+                        }
+                    }
+                    Err(error) => self.turn_read_only(ReadOnlyReason::Journal(error)),
+                }
+            }
+            Context::Flush => self.finish_flush(result),
+            Context::Page(kind) => {
+                if let Some(buffer) = buffer {
+                    self.io.pool.put(buffer);
+                }
+                self.finish_page(kind, result);
+            }
+            Context::WriteBack { first, seqs } => {
+                if let Some(buffer) = buffer {
+                    self.io.pool.put(buffer);
+                }
+                match result {
+                    Ok(()) => self.overlay.written(first, &seqs, &mut self.io.pool),
+                    Err(error) => self.turn_read_only(ReadOnlyReason::Data(error)),
+                }
+            }
+        }
+    }
+
+    fn finish_data(
+        &mut self,
+        seq: u64,
+        first_unit: u32,
+        unit_count: u32,
+        result: Result<(), DiskError>,
+    ) {
+        for unit in first_unit..first_unit + unit_count {
+            if let Some(count) = self.writing_units.get_mut(&unit) {
+                *count -= 1;
+                if *count == 0 {
+                    self.writing_units.remove(&unit);
+                }
+            }
+        }
+        if let Some(entry) = self.journal.entry(seq) {
+            entry.data_pending = entry.data_pending.saturating_sub(1);
+        }
+        if let Err(error) = result {
+            self.turn_read_only(ReadOnlyReason::Data(error));
+        }
+    }
+
+    /// Moves entries on: complete, durable, acknowledged, confirmed.
+    pub(crate) fn advance_entries(&mut self) {
+        if self.state != StoreState::Writable {
+            return;
+        }
+        self.journal.advance_complete();
+        let omit = self.options.omit;
+        if self.options.durability == Durability::Device || omit == Omit::FlushBeforeAcknowledge {
+            self.journal.durable_seq = self.journal.complete_seq;
+        }
+        let before = self.journal.confirmed_seq;
+        while let Some(ops) = self.journal.pop_durable() {
+            self.has_moved = true;
+            for &op in &ops {
+                let units = self.ops.get(op).map_or(0, |op| op.units);
+                self.complete(op, Ok(StoreAnswer::Changed { units }));
+            }
+            self.journal.recycle(ops);
+        }
+        if omit == Omit::ConfirmBeforeWriteBack {
+            self.journal.confirmed_seq = self.journal.open_seq();
+        }
+        if self.journal.confirmed_seq > before || omit == Omit::Quarantine {
+            self.release_units();
+        }
+        if self.space.fault_count > 0 {
+            self.turn_read_only(ReadOnlyReason::Books);
+        }
+        self.write_back();
+    }
+
+    fn release_units(&mut self) {
+        let (writing, overlay) = (&self.writing_units, &self.overlay);
+        let is_busy = |unit| writing.contains_key(&unit) || overlay.writes_in_unit(unit);
+        let released = self.space.release(self.journal.confirmed_seq, is_busy);
+        self.has_moved |= released > 0;
+    }
+
+    /// Writes deferred blocks to their places: all that a checkpoint waits for, else when half
+    /// of the room for them is taken.
+    fn write_back(&mut self) {
+        if self.overlay.is_empty() || self.state != StoreState::Writable {
+            return;
+        }
+        let is_pressed = self.overlay.len() * 2 > self.overlay.capacity();
+        if !is_pressed && !self.checkpoint.is_running() {
+            return;
+        }
+        let confirmed = self.journal.confirmed_seq;
+        if self.overlay.newest().is_some_and(|seq| seq > confirmed) {
+            self.wants_confirm = true;
+        }
+        let mut from = 0;
+        while self.overlay.writing_count() < self.overlay.capacity() / 2 {
+            let Some((first, buffer, seqs)) =
+                self.overlay.next_run(from, confirmed, &mut self.io.pool)
+            else {
+                break;
+            };
+            from = first + seqs.len() as u64;
+            let address = self.layout.data_address(first);
+            self.io.write(address, buffer, Context::WriteBack { first, seqs });
+        }
+    }
+
+    /// Seals the open entry when it has something to say and the disk is free for it.
+    pub(crate) fn seal_if_useful(&mut self) {
+        if self.state != StoreState::Writable {
+            return;
+        }
+        let in_flight = self.journal.writes_in_flight;
+        if self.journal.is_open_empty() {
+            let last = self.journal.open_seq() - 1;
+            let is_settled = in_flight == 0 && self.journal.durable_seq == last;
+            let is_news = self.journal.confirmed_seq < last;
+            let wants = std::mem::take(&mut self.wants_confirm);
+            if wants && is_news && is_settled && self.journal.can_confirm() {
+                self.seal_entry();
+            } else if wants && is_news {
+                // What is on its way comes first.
+                self.wants_confirm = true;
+            }
+            return;
+        }
+        let is_long = self.journal.records.len() + self.journal.data.len() >= SEAL_BYTES;
+        if in_flight == 0 || (is_long && in_flight < ENTRIES_IN_FLIGHT) {
+            self.seal_entry();
+        }
+    }
+
+    pub(crate) fn seal_entry(&mut self) {
+        let (seq, offset) = self.journal.seal();
+        let durable = self.journal.entry(seq).map_or(0, |entry| entry.durable_seq);
+        let header = EntryHeader::new(self.checkpoint.session, seq, durable);
+        let address = self.layout.journal_offset + offset;
+        let length = entry_length(self.journal.records.len(), self.journal.data.len());
+        let mut buffer = self.io.pool.take(length);
+        let (records, data) = (&self.journal.records, &self.journal.data);
+        seal(buffer.as_bytes_mut(), header, self.id, address, records, data);
+        self.journal.records.clear();
+        self.journal.data.clear();
+        self.counters.journal_entries += 1;
+        if self.options.omit == Omit::DataBeforeAcknowledge
+            && let Some(entry) = self.journal.entry(seq)
+        {
+            entry.data_pending = 0;
+        }
+        self.io.write(address, buffer, Context::Journal { seq });
+        self.has_moved = true;
+    }
+
+    /// A flush request waits for everything that was submitted before it, then for a flush of
+    /// the device that begins after that.
+    pub(crate) fn start_flush(&mut self, op: u32) {
+        if self.state != StoreState::Writable {
+            self.complete(op, Err(crate::request::StoreRefusal::ReadOnly));
+            return;
+        }
+        let open = self.journal.open_seq();
+        let target = if self.journal.is_open_empty() { open - 1 } else { open };
+        self.counters.flushes += 1;
+        self.flush_waiters.push_back((target, op));
+    }
+
+    /// Starts a flush of the device when something waits for one.
+    pub(crate) fn flush_if_useful(&mut self) {
+        if self.flushing.is_some() || self.state != StoreState::Writable {
+            return;
+        }
+        let complete = self.journal.complete_seq;
+        let mut ops = Vec::new();
+        while let Some(&(target, op)) = self.flush_waiters.front()
+            && target <= complete
+        {
+            self.flush_waiters.pop_front();
+            ops.push(op);
+        }
+        let is_needed =
+            !ops.is_empty() || complete > self.journal.durable_seq || self.checkpoint.wants_flush();
+        if is_needed {
+            let is_checkpoints = self.checkpoint.take_flush();
+            self.flushing = Some(Flushing { covers: complete, ops, is_checkpoints });
+            self.io.flush();
+        }
+    }
+
+    fn finish_flush(&mut self, result: Result<(), DiskError>) {
+        let Some(flushing) = self.flushing.take() else { return };
+        if let Err(error) = result {
+            self.flushing = Some(flushing);
+            self.turn_read_only(ReadOnlyReason::Flush(error));
+            self.flushing = None;
+            return;
+        }
+        self.journal.durable_seq = self.journal.durable_seq.max(flushing.covers);
+        for op in flushing.ops {
+            self.complete(op, Ok(StoreAnswer::Flushed));
+        }
+        if flushing.is_checkpoints {
+            self.checkpoint.flushed();
+        }
+    }
+}

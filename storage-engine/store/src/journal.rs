@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The journal's ring and the entries on their way.
+//!
+//! ```text
+//!   open ── seal ──▶ written? ──┐
+//!     data writes on their way ─┴▶ complete ── flush, where the pool asks for it ──▶ durable
+//!                                                   named by a later durable entry ──▶ confirmed
+//! ```
+//!
+//! Entries become complete, durable and confirmed in the order of their numbers, whatever the
+//! order in which the disk finishes: recovery keeps a prefix, so an entry is worth nothing
+//! before all earlier ones are there. The open entry only grows as long as the ring has room for
+//! it, so that sealing never fails.
+
+use plinth_format::journal::{ENTRY_PAGES_MAX, Record, emit, entry_length};
+use plinth_format::{Le32, PAGE_SIZE, journal::BlockData};
+use std::collections::VecDeque;
+
+/// Room that only entries without records may use: confirming must always be possible.
+const RESERVE: u64 = 8 * PAGE_SIZE as u64;
+
+/// One entry that is open or on its way.
+#[derive(Debug, Default)]
+pub(crate) struct Entry {
+    pub(crate) seq: u64,
+    /// What the entry says was durable.
+    pub(crate) durable_seq: u64,
+    pub(crate) is_sealed: bool,
+    pub(crate) is_written: bool,
+    /// Data writes on their way.
+    pub(crate) data_pending: u32,
+    /// Operations that are acknowledged when the entry is durable.
+    pub(crate) ops: Vec<u32>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Journal {
+    length: u64,
+    head: u64,
+    tail: u64,
+    /// Oldest first; the last one is open.
+    entries: VecDeque<Entry>,
+    /// Emptied `ops` lists, used again.
+    spare: Vec<Vec<u32>>,
+    pub(crate) records: Vec<u8>,
+    pub(crate) data: Vec<u8>,
+    /// Transactions in the open entry, for the numbers of new objects.
+    pub(crate) creations: u64,
+    pub(crate) complete_seq: u64,
+    pub(crate) durable_seq: u64,
+    pub(crate) confirmed_seq: u64,
+    pub(crate) writes_in_flight: u32,
+}
+
+impl Journal {
+    /// An empty journal whose next entry is `seq`, at `offset`.
+    pub(crate) fn new(length: u64, offset: u64, seq: u64) -> Self {
+        let open = Entry { seq, ..Entry::default() };
+        Self {
+            length,
+            head: offset,
+            tail: offset,
+            entries: VecDeque::from([open]),
+            spare: Vec::new(),
+            records: Vec::new(),
+            data: Vec::new(),
+            creations: 0,
+            complete_seq: seq - 1,
+            durable_seq: seq - 1,
+            confirmed_seq: seq - 1,
+            writes_in_flight: 0,
+        }
+    }
+
+    pub(crate) fn open_seq(&self) -> u64 {
+        self.entries.back().expect("the last entry is the open one").seq
+    }
+
+    pub(crate) fn open_entry(&mut self) -> &mut Entry {
+        self.entries.back_mut().expect("the last entry is the open one")
+    }
+
+    pub(crate) fn entry(&mut self, seq: u64) -> Option<&mut Entry> {
+        let first = self.entries.front()?.seq;
+        let index = usize::try_from(seq.checked_sub(first)?).ok()?;
+        self.entries.get_mut(index)
+    }
+
+    pub(crate) fn is_open_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Bytes between the tail and the head.
+    pub(crate) fn used(&self) -> u64 {
+        if self.head >= self.tail {
+            self.head - self.tail
+        } else {
+            self.length - self.tail + self.head
+        }
+    }
+
+    pub(crate) const fn length(&self) -> u64 {
+        self.length
+    }
+
+    pub(crate) const fn head(&self) -> u64 {
+        self.head
+    }
+
+    /// Where `length` bytes fit, side by side and without the head reaching the tail.
+    fn place(&self, length: u64) -> Option<u64> {
+        if self.head < self.tail {
+            return (length < self.tail - self.head).then_some(self.head);
+        }
+        let to_end = self.length - self.head;
+        if length < to_end || (length == to_end && self.tail > 0) {
+            return Some(self.head);
+        }
+        (length < self.tail).then_some(0)
+    }
+
+    /// The largest entry that this journal takes.
+    pub(crate) fn entry_max(&self) -> usize {
+        let eighth = usize::try_from(self.length / 8).unwrap_or(usize::MAX);
+        eighth.min(ENTRY_PAGES_MAX as usize * PAGE_SIZE)
+    }
+
+    /// Whether the open entry may grow by so many bytes of records and data.
+    pub(crate) fn has_room(&self, records: usize, data: usize) -> bool {
+        let length = entry_length(self.records.len() + records, self.data.len() + data);
+        length <= self.entry_max() && self.place(length as u64 + RESERVE).is_some()
+    }
+
+    /// Whether an entry of this size fits an empty journal.
+    pub(crate) fn could_have_room(&self, records: usize, data: usize) -> bool {
+        entry_length(records, data) <= self.entry_max()
+    }
+
+    pub(crate) fn record(&mut self, record: &Record<'_>) {
+        emit(&mut self.records, record);
+    }
+
+    /// Appends a block of data and gives its place in the entry.
+    pub(crate) fn push_data(&mut self, block: &[u8]) -> u16 {
+        let index = self.data.len() / PAGE_SIZE;
+        self.data.extend_from_slice(block);
+        u16::try_from(index).expect("an entry is at most 8 MiB")
+    }
+
+    pub(crate) fn record_checksums(
+        &mut self,
+        slot: u32,
+        block: u32,
+        data: BlockData,
+        checksums: &[Le32],
+    ) {
+        let block = u16::try_from(block).expect("an object has 1024 blocks");
+        self.record(&Record::Checksums { slot, block, data, checksums });
+    }
+
+    /// Closes the open entry and opens the next. Gives the closed one's number and where it goes;
+    /// the caller takes `records` and `data`.
+    pub(crate) fn seal(&mut self) -> (u64, u64) {
+        let length = entry_length(self.records.len(), self.data.len()) as u64;
+        let at = self.place(length).expect("the open entry only grew while there was room");
+        self.head = (at + length) % self.length;
+        self.writes_in_flight += 1;
+        self.creations = 0;
+        let durable_seq = self.durable_seq;
+        let ops = self.spare.pop().unwrap_or_default();
+        let entry = self.open_entry();
+        (entry.is_sealed, entry.durable_seq) = (true, durable_seq);
+        let seq = entry.seq;
+        self.entries.push_back(Entry { seq: seq + 1, ops, ..Entry::default() });
+        (seq, at)
+    }
+
+    /// Whether an entry without records fits.
+    pub(crate) fn can_confirm(&self) -> bool {
+        self.place(PAGE_SIZE as u64).is_some()
+    }
+
+    /// Moves `complete_seq` over every entry that is there, data and all.
+    pub(crate) fn advance_complete(&mut self) {
+        let first = self.entries.front().map_or(0, |entry| entry.seq);
+        let from = usize::try_from(self.complete_seq + 1 - first).unwrap_or(usize::MAX);
+        for entry in self.entries.iter().skip(from) {
+            if !entry.is_sealed || !entry.is_written || entry.data_pending > 0 {
+                return;
+            }
+            self.complete_seq = entry.seq;
+        }
+    }
+
+    /// Takes the next entry that is durable as far as `durable_seq` says; the caller
+    /// acknowledges its operations and gives the list back.
+    pub(crate) fn pop_durable(&mut self) -> Option<Vec<u32>> {
+        let first = self.entries.front()?;
+        if first.seq > self.durable_seq || !first.is_sealed {
+            return None;
+        }
+        let entry = self.entries.pop_front()?;
+        self.confirmed_seq = self.confirmed_seq.max(entry.durable_seq);
+        Some(entry.ops)
+    }
+
+    pub(crate) fn recycle(&mut self, mut ops: Vec<u32>) {
+        ops.clear();
+        if self.spare.len() < 64 {
+            self.spare.push(ops);
+        }
+    }
+
+    /// A checkpoint has made everything before this offset needless.
+    pub(crate) fn cut(&mut self, tail: u64) {
+        self.tail = tail;
+    }
+
+    /// Every operation that waits for an entry: for a store that stops writing.
+    pub(crate) fn abandon(&mut self) -> Vec<u32> {
+        self.entries.iter_mut().flat_map(|entry| std::mem::take(&mut entry.ops)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_head_never_reaches_the_tail() {
+        let mut journal = Journal::new(16 * 4096, 0, 1);
+        let mut sealed = Vec::new();
+        while journal.can_confirm() {
+            sealed.push(journal.seal().1);
+            assert_ne!(journal.head(), 0, "a full ring looks empty");
+        }
+        assert_eq!(sealed.len(), 15);
+        journal.cut(4096 * 15);
+        assert_eq!(journal.used(), 0);
+        assert!(journal.can_confirm());
+        assert_eq!(journal.seal().1, 4096 * 15);
+        assert_eq!((journal.seal().1, journal.used()), (0, 2 * 4096));
+    }
+
+    #[test]
+    fn entries_complete_in_order() {
+        let mut journal = Journal::new(1 << 20, 0, 5);
+        journal.open_entry().data_pending = 1;
+        assert_eq!(journal.seal().0, 5);
+        assert_eq!(journal.seal().0, 6);
+        journal.entry(5).unwrap().is_written = true;
+        journal.entry(6).unwrap().is_written = true;
+        journal.advance_complete();
+        assert_eq!(journal.complete_seq, 4);
+        journal.entry(5).unwrap().data_pending = 0;
+        journal.advance_complete();
+        assert_eq!(journal.complete_seq, 6);
+        assert!(journal.pop_durable().is_none());
+        journal.durable_seq = 6;
+        assert!(journal.pop_durable().is_some() && journal.pop_durable().is_some());
+        assert!(journal.pop_durable().is_none());
+    }
+}

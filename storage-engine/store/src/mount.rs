@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Recovery: from whatever a crash left to a store that is whole.
+//!
+//! ```text
+//!   flush ▶ superblock ▶ bitmap, counts, index ▶ journal: scan ▶ judge ▶ superblock says how far
+//!         ▶ replay ▶ deferred blocks to their places ▶ checkpoint in a new session
+//! ```
+//!
+//! What is read is the superblock, the tables and the journal, and the map pages that the
+//! journal touches; never the data, but for the blocks of entries that may be incomplete. Until
+//! the last superblock is written, every step can be cut off and begun again.
+
+use crate::blocking;
+use crate::buffer::IoBuffer;
+use crate::checkpoint::put_page;
+use crate::disk::{Disk, DiskError};
+use crate::journal::Journal;
+use crate::replay::Replay;
+use crate::request::ObjectKey;
+use crate::store::{Omit, ReadOnlyReason, Store, StoreOptions, StoreState};
+use plinth_format::journal::{BlockData, EntryHeader, Record, RecordError};
+use plinth_format::{
+    BLOCK_SIZE, BitmapPage, IndexPage, Layout, LayoutError, Le64, PAGE_SIZE, Page, PageFault,
+    StoreId, Superblock, crc32c,
+};
+use std::time::Duration;
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum MountError {
+    #[error("neither superblock can be used (first: {first}; second: {second}): format the disk")]
+    NoSuperblock { first: PageFault, second: PageFault },
+    #[error("the superblock's sizes do not fit the disk")]
+    Layout(#[from] LayoutError),
+    #[error("the superblock's replay point, byte {offset} of the journal, cannot be")]
+    ReplayPoint { offset: u64 },
+    #[error("neither copy of bitmap page {page} can be used")]
+    Bitmap { page: u32 },
+    #[error("neither copy of count page {page} can be used")]
+    Count { page: u32 },
+    #[error("neither copy of index page {page} can be used")]
+    Index { page: u32 },
+    #[error("journal entry {seq} has a record that cannot be")]
+    Record { seq: u64, source: RecordError },
+    #[error("journal entry {seq} speaks of a slot, unit or block that the store does not have")]
+    Bounds { seq: u64 },
+    #[error("journal entry {seq}, which recovery had judged, is gone")]
+    JournalCut { seq: u64 },
+    #[error("{key} is in the index twice")]
+    Twice { key: ObjectKey },
+    #[error("the disk failed")]
+    Disk(#[from] DiskError),
+    #[error("the disk failed while the recovered state was written")]
+    ReadOnly(ReadOnlyReason),
+}
+
+/// An entry that was found whole in the journal.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    pub(crate) offset: u64,
+    pub(crate) header: EntryHeader,
+}
+
+/// How much of a region is read in one go.
+const WINDOW: usize = 1 << 20;
+
+impl<D: Disk> Store<D> {
+    /// Recovers the store on a disk.
+    ///
+    /// Polls the disk until all is read and a fresh checkpoint is written. Takes memory for the
+    /// bitmap and the index, whose sizes are bounded by the disk's length, and the caches that
+    /// the options name.
+    ///
+    /// # Errors
+    /// Names the first thing without which there is no store. Damage that concerns one object
+    /// is no error here: that object's requests are refused.
+    pub fn mount(mut disk: D, options: StoreOptions) -> Result<Self, MountError> {
+        // After the death of a process, what it had written may still be in the device's cache:
+        // what recovery reads must be what a power cut would leave.
+        blocking::flush(&mut disk)?;
+        let superblock = newest_superblock(&mut disk)?;
+        let layout = Layout::parse(&superblock, disk.geometry().length)?;
+        let id = superblock.store();
+        let replay_offset = superblock.replay_offset.get();
+        let is_inside = replay_offset < layout.journal_length;
+        if !is_inside || !replay_offset.is_multiple_of(PAGE_SIZE as u64) {
+            return Err(MountError::ReplayPoint { offset: replay_offset });
+        }
+        let session = superblock.session.get();
+        // The journal of the recovered store begins behind what is replayed, in a new session.
+        let placeholder = Journal::new(layout.journal_length, 0, 1);
+        let mut store = Self::new(disk, layout, id, options, placeholder, session.wrapping_add(1));
+        store.load_tables(superblock.index_pages.get())?;
+        let mut entries = scan(&mut store.io.disk, &layout, &superblock)?;
+        let judged = superblock.judged_seq.get();
+        store.checkpoint.generation = superblock.generation();
+        if judged != 0 {
+            entries.retain(|entry| entry.header.seq.get() <= judged);
+            let last = entries.last().map_or(0, |entry| entry.header.seq.get());
+            if last != judged {
+                return Err(MountError::JournalCut { seq: judged });
+            }
+        } else {
+            store.judge(&mut entries)?;
+            store.say_judged(&superblock, &entries)?;
+        }
+        Replay::run(&mut store, &entries)?;
+        store.objects.rebuild().map_err(|key| MountError::Twice { key })?;
+        store.begin_session(&superblock, &entries)?;
+        Ok(store)
+    }
+
+    /// Reads bitmap, counts and index: of each page the newer copy that is whole.
+    fn load_tables(&mut self, index_pages: u32) -> Result<(), MountError> {
+        let (layout, id) = (self.layout, self.id);
+        let mut in_use = Vec::new();
+        let space = &mut self.space;
+        let base = layout.bitmap_offset;
+        read_pairs(&mut self.io.disk, id, base, layout.bitmap_pages(), |page, found| {
+            let found: &BitmapPage = found.ok_or(MountError::Bitmap { page })?;
+            let counts = space.load_bitmap(page, found);
+            in_use
+                .extend((0..16).filter(|bit| counts & (1 << bit) != 0).map(|bit| page * 16 + bit));
+            Ok(())
+        })?;
+        for page in in_use.into_iter().filter(|&page| page < layout.count_pages()) {
+            let base = layout.count_address(page, 0);
+            read_pairs(&mut self.io.disk, id, base, 1, |_, found| {
+                space.load_counts(page, found.ok_or(MountError::Count { page })?);
+                Ok(())
+            })?;
+        }
+        let objects = &mut self.objects;
+        let pages = index_pages.min(layout.index_pages());
+        read_pairs(&mut self.io.disk, id, layout.index_offset, pages, |page, found| {
+            let found: &IndexPage = found.ok_or(MountError::Index { page })?;
+            objects.load_page(page, found);
+            Ok(())
+        })
+    }
+
+    /// Keeps the entries whose data is all there, and of those after the first that misses some
+    /// none: nobody was told of them.
+    fn judge(&mut self, entries: &mut Vec<Found>) -> Result<(), MountError> {
+        if self.options.omit == Omit::Judge {
+            return Ok(());
+        }
+        let known = entries.iter().map(|entry| entry.header.durable_seq.get()).max().unwrap_or(0);
+        for index in 0..entries.len() {
+            if entries[index].header.seq.get() > known && !self.has_data(entries[index])? {
+                entries.truncate(index);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn has_data(&mut self, entry: Found) -> Result<bool, MountError> {
+        let seq = entry.header.seq.get();
+        let bytes = read_entry(&mut self.io.disk, &self.layout, entry)?;
+        let opened = entry.header.open(bytes.as_bytes());
+        let (records, _) = opened.map_err(|_| MountError::JournalCut { seq })?;
+        for record in records {
+            let record = record.map_err(|source| MountError::Record { seq, source })?;
+            let Record::Checksums { data: BlockData::Direct { data_block }, checksums, .. } =
+                record
+            else {
+                continue;
+            };
+            let blocks = u64::from(self.layout.unit_count) * 8;
+            let count = checksums.len() as u64;
+            if count == 0 || data_block.checked_add(count).is_none_or(|end| end > blocks) {
+                return Err(MountError::Bounds { seq });
+            }
+            let buffer = IoBuffer::zeroed(checksums.len() * BLOCK_SIZE as usize);
+            let address = self.layout.data_address(data_block);
+            // A block that cannot be read was not written whole.
+            let Ok(data) = blocking::read(&mut self.io.disk, address, buffer) else {
+                return Ok(false);
+            };
+            let blocks = data.as_bytes().chunks_exact(BLOCK_SIZE as usize);
+            if !blocks.zip(checksums).all(|(block, sum)| crc32c(block) == sum.get()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes down how far the journal counts. From here on recovery writes to places that the
+    /// judgment has looked at, so a second recovery must not judge again.
+    fn say_judged(&mut self, superblock: &Superblock, entries: &[Found]) -> Result<(), MountError> {
+        let Some(last) = entries.last() else { return Ok(()) };
+        let mut image = *superblock;
+        image.judged_seq = last.header.seq;
+        self.checkpoint.generation += 1;
+        let generation = self.checkpoint.generation;
+        let address = self.layout.superblock_address(generation % 2);
+        let mut buffer = IoBuffer::zeroed(PAGE_SIZE);
+        put_page(&mut buffer, &mut image, self.id, address, generation);
+        blocking::write(&mut self.io.disk, address, buffer)?;
+        Ok(blocking::flush(&mut self.io.disk)?)
+    }
+
+    /// Opens an empty journal behind the old one and writes the first checkpoint of the session.
+    fn begin_session(
+        &mut self,
+        superblock: &Superblock,
+        entries: &[Found],
+    ) -> Result<(), MountError> {
+        let length = self.layout.journal_length;
+        let (offset, seq) = match entries.last() {
+            None => (superblock.replay_offset.get(), superblock.replay_seq.get()),
+            Some(last) => (
+                (last.offset + last.header.length()) % length,
+                last.header.seq.get().saturating_add(1),
+            ),
+        };
+        self.journal = Journal::new(length, offset, seq.max(1));
+        self.request_checkpoint();
+        let mut none = Vec::new();
+        while self.checkpoint.is_running() {
+            self.poll(Duration::ZERO, &mut none);
+            std::hint::spin_loop();
+        }
+        match self.state {
+            StoreState::Writable => Ok(()),
+            StoreState::ReadOnly(reason) => Err(MountError::ReadOnly(reason)),
+        }
+    }
+
+    /// Checkpoints, flushes, and gives the disk back. A store that is read-only gives it back as
+    /// it is; it will be recovered.
+    pub fn unmount(mut self) -> D {
+        self.request_checkpoint();
+        let mut none = Vec::new();
+        while !self.is_idle() {
+            self.poll(Duration::ZERO, &mut none);
+            none.clear();
+            std::hint::spin_loop();
+        }
+        self.io.disk
+    }
+}
+
+fn newest_superblock<D: Disk>(disk: &mut D) -> Result<Superblock, MountError> {
+    let mut faults = [PageFault::Magic; 2];
+    let mut best: Option<Superblock> = None;
+    for (copy, fault) in (0..).zip(&mut faults) {
+        let address = copy * u64::from(plinth_format::UNIT_SIZE);
+        if disk.geometry().length < address + PAGE_SIZE as u64 {
+            continue;
+        }
+        let Ok(bytes) = blocking::read(disk, address, IoBuffer::zeroed(PAGE_SIZE)) else {
+            *fault = PageFault::Checksum;
+            continue;
+        };
+        let page: Superblock = *bytemuck::from_bytes(bytes.as_bytes());
+        match page.verify(None, address) {
+            Err(found) => *fault = found,
+            Ok(()) => {
+                if best.as_ref().is_none_or(|best| page.generation() > best.generation()) {
+                    best = Some(page);
+                }
+            }
+        }
+    }
+    best.ok_or(MountError::NoSuperblock { first: faults[0], second: faults[1] })
+}
+
+/// Reads pages that exist twice, side by side, and gives each one's newer copy that is whole.
+fn read_pairs<D: Disk, P: Page>(
+    disk: &mut D,
+    id: StoreId,
+    base: u64,
+    pages: u32,
+    mut visit: impl FnMut(u32, Option<&P>) -> Result<(), MountError>,
+) -> Result<(), MountError> {
+    let per_window = u32::try_from(WINDOW / (2 * PAGE_SIZE)).unwrap_or(1);
+    let mut first = 0;
+    while first < pages {
+        let count = per_window.min(pages - first);
+        let start = base + u64::from(first) * 2 * PAGE_SIZE as u64;
+        let buffer = IoBuffer::zeroed(count as usize * 2 * PAGE_SIZE);
+        let bytes = blocking::read(disk, start, buffer)?;
+        for (index, pair) in (0..count).zip(bytes.as_bytes().chunks_exact(2 * PAGE_SIZE)) {
+            let address = start + u64::from(index) * 2 * PAGE_SIZE as u64;
+            let good = |copy: usize| {
+                let page: &P =
+                    bytemuck::from_bytes(&pair[copy * PAGE_SIZE..(copy + 1) * PAGE_SIZE]);
+                let at = address + (copy * PAGE_SIZE) as u64;
+                page.verify(Some(id), at).is_ok().then_some(page)
+            };
+            let newer = match (good(0), good(1)) {
+                (Some(a), Some(b)) => Some(if a.generation() > b.generation() { a } else { b }),
+                (a, b) => a.or(b),
+            };
+            visit(first + index, newer)?;
+        }
+        first += count;
+    }
+    Ok(())
+}
+
+/// Follows the journal from the replay point for as long as each entry is the next one.
+fn scan<D: Disk>(
+    disk: &mut D,
+    layout: &Layout,
+    superblock: &Superblock,
+) -> Result<Vec<Found>, MountError> {
+    let mut window = Window::default();
+    let mut entries = Vec::new();
+    let mut offset = superblock.replay_offset.get();
+    let mut seq = superblock.replay_seq.get();
+    let id = superblock.store();
+    while let Some(found) = [offset, 0].into_iter().find_map(|at| {
+        let header = entry_at(disk, layout, id, at, &mut window)?;
+        let is_next = header.seq.get() == seq && header.session.get() == superblock.session.get();
+        is_next.then_some(Found { offset: at, header })
+    }) {
+        offset = (found.offset + found.header.length()) % layout.journal_length;
+        entries.push(found);
+        let Some(next) = seq.checked_add(1) else { break };
+        seq = next;
+    }
+    Ok(entries)
+}
+
+/// Bytes of the journal that were read together.
+#[derive(Default)]
+struct Window {
+    start: u64,
+    bytes: Option<IoBuffer>,
+}
+
+impl Window {
+    /// The journal's bytes from `at`, or nothing when they cannot be read.
+    fn bytes<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        layout: &Layout,
+        at: u64,
+        length: usize,
+    ) -> Option<&[u8]> {
+        let have = self.bytes.as_ref().map_or(0, |bytes| bytes.length() as u64);
+        let is_inside = at >= self.start && at + length as u64 <= self.start + have;
+        if !is_inside {
+            let room = usize::try_from(layout.journal_length - at).unwrap_or(usize::MAX);
+            let buffer = IoBuffer::zeroed(WINDOW.max(length).min(room));
+            self.bytes = blocking::read(disk, layout.journal_offset + at, buffer).ok();
+            self.start = at;
+        }
+        let from = usize::try_from(at - self.start).ok()?;
+        self.bytes.as_ref()?.as_bytes().get(from..from + length)
+    }
+}
+
+fn entry_at<D: Disk>(
+    disk: &mut D,
+    layout: &Layout,
+    id: StoreId,
+    at: u64,
+    window: &mut Window,
+) -> Option<EntryHeader> {
+    let address = layout.journal_offset + at;
+    let first = window.bytes(disk, layout, at, PAGE_SIZE)?;
+    let header = EntryHeader::parse(first, id, address).ok()?;
+    if header.length() > layout.journal_length - at {
+        return None;
+    }
+    let length = usize::try_from(header.length()).ok()?;
+    let entry = window.bytes(disk, layout, at, length)?;
+    header.open(entry).ok().map(|_| header)
+}
+
+/// Reads one entry that was found before.
+pub(crate) fn read_entry<D: Disk>(
+    disk: &mut D,
+    layout: &Layout,
+    entry: Found,
+) -> Result<IoBuffer, DiskError> {
+    let length = usize::try_from(entry.header.length()).unwrap_or(0);
+    blocking::read(disk, layout.journal_offset + entry.offset, IoBuffer::zeroed(length))
+}
+
+/// Kept for records that are compared with their entry's number.
+pub(crate) const fn is_newer(seq: u64, page_seq: Le64) -> bool {
+    seq > page_seq.get()
+}

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Requests on their way through the store.
+
+use crate::buffer::{BLOCK_SIZE, IoBuffer};
+use crate::request::{
+    OBJECT_SIZE_MAX, ObjectKey, Operation, STEPS_MAX, StoreRefusal, StoreRequest, StoreTag,
+};
+
+#[derive(Debug)]
+pub(crate) enum StepKind {
+    Touch,
+    Write { offset: u32, length: u32 },
+    WriteFull { length: u32 },
+    Zero { offset: u32, length: u32 },
+    Truncate { size: u32 },
+    Remove,
+    Clone { source: ObjectKey },
+    SetAttribute { name: Vec<u8>, value: Vec<u8> },
+    RemoveAttribute { name: Vec<u8> },
+}
+
+#[derive(Debug)]
+pub(crate) struct Step {
+    pub(crate) key: ObjectKey,
+    pub(crate) kind: StepKind,
+    /// Of a step in a transaction; a single write's buffer is its operation's.
+    pub(crate) buffer: Option<IoBuffer>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Work {
+    Read { key: ObjectKey, offset: u32, length: u32 },
+    Attributes { key: ObjectKey },
+    One(Step),
+    Many(Vec<Step>),
+    Flush,
+}
+
+/// One unit's bytes from before a change, for the blocks in `mask`.
+#[derive(Debug)]
+pub(crate) struct Old {
+    pub(crate) step: usize,
+    /// Index of the unit in the object.
+    pub(crate) unit: u32,
+    pub(crate) buffer: IoBuffer,
+}
+
+#[derive(Debug)]
+pub(crate) struct Op {
+    pub(crate) tag: StoreTag,
+    pub(crate) work: Work,
+    pub(crate) buffer: Option<IoBuffer>,
+    /// Disk requests on their way that hold the operation back.
+    pub(crate) pending: u32,
+    /// A read met a change and starts again.
+    pub(crate) must_retry: bool,
+    pub(crate) refusal: Option<StoreRefusal>,
+    pub(crate) old: Vec<Old>,
+    pub(crate) units: i64,
+    pub(crate) is_parked: bool,
+}
+
+impl Op {
+    pub(crate) fn new(tag: StoreTag, work: Work, buffer: Option<IoBuffer>) -> Self {
+        Self {
+            tag,
+            work,
+            buffer,
+            pending: 0,
+            must_retry: false,
+            refusal: None,
+            old: Vec::new(),
+            units: 0,
+            is_parked: false,
+        }
+    }
+
+    pub(crate) fn steps(&self) -> &[Step] {
+        match &self.work {
+            Work::One(step) => std::slice::from_ref(step),
+            Work::Many(steps) => steps,
+            Work::Read { .. } | Work::Attributes { .. } | Work::Flush => &[],
+        }
+    }
+
+    pub(crate) fn for_each_key(&self, mut visit: impl FnMut(&ObjectKey)) {
+        match &self.work {
+            Work::Read { key, .. } | Work::Attributes { key } => visit(key),
+            Work::Flush => {}
+            Work::One(_) | Work::Many(_) => {
+                for step in self.steps() {
+                    visit(&step.key);
+                    if let StepKind::Clone { source } = &step.kind {
+                        visit(source);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The blocks around a range, as first and one past the last.
+pub(crate) const fn block_range(offset: u32, length: u32) -> (u32, u32) {
+    let block = BLOCK_SIZE as u32;
+    (offset / block, (offset + length).div_ceil(block))
+}
+
+fn check_range(offset: u32, length: u32) -> Result<(), StoreRefusal> {
+    let is_inside = offset.checked_add(length).is_some_and(|end| end <= OBJECT_SIZE_MAX);
+    if is_inside && length > 0 { Ok(()) } else { Err(StoreRefusal::BadRange { offset, length }) }
+}
+
+fn check_buffer(offset: u32, length: u32, buffer: &mut IoBuffer) -> Result<(), StoreRefusal> {
+    check_range(offset, length)?;
+    let (first, end) = block_range(offset, length);
+    let bytes = (end - first) as usize * BLOCK_SIZE;
+    if buffer.capacity() < bytes {
+        return Err(StoreRefusal::ShortBuffer);
+    }
+    buffer.set_length(bytes);
+    Ok(())
+}
+
+fn check_blocks(offset: u32, length: u32) -> Result<(), StoreRefusal> {
+    check_range(offset, length)?;
+    let block = BLOCK_SIZE as u32;
+    let is_aligned = offset.is_multiple_of(block) && length.is_multiple_of(block);
+    if is_aligned { Ok(()) } else { Err(StoreRefusal::BadRange { offset, length }) }
+}
+
+/// Turns a request into work; the ranges and buffers of what comes out are right. The buffer
+/// comes back beside a refusal.
+pub(crate) fn admit(request: StoreRequest) -> (Result<Work, StoreRefusal>, Option<IoBuffer>) {
+    match request {
+        StoreRequest::Read { key, offset, length, mut buffer } => {
+            let fits = check_buffer(offset, length, &mut buffer);
+            (fits.map(|()| Work::Read { key, offset, length }), Some(buffer))
+        }
+        StoreRequest::Write { key, offset, length, mut buffer } => {
+            let fits = check_buffer(offset, length, &mut buffer);
+            let kind = StepKind::Write { offset, length };
+            (fits.map(|()| Work::One(Step { key, kind, buffer: None })), Some(buffer))
+        }
+        StoreRequest::Apply { transaction } => (admit_steps(transaction).map(Work::Many), None),
+        StoreRequest::Attributes { key } => (Ok(Work::Attributes { key }), None),
+        StoreRequest::Flush => (Ok(Work::Flush), None),
+    }
+}
+
+fn admit_steps(transaction: Vec<Operation>) -> Result<Vec<Step>, StoreRefusal> {
+    if transaction.is_empty() || transaction.len() > STEPS_MAX {
+        return Err(StoreRefusal::TransactionTooLarge);
+    }
+    let steps = transaction.into_iter().map(step).collect::<Result<Vec<_>, _>>()?;
+    check_conflicts(&steps)?;
+    Ok(steps)
+}
+
+fn step(operation: Operation) -> Result<Step, StoreRefusal> {
+    let plain = |key, kind| Step { key, kind, buffer: None };
+    Ok(match operation {
+        Operation::Touch { key } => plain(key, StepKind::Touch),
+        Operation::Write { key, offset, length, mut buffer } => {
+            check_buffer(offset, length, &mut buffer)?;
+            Step { key, kind: StepKind::Write { offset, length }, buffer: Some(buffer) }
+        }
+        Operation::WriteFull { key, length, mut buffer } => {
+            check_buffer(0, length, &mut buffer)?;
+            Step { key, kind: StepKind::WriteFull { length }, buffer: Some(buffer) }
+        }
+        Operation::Zero { key, offset, length } => {
+            check_blocks(offset, length)?;
+            plain(key, StepKind::Zero { offset, length })
+        }
+        Operation::Truncate { key, size } => {
+            if size > OBJECT_SIZE_MAX || !size.is_multiple_of(BLOCK_SIZE as u32) {
+                return Err(StoreRefusal::BadRange { offset: size, length: 0 });
+            }
+            plain(key, StepKind::Truncate { size })
+        }
+        Operation::Remove { key } => plain(key, StepKind::Remove),
+        Operation::Clone { source, target } => plain(target, StepKind::Clone { source }),
+        Operation::SetAttribute { key, name, value } => {
+            plain(key, StepKind::SetAttribute { name, value })
+        }
+        Operation::RemoveAttribute { key, name } => plain(key, StepKind::RemoveAttribute { name }),
+    })
+}
+
+/// What a step does to an object: reads or changes its data, replaces it, or less.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Touch {
+    Data,
+    Whole,
+    Rest,
+}
+
+fn check_conflicts(steps: &[Step]) -> Result<(), StoreRefusal> {
+    let group = (steps[0].key.pool, steps[0].key.pg);
+    let mut touches: Vec<(ObjectKey, Touch)> = Vec::with_capacity(steps.len() + 1);
+    for step in steps {
+        let mut add = |key: ObjectKey, touch: Touch| {
+            let collides = |&(other, earlier): &(ObjectKey, Touch)| {
+                other == key
+                    && (touch == Touch::Whole
+                        || earlier == Touch::Whole
+                        || (touch == Touch::Data && earlier == Touch::Data))
+            };
+            if (key.pool, key.pg) != group || touches.iter().any(collides) {
+                return Err(StoreRefusal::BadTransaction { key });
+            }
+            touches.push((key, touch));
+            Ok(())
+        };
+        match &step.kind {
+            StepKind::Clone { source } => {
+                add(*source, Touch::Data)?;
+                add(step.key, Touch::Whole)?;
+            }
+            StepKind::Remove => add(step.key, Touch::Whole)?,
+            StepKind::Write { .. }
+            | StepKind::WriteFull { .. }
+            | StepKind::Zero { .. }
+            | StepKind::Truncate { .. } => add(step.key, Touch::Data)?,
+            StepKind::Touch | StepKind::SetAttribute { .. } | StepKind::RemoveAttribute { .. } => {
+                add(step.key, Touch::Rest)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::{ObjectId, PgId};
+    use plinth_ids::PoolId;
+
+    fn key(object: u128) -> ObjectKey {
+        ObjectKey { pool: PoolId(1), pg: PgId(0), object: ObjectId(object), snapshot: 0 }
+    }
+
+    fn refusal(transaction: Vec<Operation>) -> Option<StoreRefusal> {
+        admit(StoreRequest::Apply { transaction }).0.err()
+    }
+
+    #[test]
+    fn a_transaction_that_would_see_itself_is_refused() {
+        let zero = |object| Operation::Zero { key: key(object), offset: 0, length: 4096 };
+        let touch = |object| Operation::Touch { key: key(object) };
+        let clone = |source, target| Operation::Clone { source: key(source), target: key(target) };
+        let bad = |object| Some(StoreRefusal::BadTransaction { key: key(object) });
+        assert_eq!(refusal(vec![zero(1), zero(2), touch(1)]), None);
+        assert_eq!(refusal(vec![zero(1), zero(1)]), bad(1));
+        assert_eq!(refusal(vec![zero(1), clone(1, 2)]), bad(1));
+        assert_eq!(refusal(vec![clone(1, 2), touch(2)]), bad(2));
+        assert_eq!(refusal(vec![clone(1, 1)]), bad(1));
+        assert_eq!(refusal(vec![touch(1), Operation::Remove { key: key(1) }]), bad(1));
+        let other = ObjectKey { pg: PgId(1), ..key(1) };
+        let refused = Some(StoreRefusal::BadTransaction { key: other });
+        assert_eq!(refusal(vec![touch(1), Operation::Touch { key: other }]), refused);
+        assert_eq!(refusal(Vec::new()), Some(StoreRefusal::TransactionTooLarge));
+        let many = (0..=STEPS_MAX as u128).map(touch).collect();
+        assert_eq!(refusal(many), Some(StoreRefusal::TransactionTooLarge));
+    }
+
+    #[test]
+    fn a_range_outside_the_object_or_its_buffer_is_refused() {
+        let read = |offset, length, bytes| {
+            let buffer = IoBuffer::zeroed(bytes);
+            admit(StoreRequest::Read { key: key(1), offset, length, buffer }).0.err()
+        };
+        assert_eq!(read(4095, 2, 8192), None);
+        assert_eq!(read(4095, 2, 4096), Some(StoreRefusal::ShortBuffer));
+        for (offset, length) in [(0, 0), (OBJECT_SIZE_MAX, 1), (u32::MAX, 2)] {
+            let bad = Some(StoreRefusal::BadRange { offset, length });
+            assert_eq!(read(offset, length, 4096), bad);
+        }
+        let unaligned = Operation::Zero { key: key(1), offset: 512, length: 4096 };
+        let bad = Some(StoreRefusal::BadRange { offset: 512, length: 4096 });
+        assert_eq!(refusal(vec![unaligned]), bad);
+    }
+}

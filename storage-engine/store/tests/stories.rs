@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whole stories through the doors of a store.
+
+mod support;
+
+use plinth_disks::memory::{Cache, Cut, Fault, FaultRule, MemoryDisk};
+use plinth_store::{
+    Disk, DiskError, Durability, Operation, ReadOnlyReason, Store, StoreAnswer, StoreOptions,
+    StoreRefusal, StoreRequest, StoreState, StoreTag,
+};
+use std::time::Duration;
+use support::{apply, formatted, fresh, key, lay_out, read, run, settle, write, write_request};
+
+const MIB: u64 = 1 << 20;
+
+fn options() -> StoreOptions {
+    StoreOptions { cache_pages: 64, overlay_blocks: 64, ..StoreOptions::default() }
+}
+
+#[test]
+fn what_was_written_is_read_and_the_rest_is_zeros() {
+    let mut store = fresh(16 * MIB, options());
+    assert_eq!(write(&mut store, 1, 4096, &[7; 8192]), Ok(StoreAnswer::Changed { units: 1 }));
+    let bytes = read(&mut store, 1, 0, 16384).unwrap();
+    assert!(bytes[..4096].iter().chain(&bytes[12288..]).all(|&byte| byte == 0));
+    assert!(bytes[4096..12288].iter().all(|&byte| byte == 7));
+    assert_eq!(read(&mut store, 2, 0, 512).unwrap(), [0; 512]);
+    assert_eq!(store.object(&key(1)).unwrap().size, 12288);
+    assert_eq!(store.capacity().used, 32768);
+    store.check().unwrap();
+}
+
+#[test]
+fn an_unaligned_write_keeps_what_is_around_it() {
+    let mut store = fresh(16 * MIB, options());
+    write(&mut store, 1, 0, &[1; 12288]).unwrap();
+    write(&mut store, 1, 4000, &[2; 5000]).unwrap();
+    let bytes = read(&mut store, 1, 0, 12288).unwrap();
+    assert!(bytes[..4000].iter().all(|&byte| byte == 1));
+    assert!(bytes[4000..9000].iter().all(|&byte| byte == 2));
+    assert!(bytes[9000..].iter().all(|&byte| byte == 1));
+    assert_eq!(read(&mut store, 1, 3999, 2).unwrap(), [1, 2]);
+    // Inside a block that was never written there are zeros, not what the buffer had.
+    write(&mut store, 1, 20000, &[3; 10]).unwrap();
+    let bytes = read(&mut store, 1, 16384, 4096).unwrap();
+    assert_eq!(bytes.iter().filter(|&&byte| byte != 0).count(), 10);
+    store.check().unwrap();
+}
+
+#[test]
+fn everything_is_there_after_a_remount() {
+    let mut store = fresh(16 * MIB, options());
+    write(&mut store, 1, 0, &[5; 70_000]).unwrap();
+    write(&mut store, 1, 4096, &[6; 100]).unwrap();
+    let set = |name: &[u8], value: &[u8]| Operation::SetAttribute {
+        key: key(2),
+        name: name.to_vec(),
+        value: value.to_vec(),
+    };
+    apply(&mut store, vec![set(b"a", b"1"), set(b"b", b"2")]).unwrap();
+    let clone = Operation::Clone { source: key(1), target: key(3) };
+    apply(&mut store, vec![clone]).unwrap();
+    write(&mut store, 1, 0, &[9; 4096]).unwrap();
+    // Once cleanly and once as a power cut leaves it.
+    for is_clean in [true, false] {
+        let disk = if is_clean { store.unmount() } else { store.abandon() };
+        store = Store::mount(disk, options()).unwrap();
+        let bytes = read(&mut store, 1, 0, 70_000).unwrap();
+        assert!(bytes[..4096].iter().all(|&byte| byte == 9));
+        assert!(bytes[4096..4196].iter().all(|&byte| byte == 6));
+        assert!(bytes[4196..].iter().all(|&byte| byte == 5));
+        assert!(read(&mut store, 3, 0, 4096).unwrap().iter().all(|&byte| byte == 5));
+        let done = run(&mut store, StoreRequest::Attributes { key: key(2) });
+        let attributes = vec![(b"a".to_vec(), b"1".to_vec()), (b"b".to_vec(), b"2".to_vec())];
+        assert_eq!(done.result, Ok(StoreAnswer::Attributes { size: 0, attributes }));
+        let report = store.check().unwrap();
+        assert_eq!((report.objects, report.units, report.shared_units), (3, 4, 2));
+    }
+}
+
+#[test]
+fn zeroed_and_removed_space_comes_back() {
+    let mut store = fresh(16 * MIB, options());
+    let before = store.capacity().used;
+    write(&mut store, 1, 0, &[5; 4 << 20]).unwrap();
+    let zero = Operation::Zero { key: key(1), offset: 4096, length: 64 * 1024 };
+    assert_eq!(apply(&mut store, vec![zero]), Ok(StoreAnswer::Changed { units: -1 }));
+    let bytes = read(&mut store, 1, 0, 128 * 1024).unwrap();
+    assert!(bytes[4096..69632].iter().all(|&byte| byte == 0));
+    assert!(bytes[..4096].iter().chain(&bytes[69632..]).all(|&byte| byte == 5));
+    let truncate = Operation::Truncate { key: key(1), size: 8192 };
+    apply(&mut store, vec![truncate]).unwrap();
+    assert_eq!(store.capacity().used - before, 32768);
+    apply(&mut store, vec![Operation::Remove { key: key(1) }]).unwrap();
+    assert_eq!(store.capacity().used, before);
+    assert_eq!(store.object(&key(1)), None);
+    store.check().unwrap();
+}
+
+#[test]
+fn a_clone_shares_until_either_is_written() {
+    let mut store = fresh(16 * MIB, options());
+    write(&mut store, 1, 0, &[1; 65536]).unwrap();
+    let clone = Operation::Clone { source: key(1), target: key(2) };
+    apply(&mut store, vec![clone]).unwrap();
+    assert_eq!(store.capacity().used, 65536);
+    assert_eq!(store.capacity().shared, 65536);
+    write(&mut store, 2, 4096, &[2; 4096]).unwrap();
+    assert_eq!(store.capacity().used, 3 * 32768);
+    write(&mut store, 1, 32768, &[3; 100]).unwrap();
+    let one = read(&mut store, 1, 0, 65536).unwrap();
+    let two = read(&mut store, 2, 0, 65536).unwrap();
+    assert!(one[..32768].iter().all(|&byte| byte == 1));
+    assert!(one[32768..32868].iter().all(|&byte| byte == 3));
+    assert!(two[4096..8192].iter().all(|&byte| byte == 2));
+    assert!(two[..4096].iter().chain(&two[8192..]).all(|&byte| byte == 1));
+    apply(&mut store, vec![Operation::Remove { key: key(1) }]).unwrap();
+    assert_eq!(store.capacity().shared, 0);
+    assert_eq!(read(&mut store, 2, 0, 65536).unwrap(), two);
+    store.check().unwrap();
+}
+
+#[test]
+fn a_full_disk_refuses_new_units_and_takes_overwrites_and_deletes() {
+    let mut store = fresh(16 * MIB, options());
+    let mut object = 0;
+    while write(&mut store, object, 0, &[1; 1 << 20]).is_ok() {
+        object += 1;
+    }
+    while write(&mut store, object, 0, &[1; 32768]).is_ok() {
+        object += 1;
+    }
+    assert_eq!(write(&mut store, object, 0, &[1; 4096]), Err(StoreRefusal::NoSpace));
+    assert_eq!(store.capacity().used, store.capacity().total);
+    // Overwrites of what is there still work, small ones and whole units.
+    write(&mut store, 0, 0, &[2; 4096]).unwrap();
+    write(&mut store, 0, 32768, &[3; 32768]).unwrap();
+    assert_eq!(read(&mut store, 0, 32768, 32768).unwrap(), [3; 32768]);
+    // A clone takes no units, a write to it does.
+    apply(&mut store, vec![Operation::Clone { source: key(0), target: key(99) }]).unwrap();
+    assert_eq!(write(&mut store, 99, 0, &[4; 100]), Err(StoreRefusal::NoSpace));
+    apply(&mut store, vec![Operation::Remove { key: key(1) }]).unwrap();
+    write(&mut store, 99, 0, &[4; 100]).unwrap();
+    store.check().unwrap();
+    let mut store = Store::mount(store.abandon(), options()).unwrap();
+    assert_eq!(read(&mut store, 0, 32768, 32768).unwrap(), [3; 32768]);
+    store.check().unwrap();
+}
+
+#[test]
+fn a_bad_block_costs_that_block_and_is_named() {
+    let mut store = fresh(16 * MIB, options());
+    write(&mut store, 1, 0, &[1; 8192]).unwrap();
+    write(&mut store, 2, 0, &[2; 4096]).unwrap();
+    let mut disk = store.unmount();
+    let mut bytes = vec![0; usize::try_from(disk.geometry().length).unwrap()];
+    disk.peek(0, &mut bytes);
+    let at = bytes.windows(4096).position(|window| window == [1; 4096]).unwrap();
+    disk.overwrite(at as u64 + 77, &[9]);
+    let mut store = Store::mount(disk, options()).unwrap();
+    let bad = StoreRefusal::BadBlock { key: key(1), block: 0 };
+    assert_eq!(read(&mut store, 1, 0, 8192), Err(bad));
+    assert_eq!(read(&mut store, 1, 4096, 4096).unwrap(), [1; 4096]);
+    assert_eq!(read(&mut store, 2, 0, 4096).unwrap(), [2; 4096]);
+    assert_eq!(store.counters().bad_blocks, 1);
+    // A part of the bad block cannot be overwritten, all of it can.
+    assert_eq!(write(&mut store, 1, 0, &[3; 100]), Err(bad));
+    write(&mut store, 1, 0, &[3; 4096]).unwrap();
+    assert_eq!(read(&mut store, 1, 0, 4096).unwrap(), [3; 4096]);
+}
+
+#[test]
+fn a_bad_map_page_costs_that_object() {
+    let mut store = fresh(16 * MIB, options());
+    write(&mut store, 1, 0, &[1; 8192]).unwrap();
+    write(&mut store, 2, 0, &[2; 4096]).unwrap();
+    let mut disk = store.unmount();
+    let mut bytes = vec![0; usize::try_from(disk.geometry().length).unwrap()];
+    disk.peek(0, &mut bytes);
+    let mut hits = 0;
+    for at in (0..bytes.len()).step_by(4096) {
+        if bytes[at..].starts_with(b"PLNmap") && bytes[at + 72] == 1 {
+            disk.overwrite(at as u64 + 2000, &[0xff; 64]);
+            hits += 1;
+        }
+    }
+    assert!(hits > 0, "the test found the map page");
+    let mut store = Store::mount(disk, options()).unwrap();
+    assert_eq!(read(&mut store, 1, 0, 8192), Err(StoreRefusal::BadMetadata { key: key(1) }));
+    assert_eq!(write(&mut store, 1, 0, &[1; 10]), Err(StoreRefusal::BadMetadata { key: key(1) }));
+    assert_eq!(read(&mut store, 2, 0, 4096).unwrap(), [2; 4096]);
+    assert_eq!(store.counters().bad_metadata, 1);
+    assert_eq!(store.check().unwrap().damaged, 1);
+    // It can be removed, and its place used again.
+    apply(&mut store, vec![Operation::Remove { key: key(1) }]).unwrap();
+    write(&mut store, 1, 0, &[4; 4096]).unwrap();
+    assert_eq!(read(&mut store, 1, 0, 4096).unwrap(), [4; 4096]);
+}
+
+#[test]
+fn a_failed_write_turns_the_store_read_only_and_reads_go_on() {
+    let disk = formatted(MemoryDisk::with_seed(16 * MIB, Cache::Volatile, 1));
+    let mut store = Store::mount(disk, options()).unwrap();
+    write(&mut store, 1, 0, &[1; 4096]).unwrap();
+    let error = DiskError::Device { errno: 5 };
+    store.disk_mut().add_rule(FaultRule {
+        is_write: true,
+        bytes: 0..16 * MIB,
+        skip: 0,
+        times: 1,
+        fault: Fault::Fail(error),
+    });
+    assert_eq!(write(&mut store, 2, 0, &[2; 4096]), Err(StoreRefusal::ReadOnly));
+    let StoreState::ReadOnly(reason) = store.state() else { panic!("the store goes on writing") };
+    assert!(matches!(reason, ReadOnlyReason::Data(e) | ReadOnlyReason::Journal(e) if e == error));
+    assert_eq!(run(&mut store, StoreRequest::Flush).result, Err(StoreRefusal::ReadOnly));
+    assert_eq!(read(&mut store, 1, 0, 4096).unwrap(), [1; 4096]);
+    let mut store = Store::mount(store.abandon(), options()).unwrap();
+    assert_eq!(read(&mut store, 1, 0, 4096).unwrap(), [1; 4096]);
+    store.check().unwrap();
+}
+
+#[test]
+fn a_read_error_is_that_blocks_and_counted() {
+    let mut store = fresh(16 * MIB, options());
+    write(&mut store, 1, 0, &[1; 8192]).unwrap();
+    let fault = Fault::Fail(DiskError::Device { errno: 5 });
+    let rule = FaultRule { is_write: false, bytes: 0..16 * MIB, skip: 0, times: 1, fault };
+    store.disk_mut().add_rule(rule);
+    let failed = StoreRefusal::ReadFailed { key: key(1), block: 0 };
+    assert_eq!(read(&mut store, 1, 0, 4096), Err(failed));
+    assert_eq!(read(&mut store, 1, 0, 4096).unwrap(), [1; 4096]);
+    assert_eq!((store.counters().read_errors, store.counters().bad_blocks), (1, 0));
+}
+
+#[test]
+fn a_transaction_is_all_or_nothing() {
+    let mut store = fresh(16 * MIB, options());
+    write(&mut store, 1, 0, &[1; 4096]).unwrap();
+    let (buffer, length) = lay_out(0, &[2; 4096]);
+    let transaction = vec![
+        Operation::Write { key: key(1), offset: 0, length, buffer },
+        Operation::SetAttribute { key: key(2), name: b"n".to_vec(), value: vec![1; 5000] },
+    ];
+    assert_eq!(apply(&mut store, transaction), Err(StoreRefusal::AttributesFull { key: key(2) }));
+    assert_eq!(read(&mut store, 1, 0, 4096).unwrap(), [1; 4096]);
+    assert_eq!(store.object(&key(2)), None);
+    let missing = Operation::Clone { source: key(7), target: key(8) };
+    assert_eq!(
+        apply(&mut store, vec![Operation::Touch { key: key(3) }, missing]),
+        Err(StoreRefusal::NotFound { key: key(7) })
+    );
+    assert_eq!(store.object(&key(3)), None);
+    let (buffer, length) = lay_out(0, &[4; 10_000]);
+    apply(&mut store, vec![Operation::WriteFull { key: key(1), length, buffer }]).unwrap();
+    assert_eq!(store.object(&key(1)).unwrap().size, 10_000);
+    assert_eq!(read(&mut store, 1, 9_999, 2).unwrap(), [4, 0]);
+    store.check().unwrap();
+}
+
+#[test]
+fn a_guests_flush_always_flushes_the_device() {
+    for durability in [Durability::Flush, Durability::Device] {
+        let disk = formatted(MemoryDisk::with_seed(16 * MIB, Cache::Volatile, 3));
+        let mut store = Store::mount(disk, StoreOptions { durability, ..options() }).unwrap();
+        write(&mut store, 1, 0, &[1; 4096]).unwrap();
+        let before = store.disk().flushes_completed();
+        assert_eq!(run(&mut store, StoreRequest::Flush).result, Ok(StoreAnswer::Flushed));
+        assert_eq!(store.disk().flushes_completed(), before + 1);
+        let cut = store.disk().cut(Cut::Lose);
+        let mut store = Store::mount(cut, options()).unwrap();
+        assert_eq!(read(&mut store, 1, 0, 4096).unwrap(), [1; 4096]);
+    }
+}
+
+#[test]
+fn requests_over_the_limit_are_given_back() {
+    let disk = formatted(MemoryDisk::new(16 * MIB));
+    let mut store = Store::mount(disk, StoreOptions { requests_max: 2, ..options() }).unwrap();
+    for tag in 0..2 {
+        store.submit(StoreTag(tag), write_request(1, 0, &[1; 4096])).unwrap();
+    }
+    assert!(store.submit(StoreTag(2), StoreRequest::Flush).is_err());
+    assert_eq!(settle(&mut store).len(), 2);
+    store.submit(StoreTag(2), StoreRequest::Flush).unwrap();
+}
+
+#[test]
+fn many_writes_to_one_object_at_once_leave_the_last() {
+    let disk = formatted(MemoryDisk::with_seed(16 * MIB, Cache::Volatile, 9));
+    let mut store = Store::mount(disk, options()).unwrap();
+    let mut done = Vec::new();
+    for round in 0..200_u32 {
+        let byte = u8::try_from(round % 251).unwrap();
+        let request = write_request(1, round % 3 * 2048, &[byte; 6000]);
+        store.submit(StoreTag(u64::from(round)), request).unwrap();
+        store.poll(Duration::ZERO, &mut done);
+    }
+    done.extend(settle(&mut store));
+    assert_eq!(done.len(), 200);
+    assert!(done.iter().all(|done| done.result.is_ok()));
+    let bytes = read(&mut store, 1, 0, 12288).unwrap();
+    // Round 199 wrote from 2048 on, 198 from 0 on, 197 from 4096 on.
+    assert!(bytes[..2048].iter().all(|&byte| byte == 198));
+    assert!(bytes[2048..8048].iter().all(|&byte| byte == 199));
+    assert!(bytes[8048..10096].iter().all(|&byte| byte == 197));
+    store.check().unwrap();
+}
+
+#[test]
+fn the_journal_is_cut_again_and_again() {
+    let mut store = fresh(16 * MIB, options());
+    for round in 0..600_u32 {
+        let byte = u8::try_from(round % 251).unwrap();
+        write(&mut store, u128::from(round % 5), round % 7 * 4096, &[byte; 4096]).unwrap();
+    }
+    assert!(store.counters().checkpoints > 3, "{:?}", store.counters());
+    store.check().unwrap();
+    let mut store = Store::mount(store.abandon(), options()).unwrap();
+    assert_eq!(
+        read(&mut store, 4, 4096 * 2, 4096).unwrap(),
+        [u8::try_from(569 % 251).unwrap(); 4096]
+    );
+    store.check().unwrap();
+}
