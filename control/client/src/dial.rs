@@ -10,8 +10,10 @@ use plinth_api::frame::Message;
 use plinth_api::{Join, JoinReply};
 use quinn::{Connection, ConnectionError, Endpoint};
 use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 /// How long a connection may take to come up.
@@ -45,10 +47,12 @@ impl Dialer {
         Self::with(tls::client(identity).map_err(ConnectError::Tls)?)
     }
 
-    /// Without a certificate, for a client that is to be refused: `ca` is PEM or DER as loaded
-    /// by [`Identity`].
-    pub fn anonymous(ca: &CertificateDer<'static>) -> Result<Self, ConnectError> {
-        Self::with(tls::anonymous_client(ca).map_err(ConnectError::Tls)?)
+    /// Without a certificate: a client that every listener but the join port's refuses. For
+    /// proving that; `ca` is a PEM file.
+    pub fn anonymous(ca: &Path) -> Result<Self, ConnectError> {
+        let ca = CertificateDer::from_pem_file(ca)
+            .map_err(|err| ConnectError::Tls(rustls::Error::General(err.to_string())))?;
+        Self::with(tls::anonymous_client(&ca).map_err(ConnectError::Tls)?)
     }
 
     fn with(config: quinn::ClientConfig) -> Result<Self, ConnectError> {

@@ -92,6 +92,12 @@ impl Exchange {
         Ok(frame::decode(&payload)?)
     }
 
+    /// Says that nothing more will be sent, and receives what is due.
+    pub async fn end_and_receive<M: Message>(&mut self) -> Result<M, CallError> {
+        let _ = self.send.finish();
+        self.receive().await
+    }
+
     /// The raw bytes that follow a request.
     pub const fn input(&mut self) -> &mut (impl AsyncRead + Send + Unpin + use<>) {
         &mut self.receive

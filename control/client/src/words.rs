@@ -34,11 +34,12 @@ fn alert(code: u64) -> Option<String> {
         40 | 42 | 43 | 46 => "the certificate was not accepted; make a new one",
         44 => "the certificate was revoked; make a new one",
         45 => "the certificate is not valid at this time; compare both clocks, then make a new one",
-        48 => {
+        // Every cluster's CA has the same name, so a certificate of another one fails at its
+        // signature (51) rather than at its issuer (48).
+        48 | 51 => {
             "the certificate is of another cluster's CA; use the folder that this cluster's \
              `plinth cluster init` or `plinth node join` wrote"
         }
-        51 => "the certificate's key does not fit it; make a new one",
         116 => {
             "the peer asks for a certificate and none was shown; use the folder with the operator \
              certificate that `plinth cluster init` wrote (--config-dir or PLINTH_CONFIG)"
@@ -59,7 +60,7 @@ mod tests {
     #[test]
     fn a_missing_certificate_is_said_in_words() {
         assert!(alert(0x100 + 116).unwrap().contains("--config-dir"));
-        assert!(alert(0x100 + 48).unwrap().contains("another cluster"));
+        assert!(alert(0x100 + 51).unwrap().contains("another cluster"));
         assert_eq!(alert(0x100 + 70), Some("TLS alert 70".to_owned()));
         assert_eq!(alert(0x0a), None);
     }
