@@ -23,6 +23,10 @@ pub trait DeviceClass: Send + Sync + fmt::Debug + 'static {
     /// submit again what this one left unfinished.
     fn keeps_inflight(&self) -> bool;
 
+    /// Whether the frontend gets the configuration space from us. QEMU wants that of a disk and
+    /// warns of it at a NIC.
+    fn offers_config(&self) -> bool;
+
     /// Fills `into` with the configuration space from `offset` on; zeros behind its end.
     fn read_config(&self, offset: usize, into: &mut [u8]);
 

@@ -39,6 +39,7 @@ pub(crate) struct Protocol {
     worker: WorkerLink,
     shared: Arc<Shared>,
     features: u64,
+    protocol_features: u64,
     memory: Arc<GuestMemory>,
     inflight: Option<Inflight>,
     rings: Vec<Ring>,
@@ -53,7 +54,26 @@ impl Protocol {
     ) -> Self {
         let rings = (0..class.queue_count()).map(|_| Ring::default()).collect();
         let memory = Arc::new(GuestMemory::default());
-        Self { options, class, worker, shared, features: 0, memory, inflight: None, rings }
+        Self {
+            options,
+            class,
+            worker,
+            shared,
+            features: 0,
+            protocol_features: 0,
+            memory,
+            inflight: None,
+            rings,
+        }
+    }
+
+    /// Whether rings are enabled by message. Before that was agreed, they are when started.
+    pub(crate) const fn has_enable(&self) -> bool {
+        self.features & PROTOCOL != 0
+    }
+
+    pub(crate) const fn has_reply_ack(&self) -> bool {
+        self.protocol_features & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0
     }
 
     fn offered(&self) -> u64 {
@@ -73,9 +93,8 @@ impl Protocol {
 
     /// Hands a ring to the worker, if the frontend has started and enabled it.
     fn start(&mut self, index: u16) -> Result<(), RequestError> {
-        let has_enable = self.features & PROTOCOL != 0;
         let ring = &self.rings[usize::from(index)];
-        let is_wanted = ring.is_started && (ring.is_enabled || !has_enable);
+        let is_wanted = ring.is_started && (ring.is_enabled || !self.has_enable());
         if !is_wanted || ring.running.is_some() {
             return Ok(());
         }
@@ -319,10 +338,12 @@ impl VhostUserBackendReqHandlerMut for Protocol {
     fn get_protocol_features(&mut self) -> VhostResult<VhostUserProtocolFeatures> {
         let mut features = VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
-            | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::RESET_DEVICE
-            | VhostUserProtocolFeatures::BACKEND_REQ
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
+        if self.class.offers_config() {
+            // The channel to the frontend is for announcing that the space has changed.
+            features |= VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::BACKEND_REQ;
+        }
         if self.class.keeps_inflight() {
             features |= VhostUserProtocolFeatures::INFLIGHT_SHMFD;
         }
@@ -334,6 +355,7 @@ impl VhostUserBackendReqHandlerMut for Protocol {
         if features & !offered != 0 {
             return Err(failure(RequestError::FeaturesNotOffered { features }));
         }
+        self.protocol_features = features;
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The thread of one device: accepts a frontend, carries out its messages, turns others away.
 
-use crate::backchannel::Backchannel;
+use crate::backchannel::{self, Backchannel, Glimpse};
 use crate::event::{DeviceClass, WorkerLink};
 use crate::listen::SocketFile;
 use crate::protocol::Protocol;
@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
+use vhost::vhost_user::{BackendReqHandler, Error as VhostError, VhostUserBackendReqHandlerMut};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -85,10 +85,29 @@ struct Connection {
 impl Connection {
     /// Carries out one message.
     fn serve(&mut self) -> Result<(), VhostError> {
-        if let Some(channel) = Backchannel::peek(&self.socket) {
-            self.backchannel = Some(channel);
+        match backchannel::peek(&self.socket) {
+            Some(Glimpse::Channel(channel)) => self.backchannel = Some(channel),
+            Some(Glimpse::Enable) if !self.protocol().has_enable() => return self.enable(),
+            Some(Glimpse::Enable) | None => {}
         }
         self.handler.handle_request()
+    }
+
+    fn protocol(&self) -> MutexGuard<'_, Protocol> {
+        // It is used on this thread alone; the crate wants the lock.
+        self.protocol.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Carries out a SET_VRING_ENABLE that came before SET_FEATURES, which the crate refuses.
+    fn enable(&self) -> Result<(), VhostError> {
+        let request = backchannel::take_enable(&self.socket).map_err(VhostError::SocketBroken)?;
+        let mut protocol = self.protocol();
+        let result = protocol.set_vring_enable(request.index, request.value == 1);
+        if request.needs_reply && protocol.has_reply_ack() {
+            backchannel::acknowledge_enable(&self.socket, result.is_ok())
+                .map_err(VhostError::SocketBroken)?;
+        }
+        result
     }
 }
 
@@ -213,9 +232,7 @@ impl Server {
             EpollEvent::default(),
         );
         *self.shared.connection() = None;
-        let mut protocol = connection.protocol.lock().unwrap_or_else(PoisonError::into_inner);
-        protocol.take_back_all();
-        drop(protocol);
+        connection.protocol().take_back_all();
         self.shared.status().is_connected = false;
     }
 

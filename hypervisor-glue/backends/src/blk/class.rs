@@ -94,6 +94,10 @@ impl DeviceClass for BlkClass {
         true
     }
 
+    fn offers_config(&self) -> bool {
+        true
+    }
+
     fn read_config(&self, offset: usize, into: &mut [u8]) {
         type Config = virtio_blk_config;
         let mut space = ConfigSpace::<{ size_of::<Config>() }>::new();

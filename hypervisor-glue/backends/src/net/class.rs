@@ -52,6 +52,10 @@ impl DeviceClass for NetClass {
         false
     }
 
+    fn offers_config(&self) -> bool {
+        false
+    }
+
     fn read_config(&self, offset: usize, into: &mut [u8]) {
         let link_up = u16::try_from(VIRTIO_NET_S_LINK_UP).expect("the bits of a 16-bit field");
         let mut space = ConfigSpace::<{ size_of::<virtio_net_config>() }>::new();
