@@ -260,7 +260,8 @@ mod tests {
                 let mut data = example.repeat(1 + random() % 3);
                 for _ in 0..random() % 6 {
                     let at = random() % data.len();
-                    data[at] = [0, 1, 0xff, 6, 17, 58, (random() & 0xff) as u8][random() % 7];
+                    let any = random().to_le_bytes()[0];
+                    data[at] = [0, 1, 0xff, 6, 17, 58, any][random() % 7];
                 }
                 data.truncate(data.len() - random() % 10 * (random() % 2));
                 entry(&data);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Nothing allocates while packets are processed.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod support;
 

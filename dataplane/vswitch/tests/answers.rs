@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Stories of questions: ARP and neighbor discovery from guests and from tunnels.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod support;
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a switch refuses to be configured to, each with its own error.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod support;
 
@@ -47,7 +48,7 @@ fn an_epoch_goes_forward_and_what_was_in_force_stays() {
     config.ports.pop();
     let error = rig.switch.apply(rig.now, &config).unwrap_err();
     assert_eq!(error, ConfigError::EpochReused { epoch: Epoch(5) });
-    let frame = support::frames::udp((mac(1), mac(2)), (v4(1), v4(2)), (1, 2), b"still forwarded");
+    let frame = frames::udp((mac(1), mac(2)), (v4(1), v4(2)), (1, 2), b"still forwarded");
     assert!(matches!(rig.send(rig.index(3), frame), Outcome::Sent { .. }));
 }
 

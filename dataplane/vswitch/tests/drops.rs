@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Every drop reason happens, for the packet that it is named for, and is in the docs.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod support;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Stories of packets between guests, here and through tunnels. Every frame is sent twice, by the
 //! slow and the fast path, and the bytes are compared.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod support;
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Stories of the wire: the VTEP's own ARP and ping, next hops, and what is turned away.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod support;
 

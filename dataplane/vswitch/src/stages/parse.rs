@@ -113,6 +113,11 @@ impl Frame<'_> {
         Ok(parsed)
     }
 
+    /// Of a packet that was parsed: its version is one of the two.
+    fn is_ipv6(&self) -> bool {
+        self.packet.first().is_some_and(|first| first >> 4 == 6)
+    }
+
     /// Fills in ports, or an ICMP message's type and code, which stand for them.
     fn ports(&self, parsed: &mut Parsed) -> Result<(), DropReason> {
         let length = parsed.end - parsed.upper;
@@ -147,7 +152,8 @@ impl Frame<'_> {
                 let (icmp, _) = IcmpHeader::parse(upper).map_err(|_| truncated)?;
                 let message = u16::from_be_bytes([icmp.kind(), icmp.code()]);
                 parsed.fields.set_ports(message, 0);
-                if parsed.protocol == PROTOCOL_ICMPV6 && is_nd(icmp.kind()) {
+                let is_icmpv6 = parsed.protocol == PROTOCOL_ICMPV6 && self.is_ipv6();
+                if is_icmpv6 && is_nd(icmp.kind()) {
                     parsed.class = Class::Nd(icmp.kind());
                 }
             }

@@ -5,6 +5,7 @@
 
 pub(crate) mod frames;
 pub(crate) mod generate;
+pub(crate) mod look;
 pub(crate) mod model;
 
 use plinth_ids::{Epoch, MacAddress, Moment, PortId, Vni};
