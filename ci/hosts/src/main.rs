@@ -1,10 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tests of real daemons in network namespaces.
+//! Tests of real daemons in network namespaces, against the kernel's own stack.
+//!
+//! A guest is the kernel's stack in a namespace behind `plinth-tap`; a node is a namespace with
+//! plinth-switchd on a veth. Everything is as on a real node but for the VM around the guest,
+//! which is what `ci/guest` adds.
 
-use plinth_stage::runner::{self, Test};
+mod disk;
+mod hostile;
+mod network;
+
+use plinth_stage::runner::{self, Need, Test};
 use std::process::ExitCode;
 
-const TESTS: &[Test] = &[];
+const NETWORK: &[Need] = &[
+    Need::Root,
+    Need::Path("/dev/net/tun"),
+    Need::Program("ip", "iproute2"),
+    Need::Program("ethtool", "ethtool"),
+    Need::Program("ping", "iputils-ping"),
+    Need::Program("iperf3", "iperf3"),
+    Need::Program("tcpdump", "tcpdump"),
+];
+
+const fn network(name: &'static str, run: runner::Run) -> Test {
+    Test { name, needs: NETWORK, limit_seconds: 90, run }
+}
+
+const fn disk(name: &'static str, limit_seconds: u64, run: runner::Run) -> Test {
+    Test { name, needs: &[], limit_seconds, run }
+}
+
+const TESTS: &[Test] = &[
+    network("guests_of_a_vpc_meet_and_others_hear_nothing", network::one_node),
+    network("the_kernels_vxlan_device_is_a_remote_vtep", network::kernel_vtep),
+    network("guests_on_two_nodes_meet_in_vxlan", network::two_nodes),
+    network("ping_resumes_after_the_switch_was_killed", network::killed_switch),
+    network("lying_packets_are_counted_and_harm_nobody", hostile::lying_packets),
+    network("a_spoofing_guest_is_dropped_and_counted", hostile::spoofing_guest),
+    disk("every_byte_survives_kills_of_the_store", 120, disk::killed_store),
+    disk("a_corrupted_superblock_is_a_fault_of_its_pool_alone", 60, hostile::superblock),
+    disk("nonsense_on_the_management_sockets_is_refused", 60, hostile::management),
+];
 
 fn main() -> ExitCode {
     runner::main(TESTS)

@@ -7,6 +7,9 @@
 //!                                                           ├─ Scratch     a folder of its own
 //!                                                           ├─ Namespace   ip netns, veth
 //!                                                           ├─ Daemon      a process of ours
+//!                                                           │   ├─ Switch  plinth-switchd
+//!                                                           │   ├─ Store   plinth-stored
+//!                                                           │   └─ TapGuest
 //!                                                           └─ Capture     frames of a wire
 //! ```
 //!
@@ -19,9 +22,15 @@ pub mod daemon;
 pub mod namespace;
 pub mod runner;
 pub mod scratch;
+pub mod store;
+pub mod switch;
+pub mod tap_guest;
 pub mod wait;
 
 pub use daemon::Daemon;
 pub use namespace::Namespace;
 pub use scratch::Scratch;
+pub use store::Store;
+pub use switch::Switch;
+pub use tap_guest::TapGuest;
 pub use wait::{until, within};

@@ -61,6 +61,9 @@ impl Length {
     }
 }
 
+/// What a test does; an error is its failure.
+pub type Run = fn(Length) -> Result<()>;
+
 #[derive(Clone, Copy, Debug)]
 pub struct Test {
     /// A sentence, as `a_guest_pings_a_guest`.
@@ -68,7 +71,7 @@ pub struct Test {
     pub needs: &'static [Need],
     /// It is ended after this many seconds, ten times as many with `--long`.
     pub limit_seconds: u64,
-    pub run: fn(Length) -> Result<()>,
+    pub run: Run,
 }
 
 #[derive(Debug, Parser)]

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+//! plinth-stored, as a node agent would run it.
+
+use crate::daemon::{Daemon, program};
+use crate::scratch::Scratch;
+use crate::wait::within;
+use anyhow::{Context, Result, anyhow, bail};
+use plinth_ids::{Epoch, PoolId, VolumeId};
+use plinth_manage::Client;
+use plinth_store_api::{
+    Answer, Attachment, CONFIG_VERSION, Durability, Pool, PoolStatus, Reply, Request, StoreConfig,
+    Verb,
+};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const START: Duration = Duration::from_secs(30);
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// A running store, its folders and its next configuration.
+#[derive(Debug)]
+pub struct Store {
+    daemon: Daemon,
+    folder: PathBuf,
+    /// What [`Store::apply`] sends; its epoch is counted up there.
+    pub config: StoreConfig,
+}
+
+impl Store {
+    /// Starts a store without pools.
+    ///
+    /// # Errors
+    /// When it does not come up, with its log.
+    pub fn start(scratch: &Scratch, tag: &str) -> Result<Self> {
+        let folder = scratch.join(tag);
+        std::fs::create_dir_all(&folder).context("the store's folder")?;
+        let daemon = launch(&folder)?;
+        let config = StoreConfig {
+            version: CONFIG_VERSION,
+            epoch: Epoch(0),
+            pools: Vec::new(),
+            attachments: Vec::new(),
+        };
+        let mut store = Self { daemon, folder, config };
+        store.wait_until_up()?;
+        Ok(store)
+    }
+
+    fn wait_until_up(&mut self) -> Result<()> {
+        within(START, "plinth-stored answers", || {
+            self.daemon.check()?;
+            self.call(Verb::Status).map(drop)
+        })
+    }
+
+    /// Formats a pool of `size` bytes on a file of the store's folder, and takes it into the
+    /// configuration, which is applied.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub fn make_pool(&mut self, id: u32, size: u64) -> Result<PathBuf> {
+        let device = self.folder.join(format!("pool-{id}"));
+        let size = Some(size);
+        let id = PoolId(id);
+        self.call(Verb::PoolFormat { id, device: device.clone(), size, overwrite: false })?;
+        let durability = Durability::Flush;
+        self.config.pools.push(Pool { id, device: device.clone(), durability });
+        self.apply()?;
+        Ok(device)
+    }
+
+    /// Makes a volume and serves it on the socket that is returned.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub fn make_volume(
+        &mut self,
+        pool: u32,
+        volume: u64,
+        size: u64,
+        queues: u16,
+    ) -> Result<PathBuf> {
+        let name = format!("volume-{volume}").parse().context("a volume's name")?;
+        let (pool, volume) = (PoolId(pool), VolumeId(volume));
+        self.call(Verb::VolumeCreate { pool, volume, name, size })?;
+        let socket = self.folder.join(format!("blk-{}.sock", volume.0));
+        let attachment =
+            Attachment { pool, volume, socket: socket.clone(), queues, is_read_only: false };
+        self.config.attachments.push(attachment);
+        self.apply()?;
+        Ok(socket)
+    }
+
+    /// # Errors
+    /// When it is refused.
+    pub fn apply(&mut self) -> Result<()> {
+        self.config.epoch.0 += 1;
+        match self.call(Verb::Apply(self.config.clone()))? {
+            Answer::Applied { epoch } if epoch == self.config.epoch => Ok(()),
+            other => bail!("apply was answered with {other:?}"),
+        }
+    }
+
+    /// # Errors
+    /// When the store does not answer, or refuses.
+    pub fn call(&self, verb: Verb) -> Result<Answer> {
+        let mut client = Client::connect(&self.folder.join("stored.sock"), ANSWER)?;
+        let reply: Reply = client.call(&Request { id: 1, verb })?;
+        reply.result.map_err(|refusal| anyhow!("{}: {}", refusal.code, refusal.text))
+    }
+
+    /// # Errors
+    /// As [`Store::call`].
+    pub fn pools(&self) -> Result<Vec<PoolStatus>> {
+        match self.call(Verb::Pools)? {
+            Answer::Pools(pools) => Ok(pools),
+            other => bail!("pools was answered with {other:?}"),
+        }
+    }
+
+    /// # Errors
+    /// When it was dead already.
+    pub fn kill(&mut self) -> Result<()> {
+        self.daemon.kill()
+    }
+
+    /// Starts it again over its folders, as the node agent does. No configuration is sent.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.daemon = launch(&self.folder)?;
+        self.wait_until_up()
+    }
+
+    pub const fn daemon(&mut self) -> &mut Daemon {
+        &mut self.daemon
+    }
+}
+
+fn launch(folder: &Path) -> Result<Daemon> {
+    let mut command = Command::new(program("plinth-stored")?);
+    command.arg("--run-dir").arg(folder).arg("--state-dir").arg(folder.join("state"));
+    Daemon::start("plinth-stored", command, &folder.join("log"))
+}
