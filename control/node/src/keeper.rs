@@ -170,17 +170,17 @@ impl<S: Speaker> Nurse<S> {
     fn run(&mut self) {
         loop {
             let is_calm = self.round();
+            let pause = if is_calm { CALM } else { HURRY };
             let state = self.shared.lock();
             if state.is_stopping {
                 return;
             }
-            let pause = if is_calm { CALM } else { HURRY };
             // A wish that came during the round is not waited over.
-            let is_late = is_calm && state.done < state.wish;
-            if !is_late {
-                drop(self.shared.changed.wait_timeout(state, pause));
+            if is_calm && state.done < state.wish {
+                continue;
             }
-            if self.shared.lock().is_stopping {
+            let waited = self.shared.changed.wait_timeout(state, pause);
+            if waited.unwrap_or_else(PoisonError::into_inner).0.is_stopping {
                 return;
             }
         }

@@ -15,12 +15,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Between two looks at a process.
 const LOOK: Duration = Duration::from_millis(500);
-impl VmRecord {
-    pub(crate) const fn spec(&self) -> &VmSpec {
-        &self.spec
-    }
-}
-
+/// How long a process that was started by an agent before us may take until it answers.
+const FRESH_TIME: Duration = Duration::from_secs(5);
+/// Between two looks for it.
+const FRESH_PAUSE: Duration = Duration::from_millis(50);
 /// How long QEMU may take for one answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
@@ -34,7 +32,7 @@ pub(crate) struct Ground {
 }
 
 /// What of a VM survives a restart of the agent and of the node.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct VmRecord {
     lifecycle: Record,
     /// The process, when one was started.
@@ -44,6 +42,12 @@ pub(crate) struct VmRecord {
     spec: VmSpec,
     /// What the living process was started with.
     held: Option<VmSpec>,
+}
+
+impl VmRecord {
+    pub(crate) const fn spec(&self) -> &VmSpec {
+        &self.spec
+    }
 }
 
 #[derive(Debug)]
@@ -101,7 +105,7 @@ impl Runner {
             wish: Wish::Stop { grace: Duration::MAX },
             accelerator: None,
             obstacle: Some("the node has just begun".to_owned()),
-            status: blank_status(&spec),
+            status: first_status(&spec, &lifecycle),
             held: held.clone(),
             spec,
             is_settled: false,
@@ -200,16 +204,31 @@ impl Drop for Runner {
     }
 }
 
-fn blank_status(spec: &VmSpec) -> VmStatus {
+/// What is known before the thread has looked.
+fn first_status(spec: &VmSpec, lifecycle: &Lifecycle) -> VmStatus {
     VmStatus {
         id: spec.id,
-        state: VmState::Stopped,
+        // The process is yet to be found.
+        state: if lifecycle.has_process() { VmState::Starting } else { state_name(lifecycle) },
         process: None,
         since: unix_now(),
-        reason: String::new(),
-        restarts: 0,
-        start_number: 0,
+        reason: lifecycle.reason().to_owned(),
+        restarts: lifecycle.restarts(),
+        start_number: lifecycle.start_number(),
         accelerator: String::new(),
+    }
+}
+
+fn state_name(lifecycle: &Lifecycle) -> VmState {
+    match lifecycle.state() {
+        State::Off => VmState::Stopped,
+        State::Launching => VmState::Starting,
+        State::Running { .. } => VmState::Running,
+        State::Stopping { .. } | State::Quitting { .. } | State::Killing { .. } => {
+            VmState::Stopping
+        }
+        State::Waiting { .. } if lifecycle.restarts() == 0 => VmState::Starting,
+        State::Waiting { .. } | State::Failed => VmState::Failed,
     }
 }
 
@@ -236,17 +255,23 @@ struct Hand {
     since: u64,
     last_look: Option<Instant>,
     last_state: Option<VmState>,
-    saved: Option<(Record, Option<Identity>, VmSpec)>,
+    saved: Option<VmRecord>,
 }
 
 impl Hand {
     fn run(&mut self) {
         loop {
             self.round();
-            self.publish();
+            if self.is_found {
+                self.publish();
+            }
             let inbox = self.shared.lock();
             if inbox.is_stopping {
                 return;
+            }
+            if !self.is_found {
+                drop(self.shared.changed.wait_timeout(inbox, FRESH_PAUSE));
+                continue;
             }
             let pause = self
                 .lifecycle
@@ -257,9 +282,9 @@ impl Hand {
     }
 
     fn round(&mut self) {
+        self.is_found = self.is_found || self.find();
         if !self.is_found {
-            self.find();
-            self.is_found = true;
+            return;
         }
         self.look();
         let wish = {
@@ -297,24 +322,27 @@ impl Hand {
         }
     }
 
-    /// Looks for the process that the record tells of.
-    fn find(&mut self) {
+    /// Looks for the process that the record tells of. Whether it is known what became of it.
+    fn find(&mut self) -> bool {
         if !self.lifecycle.has_process() {
-            return;
+            return true;
         }
-        let uuid = translate::uuid(self.shared.lock().spec.id);
-        match adopt(&self.folder, &uuid, self.identity) {
-            Some(process) => {
-                tracing::info!(vm = %self.folder.path().display(), "found its process again");
-                self.identity = Some(process.identity());
-                self.process = Some(process);
-            }
-            None => {
-                let reason = "its process ended while no agent watched".to_owned();
-                self.feed(Input::Exited { reason });
-                self.forget_process();
-            }
+        let uuid = plinth_qemu::uuid(self.shared.lock().spec.id);
+        if let Some(process) = adopt(&self.folder, &uuid, self.identity) {
+            tracing::info!(vm = %self.folder.path().display(), "found its process again");
+            self.identity = Some(process.identity());
+            self.process = Some(process);
+            return true;
         }
+        // The agent before us may have ended right after it started one, which does not answer
+        // yet: taken for dead, it would lose its sockets.
+        let is_fresh = self.identity.is_none() && self.held.is_some();
+        if is_fresh && self.start.elapsed() < FRESH_TIME {
+            return false;
+        }
+        let reason = "its process ended while no agent watched".to_owned();
+        self.feed(Input::Exited { reason });
+        true
     }
 
     /// Whether the process has ended, or the guest has.
@@ -402,20 +430,18 @@ impl Hand {
     }
 
     fn save(&mut self) {
-        let spec = self.shared.lock().spec.clone();
-        let now = (self.lifecycle.record(), self.identity, spec);
-        if self.saved.as_ref() == Some(&now) {
-            return;
-        }
         let record = VmRecord {
-            lifecycle: now.0.clone(),
-            identity: now.1,
+            lifecycle: self.lifecycle.record(),
+            identity: self.identity,
             accelerator: self.accelerator,
-            spec: now.2.clone(),
+            spec: self.shared.lock().spec.clone(),
             held: self.held.clone(),
         };
+        if self.saved.as_ref() == Some(&record) {
+            return;
+        }
         match self.kept.save(&record) {
-            Ok(()) => self.saved = Some(now),
+            Ok(()) => self.saved = Some(record),
             Err(err) => tracing::error!(err = &err as &dyn std::error::Error, "VM record"),
         }
     }
@@ -423,16 +449,7 @@ impl Hand {
     fn publish(&mut self) {
         self.forget_process();
         self.save();
-        let state = match self.lifecycle.state() {
-            State::Off => VmState::Stopped,
-            State::Launching => VmState::Starting,
-            State::Running { .. } => VmState::Running,
-            State::Stopping { .. } | State::Quitting { .. } | State::Killing { .. } => {
-                VmState::Stopping
-            }
-            State::Waiting { .. } if self.lifecycle.restarts() == 0 => VmState::Starting,
-            State::Waiting { .. } | State::Failed => VmState::Failed,
-        };
+        let state = state_name(&self.lifecycle);
         let is_news = self.last_state != Some(state);
         if is_news {
             self.since = unix_now();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The run folder of one VM, and the limit that the kernel sets to socket paths.
 
+use plinth_ids::VmId;
 use std::path::{Path, PathBuf};
 
 /// Longest path of a unix socket: `sun_path` has 108 bytes with its final zero (unix(7)).
@@ -77,6 +78,14 @@ impl VmFolder {
     }
 }
 
+/// What the firmware tells the guest of itself, and by which its process is recognised.
+pub fn uuid(vm: VmId) -> String {
+    // Version 4 and the usual variant in their places (RFC 9562); the front spells "plinth".
+    let low = vm.0 & 0xffff_ffff_ffff;
+    let high = vm.0 >> 48;
+    format!("706c696e-7468-4000-{:04x}-{low:012x}", 0x8000 | (high & 0x3fff))
+}
+
 /// # Errors
 /// When the kernel does not take `path` as a socket's.
 pub(crate) fn check_socket_path(path: &Path) -> Result<(), FolderError> {
@@ -97,5 +106,11 @@ mod tests {
         assert!(VmFolder::new("x".repeat(room)).is_ok());
         let error = VmFolder::new("x".repeat(room + 1)).unwrap_err();
         assert!(error.to_string().contains("--run-dir"), "{error}");
+    }
+
+    #[test]
+    fn every_vm_has_its_own_uuid() {
+        assert_eq!(uuid(VmId(7)), "706c696e-7468-4000-8000-000000000007");
+        assert_ne!(uuid(VmId(7)), uuid(VmId(7 | 1 << 48)));
     }
 }

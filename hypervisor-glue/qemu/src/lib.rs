@@ -22,7 +22,7 @@ mod process;
 
 pub use accelerator::{Accelerator, Probe, probe};
 pub use command::{Boot, Disk, Machine, Nic, NicNetwork, command_line, network_file};
-pub use folder::{FolderError, SOCKET_PATH_MAX, VmFolder};
+pub use folder::{FolderError, SOCKET_PATH_MAX, VmFolder, uuid};
 pub use launch::{LaunchError, launch};
 pub use monitor::{Monitor, MonitorError, RunState};
 pub use process::{Identity, Process, ProcessError, adopt, detached, start_time};

@@ -1,0 +1,462 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The agent against a fake switch, a fake store and a fake QEMU (tests/fakes).
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use plinth_api::{
+    Address, AgentAnswer, Boot, CheckState, Code, Command, DaemonState, DiskFormat, DiskSpec,
+    Durability, ImportSource, NicSpec, NodeSpec, Run, VmSpec, VmState, VmStatus,
+};
+use plinth_client::Agent;
+use plinth_ids::{Epoch, MacAddress, NodeId, PoolId, PortId, VmId, Vni, VolumeId};
+use plinth_node::{NodeAgent, NodeConfig, Places, Surroundings};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command as Program, Stdio};
+use std::time::{Duration, Instant};
+
+/// A node in a folder of its own. Whatever runs of it is ended with the test.
+struct Node {
+    folder: PathBuf,
+}
+
+impl Node {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("pn-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("root")).unwrap();
+        for part in ["switchd", "stored", "qemu"] {
+            let script = format!(
+                "#!/bin/sh\nexec {} {part} \"$@\"\n",
+                env!("CARGO_BIN_EXE_plinth-node-fake")
+            );
+            let path = folder.join(part);
+            std::fs::write(&path, script).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        Self { folder }
+    }
+
+    fn places(&self) -> Places {
+        Places::new(self.folder.join("s"), self.folder.join("r")).unwrap()
+    }
+
+    fn agent(&self) -> NodeAgent {
+        NodeAgent::start(NodeConfig {
+            places: self.places(),
+            switchd: self.folder.join("switchd"),
+            stored: self.folder.join("stored"),
+            qemu: self.folder.join("qemu"),
+            qemu_img: "qemu-img".into(),
+            // A root without /dev/kvm: no try of KVM.
+            surroundings: Surroundings { root: self.folder.join("root") },
+        })
+        .unwrap()
+    }
+
+    /// The processes of this node that play `part`.
+    fn processes(&self, part: &str) -> Vec<i32> {
+        let mark = self.folder.display().to_string();
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+            let plays = words.get(1) == Some(&part.as_bytes());
+            if plays && String::from_utf8_lossy(&line).contains(&mark) {
+                found.push(id);
+            }
+        }
+        found
+    }
+
+    fn kill(&self, part: &str) {
+        for process in self.processes(part) {
+            let id = rustix::process::Pid::from_raw(process).unwrap();
+            let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
+        }
+    }
+
+    fn vm_folder(&self, vm: u64) -> PathBuf {
+        self.folder.join("r/vm").join(vm.to_string())
+    }
+
+    fn assert_no_violation(&self, vm: u64) {
+        let text = std::fs::read_to_string(self.vm_folder(vm).join("violation"));
+        assert!(text.is_err(), "{}", text.unwrap_or_default());
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        for part in ["agent", "qemu", "switchd", "stored"] {
+            self.kill(part);
+        }
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn vm(number: u64) -> VmSpec {
+    VmSpec {
+        id: VmId(number),
+        name: format!("vm-{number}").parse().unwrap(),
+        vcpus: 1,
+        memory: 128 << 20,
+        boot: Boot::Disk,
+        disks: vec![DiskSpec {
+            pool: PoolId(1),
+            volume: VolumeId(number),
+            name: "disk".parse().unwrap(),
+            is_read_only: false,
+        }],
+        nics: vec![NicSpec {
+            port: PortId(u32::try_from(number).unwrap()),
+            name: "nic".parse().unwrap(),
+            vni: Vni::new(5).unwrap(),
+            mac: MacAddress([2, 0, 0, 0, 0, 1]),
+            addresses: vec![Address { ip: "10.0.0.2".parse().unwrap(), prefix_length: 24 }],
+            gateway: None,
+            mtu: 1450,
+        }],
+        run: Run::Running,
+        start_number: 1,
+    }
+}
+
+fn spec(epoch: u64, vms: Vec<VmSpec>) -> NodeSpec {
+    NodeSpec {
+        epoch: Epoch(epoch),
+        node: NodeId(1),
+        name: "node-1".parse().unwrap(),
+        underlay: None,
+        pools: Vec::new(),
+        vms,
+        remotes: Vec::new(),
+    }
+}
+
+/// Looks again and again until `found` says yes; the last words say what was waited for.
+fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "it did not happen: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn status(agent: &NodeAgent, vm: u64) -> Option<VmStatus> {
+    agent.look().vms.into_iter().find(|status| status.id == VmId(vm))
+}
+
+fn wait_for(agent: &NodeAgent, vm: u64, state: VmState) -> VmStatus {
+    until(&format!("vm-{vm} is {state:?}; last: {:?}", status(agent, vm)), || {
+        status(agent, vm).filter(|status| status.state == state)
+    })
+}
+
+#[test]
+fn a_vm_runs_on_its_sockets_and_leaves_nothing_when_it_is_deleted() {
+    let node = Node::new("life");
+    let agent = node.agent();
+    assert_eq!(agent.take(spec(1, vec![vm(1)])), Ok(Epoch(1)));
+    let running = wait_for(&agent, 1, VmState::Running);
+    assert_eq!(
+        (running.start_number, running.restarts, running.accelerator.as_str()),
+        (1, 0, "tcg")
+    );
+    assert_eq!(node.processes("qemu").len(), 1);
+    assert!(node.places().port_socket(PortId(1)).exists());
+    let looked = agent.look();
+    assert!(looked.daemons.iter().all(|daemon| daemon.state == DaemonState::Up), "{looked:?}");
+    assert!(
+        looked
+            .facts
+            .checks
+            .iter()
+            .any(|check| check.name == "kvm" && check.state == CheckState::Warning)
+    );
+
+    agent.take(spec(2, Vec::new())).unwrap();
+    until("the VM is gone", || agent.look().vms.is_empty().then_some(()));
+    assert!(node.processes("qemu").is_empty());
+    assert!(!node.vm_folder(1).exists());
+    until("its port is gone", || (!node.places().port_socket(PortId(1)).exists()).then_some(()));
+    until("its disk is let go", || {
+        (!node.places().volume_socket(VolumeId(1)).exists()).then_some(())
+    });
+}
+
+#[test]
+fn a_stop_asks_the_guest_and_gives_its_sockets_back_afterwards() {
+    let node = Node::new("stop");
+    let agent = node.agent();
+    agent.take(spec(1, vec![vm(1)])).unwrap();
+    wait_for(&agent, 1, VmState::Running);
+    let stopped = VmSpec { run: Run::Stopped { grace_seconds: 30 }, ..vm(1) };
+    agent.take(spec(2, vec![stopped])).unwrap();
+    wait_for(&agent, 1, VmState::Stopped);
+    node.assert_no_violation(1);
+    until("its port is gone", || (!node.places().port_socket(PortId(1)).exists()).then_some(()));
+    agent.take(spec(3, vec![VmSpec { start_number: 2, ..vm(1) }])).unwrap();
+    assert_eq!(wait_for(&agent, 1, VmState::Running).start_number, 2);
+}
+
+#[test]
+fn a_guest_that_does_not_listen_is_ended_by_force() {
+    let node = Node::new("stubborn");
+    let agent = node.agent();
+    agent.take(spec(1, vec![vm(1)])).unwrap();
+    wait_for(&agent, 1, VmState::Running);
+    std::fs::write(node.vm_folder(1).join("stubborn"), "").unwrap();
+    let cut = VmSpec { run: Run::Stopped { grace_seconds: 0 }, ..vm(1) };
+    agent.take(spec(2, vec![cut])).unwrap();
+    wait_for(&agent, 1, VmState::Stopping);
+    wait_for(&agent, 1, VmState::Stopped);
+    assert!(node.processes("qemu").is_empty());
+}
+
+#[test]
+fn a_guest_that_switched_itself_off_stays_off_over_a_restart_of_the_agent() {
+    let node = Node::new("off");
+    let agent = node.agent();
+    agent.take(spec(1, vec![vm(1)])).unwrap();
+    wait_for(&agent, 1, VmState::Running);
+    std::fs::write(node.vm_folder(1).join("off"), "").unwrap();
+    wait_for(&agent, 1, VmState::Stopped);
+    std::fs::remove_file(node.vm_folder(1).join("off")).unwrap();
+    drop(agent);
+    let agent = node.agent();
+    agent.take(spec(2, vec![vm(1)])).unwrap();
+    let stopped = wait_for(&agent, 1, VmState::Stopped);
+    assert_eq!(stopped.reason, "the guest switched itself off");
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(node.processes("qemu").is_empty());
+    agent.take(spec(3, vec![VmSpec { start_number: 2, ..vm(1) }])).unwrap();
+    wait_for(&agent, 1, VmState::Running);
+}
+
+#[test]
+fn a_process_that_dies_is_started_again_and_its_death_is_told() {
+    let node = Node::new("crash");
+    let agent = node.agent();
+    agent.take(spec(1, vec![vm(1)])).unwrap();
+    let first = wait_for(&agent, 1, VmState::Running).process;
+    node.kill("qemu");
+    let told = until("the death is told", || {
+        status(&agent, 1).filter(|status| status.state == VmState::Failed)
+    });
+    assert!(told.reason.contains("signal 9"), "{}", told.reason);
+    let again = wait_for(&agent, 1, VmState::Running);
+    assert_eq!(again.restarts, 1);
+    assert_ne!(again.process, first);
+}
+
+#[test]
+fn a_new_agent_finds_the_processes_of_the_old_one() {
+    let node = Node::new("adopt");
+    let agent = node.agent();
+    agent.take(spec(1, vec![vm(1)])).unwrap();
+    let before = wait_for(&agent, 1, VmState::Running).process;
+    let daemons = |agent: &NodeAgent| -> Vec<_> {
+        agent.look().daemons.iter().map(|daemon| daemon.process).collect()
+    };
+    let daemons_before = daemons(&agent);
+    drop(agent);
+    // Without a word from the service: the kept spec is enough.
+    let agent = node.agent();
+    assert_eq!(wait_for(&agent, 1, VmState::Running).process, before);
+    until("the daemons are the same", || (daemons(&agent) == daemons_before).then_some(()));
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(node.processes("qemu").len(), 1);
+    node.assert_no_violation(1);
+}
+
+#[test]
+fn a_daemon_that_dies_is_started_again_with_its_configuration() {
+    let node = Node::new("daemon");
+    let agent = node.agent();
+    agent.take(spec(1, vec![vm(1)])).unwrap();
+    let before = wait_for(&agent, 1, VmState::Running);
+    for part in ["switchd", "stored"] {
+        let old = node.processes(part);
+        node.kill(part);
+        until("another process answers", || {
+            let new = node.processes(part);
+            (!new.is_empty() && new != old).then_some(())
+        });
+    }
+    until("both are up, started twice", || {
+        let daemons = agent.look().daemons;
+        daemons
+            .iter()
+            .all(|daemon| daemon.state == DaemonState::Up && daemon.starts == 2)
+            .then_some(())
+    });
+    assert!(node.places().port_socket(PortId(1)).exists());
+    assert_eq!(status(&agent, 1).unwrap().process, before.process);
+}
+
+#[test]
+fn an_older_spec_is_refused_and_the_same_one_taken() {
+    let node = Node::new("epoch");
+    let agent = node.agent();
+    agent.take(spec(5, Vec::new())).unwrap();
+    assert_eq!(agent.take(spec(5, Vec::new())), Ok(Epoch(5)));
+    let refusal = agent.take(spec(4, Vec::new())).unwrap_err();
+    assert_eq!(refusal.code(), Some(Code::State));
+}
+
+/// The agent as a process that is killed after ever longer lives, each time going on where it
+/// was. Whatever the step: one process for the VM, on its sockets, and the end is the same.
+#[test]
+fn an_agent_that_is_killed_at_any_step_ends_where_it_would_have() {
+    let node = Node::new("kill");
+    let start = |spec: &NodeSpec| -> Child {
+        let text = serde_json::to_string(spec).unwrap();
+        std::fs::write(node.folder.join("spec.json"), text).unwrap();
+        Program::new(env!("CARGO_BIN_EXE_plinth-node-fake"))
+            .args(["agent", "--folder"])
+            .arg(&node.folder)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let mut kills = 0;
+    for round in 0..40_u64 {
+        // Every third round wants the VM off, so that stops are cut short too.
+        let run = if round % 3 == 2 { Run::Stopped { grace_seconds: 5 } } else { Run::Running };
+        let wanted = spec(round + 1, vec![VmSpec { run, start_number: round + 1, ..vm(1) }]);
+        let mut agent = start(&wanted);
+        std::thread::sleep(Duration::from_millis(10 + 12 * round));
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+        kills += 1;
+        assert!(node.processes("qemu").len() <= 1, "two processes after round {round}");
+    }
+    assert_eq!(kills, 40);
+    let agent = node.agent();
+    agent.take(spec(100, vec![VmSpec { start_number: 100, ..vm(1) }])).unwrap();
+    let running = until("it runs for the last start", || {
+        status(&agent, 1).filter(|s| s.state == VmState::Running && s.start_number == 100)
+    });
+    let processes = node.processes("qemu");
+    assert_eq!(processes.len(), 1);
+    assert_eq!(running.process.map(i64::from), Some(i64::from(processes[0])));
+    node.assert_no_violation(1);
+}
+
+fn block<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+fn perform(
+    agent: &NodeAgent,
+    command: Command,
+    bytes: &[u8],
+) -> Result<AgentAnswer, plinth_api::Refusal> {
+    let mut input = bytes;
+    block(agent.perform(command, &mut input))
+}
+
+fn format(device: &Path) -> Command {
+    Command::PoolFormat {
+        pool: PoolId(1),
+        name: "pool".parse().unwrap(),
+        device: device.display().to_string(),
+        size: Some(1 << 30),
+        durability: Durability::Flush,
+        overwrite: false,
+    }
+}
+
+fn import(source: ImportSource, format: DiskFormat) -> Command {
+    Command::ImageImport {
+        pool: PoolId(1),
+        volume: VolumeId(9),
+        name: "image".parse().unwrap(),
+        format,
+        source,
+    }
+}
+
+#[test]
+fn commands_may_be_repeated_after_a_crash() {
+    let node = Node::new("command");
+    let agent = node.agent();
+    agent.take(spec(1, Vec::new())).unwrap();
+    let device = node.folder.join("pool");
+    until("the store is up", || perform(&agent, format(&device), b"").ok());
+    assert_eq!(perform(&agent, format(&device), b""), Ok(AgentAnswer::Done));
+    // A file with another pool on it is kept and refused.
+    let other = node.folder.join("other");
+    std::fs::write(&other, r#"{"id":7,"volumes":{}}"#).unwrap();
+    let Command::PoolFormat { name, size, durability, overwrite, .. } = format(&other) else {
+        unreachable!("format makes a PoolFormat")
+    };
+    let second = Command::PoolFormat {
+        pool: PoolId(2),
+        name,
+        device: other.display().to_string(),
+        size,
+        durability,
+        overwrite,
+    };
+    let refusal = perform(&agent, second, b"").unwrap_err();
+    assert_eq!(refusal.code(), Some(Code::Exists), "{refusal}");
+
+    let gone = Command::VolumeDelete { pool: PoolId(1), volume: VolumeId(404) };
+    assert_eq!(perform(&agent, gone, b""), Ok(AgentAnswer::Done));
+    let AgentAnswer::SwitchDrops(drops) = perform(&agent, Command::SwitchDrops, b"").unwrap()
+    else {
+        panic!("drops were asked for")
+    };
+    assert_eq!((drops[0].reason.as_str(), drops[0].packets), ("vni-unknown", 3));
+}
+
+#[test]
+fn an_image_comes_in_by_path_or_by_stream_in_either_format() {
+    let node = Node::new("import");
+    let agent = node.agent();
+    agent.take(spec(1, Vec::new())).unwrap();
+    until("the store is up", || perform(&agent, format(&node.folder.join("pool")), b"").ok());
+    // Not whole sectors, so that rounding up is seen.
+    let bytes: Vec<u8> = (0..70_000_u32).map(|i| (i % 251).to_le_bytes()[0]).collect();
+    let whole = bytes.len().next_multiple_of(512);
+    let imported = || std::fs::read(node.folder.join("s/imported")).unwrap();
+    let stream = ImportSource::Stream { length: bytes.len() as u64 };
+    let answer = perform(&agent, import(stream.clone(), DiskFormat::Raw), &bytes).unwrap();
+    assert_eq!(answer, AgentAnswer::Imported { size: whole as u64 });
+    assert_eq!(imported()[..bytes.len()], bytes);
+
+    let (raw, qcow2) = (node.folder.join("image.raw"), node.folder.join("image.qcow2"));
+    std::fs::write(&raw, imported()).unwrap();
+    let tool = |arguments: &[&str], files: &[&Path]| {
+        let status =
+            Program::new("qemu-img").args(arguments).args(files).stdout(Stdio::null()).status();
+        assert!(status.unwrap().success());
+    };
+    tool(&["convert", "-O", "qcow2"], &[&raw, &qcow2]);
+    let path = ImportSource::Path(qcow2.display().to_string());
+    perform(&agent, import(path, DiskFormat::Qcow2), b"").unwrap();
+    assert_eq!(imported()[..bytes.len()], bytes);
+
+    // An image that would have us read another file of the node.
+    let thief = node.folder.join("thief.qcow2");
+    let backing = format!("backing_file={},backing_fmt=raw", raw.display());
+    tool(&["create", "-q", "-f", "qcow2", "-o", &backing], &[&thief]);
+    let path = ImportSource::Path(thief.display().to_string());
+    let refusal = perform(&agent, import(path, DiskFormat::Qcow2), b"").unwrap_err();
+    assert!(refusal.text.contains("names another file"), "{refusal}");
+
+    // A stream that ends early, and bytes that are no qcow2.
+    let refusal = perform(&agent, import(stream, DiskFormat::Raw), &bytes[..10]).unwrap_err();
+    assert!(refusal.text.contains("10 of 70000"), "{refusal}");
+    let path = ImportSource::Path(raw.display().to_string());
+    assert!(perform(&agent, import(path, DiskFormat::Qcow2), b"").is_err());
+    // Nothing is left of any of them.
+    assert_eq!(std::fs::read_dir(node.folder.join("s/imports")).unwrap().count(), 0);
+}
