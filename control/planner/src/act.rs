@@ -140,10 +140,11 @@ impl Cluster {
         };
         if !is_made {
             let change = Change::default().delete(Key::Volume(volume.name.clone()));
-            // A VM without its system disk is none.
+            // A VM without its system disk is none. It was in no spec yet, so no node has it,
+            // whether it is being made or deleted already.
             return match vm.flatten() {
-                Some(vm) if vm.state == State::Creating => change.delete(Key::Vm(vm.name.clone())),
-                _ => change,
+                Some(vm) => change.delete(Key::Vm(vm.name.clone())),
+                None => change,
             };
         }
         if !is_wanted {

@@ -36,8 +36,8 @@ mod vpc;
 pub use act::Act;
 pub use change::{Change, Key, Record, RecordError, Write};
 pub use cluster::{Cluster, Observed, Seen};
-pub use node::TOKENS_MAX;
 pub use names::find;
+pub use node::TOKENS_MAX;
 pub use place::{Candidate, Demand, NodeRefusal, place};
 pub use record::{
     Copy, Disk, ImageRecord, Meta, Nic, NodeRecord, PoolRecord, State, SubnetRecord, TokenRecord,
