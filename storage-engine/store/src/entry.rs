@@ -105,8 +105,9 @@ impl<D: Disk> Store<D> {
         while let Some(ops) = self.journal.pop_durable() {
             self.has_moved = true;
             for &op in &ops {
-                let units = self.ops.get(op).map_or(0, |op| op.units);
-                self.complete(op, Ok(StoreAnswer::Changed { units }));
+                let changes = self.ops.get(op).map(|op| (op.units, op.objects));
+                let (units, objects) = changes.unwrap_or_default();
+                self.complete(op, Ok(StoreAnswer::Changed { units, objects }));
             }
             self.journal.recycle(ops);
         }

@@ -27,6 +27,7 @@ struct Segment {
 impl<D: Disk> Store<D> {
     pub(crate) fn execute(&mut self, op: u32, steps: &mut [Step]) {
         self.counters.changes += 1;
+        let before = self.objects.count();
         let is_single = steps.len() == 1;
         for (number, step) in steps.iter_mut().enumerate() {
             let own =
@@ -44,6 +45,8 @@ impl<D: Disk> Store<D> {
             for old in entry.old.drain(..) {
                 self.io.pool.put(old.buffer);
             }
+            let count = |objects: usize| i64::try_from(objects).unwrap_or(i64::MAX);
+            entry.objects = count(self.objects.count()) - count(before);
         }
         self.journal.open_entry().ops.push(op);
     }

@@ -57,6 +57,7 @@ pub(crate) struct Op {
     pub(crate) refusal: Option<StoreRefusal>,
     pub(crate) old: Vec<Old>,
     pub(crate) units: i64,
+    pub(crate) objects: i64,
     pub(crate) is_parked: bool,
 }
 
@@ -71,6 +72,7 @@ impl Op {
             refusal: None,
             old: Vec::new(),
             units: 0,
+            objects: 0,
             is_parked: false,
         }
     }

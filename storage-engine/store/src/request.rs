@@ -146,6 +146,8 @@ pub enum StoreAnswer {
     Changed {
         /// Units that objects of this request have more than before.
         units: i64,
+        /// Objects that there are more than before.
+        objects: i64,
     },
     Attributes {
         size: u32,

@@ -306,6 +306,11 @@ impl<D: Disk> Store<D> {
         ended || self.has_moved
     }
 
+    /// How many more requests `submit` takes.
+    pub fn room(&self) -> usize {
+        self.options.requests_max.saturating_sub(self.ops.len())
+    }
+
     /// Whether nothing is on its way: no request, no disk request, no checkpoint.
     pub fn is_idle(&self) -> bool {
         self.ops.len() == 0

@@ -20,7 +20,10 @@ fn options() -> StoreOptions {
 #[test]
 fn what_was_written_is_read_and_the_rest_is_zeros() {
     let mut store = fresh(16 * MIB, options());
-    assert_eq!(write(&mut store, 1, 4096, &[7; 8192]), Ok(StoreAnswer::Changed { units: 1 }));
+    assert_eq!(
+        write(&mut store, 1, 4096, &[7; 8192]),
+        Ok(StoreAnswer::Changed { units: 1, objects: 1 })
+    );
     let bytes = read(&mut store, 1, 0, 16384).unwrap();
     assert!(bytes[..4096].iter().chain(&bytes[12288..]).all(|&byte| byte == 0));
     assert!(bytes[4096..12288].iter().all(|&byte| byte == 7));
@@ -84,7 +87,7 @@ fn zeroed_and_removed_space_comes_back() {
     let before = store.capacity().used;
     write(&mut store, 1, 0, &[5; 4 << 20]).unwrap();
     let zero = Operation::Zero { key: key(1), offset: 4096, length: 64 * 1024 };
-    assert_eq!(apply(&mut store, vec![zero]), Ok(StoreAnswer::Changed { units: -1 }));
+    assert_eq!(apply(&mut store, vec![zero]), Ok(StoreAnswer::Changed { units: -1, objects: 0 }));
     let bytes = read(&mut store, 1, 0, 128 * 1024).unwrap();
     assert!(bytes[4096..69632].iter().all(|&byte| byte == 0));
     assert!(bytes[..4096].iter().chain(&bytes[69632..]).all(|&byte| byte == 5));

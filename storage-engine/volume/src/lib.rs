@@ -2,20 +2,32 @@
 #![forbid(unsafe_code)]
 //! Volumes made of objects.
 //!
-//! The doors, as a poll-mode worker sees them:
 //! ```text
-//! Volumes::start(store, pool)                 owns the store; reads the headers, resumes deletes
-//! volumes.submit(VolumeTag, VolumeRequest) -> Result<(), VolumeRequest>   back-pressure gives it back
-//! volumes.poll(now, &mut Vec<VolumeCompletion>) -> bool                   every round
-//! volumes.is_ready()                          the headers are read
-//! volumes.list() / volumes.status(VolumeId)   from memory
-//! volumes.attach(VolumeId) -> Result<VolumeHandle, VolumeRefusal>; volumes.detach(handle)
-//! volumes.store() -> &Store<D>; volumes.stop() -> D
+//!   id object      volume 7: its name
+//!   header object  volume 7: size, times, state
+//!   data objects   volume 7: bytes 0 to 4 MiB │ 4 to 8 MiB │ …    made when first written
+//! ```
+//!
+//! [`Volumes`] owns the store of a pool's disk. A worker submits requests with tags and polls;
+//! reads and writes of an attached volume become one store request for each data object they
+//! touch. Creating, cloning, growing and deleting are jobs, carried out one after the other in
+//! bounded steps beside the I/O: a volume that is being made or deleted when the power goes is
+//! removed after the next start.
+//!
+//! ```text
+//!   Volumes::start(store, pool) ── poll until is_ready ──▶ attach, submit, poll …  ── stop ──▶ disk
 //! ```
 
+mod header;
+mod jobs;
+mod key;
+mod range;
 mod request;
+mod start;
+mod volumes;
 
 pub use request::{
-    VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeSpec, VolumeStatus,
-    VolumeTag,
+    REQUEST_BYTES_MAX, VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeSpec,
+    VolumeStatus, VolumeTag,
 };
+pub use volumes::{VOLUMES_MAX, Volumes};

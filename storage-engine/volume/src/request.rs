@@ -4,6 +4,9 @@
 use plinth_ids::{Name, VolumeId};
 use plinth_store::{IoBuffer, StoreRefusal};
 
+/// The most bytes that one read or write moves.
+pub const REQUEST_BYTES_MAX: u32 = 4 << 20;
+
 /// The caller's name for a request. It comes back with the completion.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct VolumeTag(pub u64);
