@@ -338,11 +338,13 @@ impl VhostUserBackendReqHandlerMut for Protocol {
     fn get_protocol_features(&mut self) -> VhostResult<VhostUserProtocolFeatures> {
         let mut features = VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
-            | VhostUserProtocolFeatures::RESET_DEVICE
-            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
+            | VhostUserProtocolFeatures::RESET_DEVICE;
         if self.class.offers_config() {
-            // The channel to the frontend is for announcing that the space has changed.
-            features |= VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::BACKEND_REQ;
+            // The channel to the frontend is for announcing that the space has changed. Memory
+            // slots are not for NICs: QEMU adds each region once for every queue pair.
+            features |= VhostUserProtocolFeatures::CONFIG
+                | VhostUserProtocolFeatures::BACKEND_REQ
+                | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
         }
         if self.class.keeps_inflight() {
             features |= VhostUserProtocolFeatures::INFLIGHT_SHMFD;
