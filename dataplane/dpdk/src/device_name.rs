@@ -68,6 +68,19 @@ impl DeviceName {
         arguments.split(',').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
     }
 
+    /// The same device with one more argument, unless it has that one already.
+    #[must_use]
+    pub fn with_argument(&self, key: &str, value: u32) -> Self {
+        if self.argument(key).is_some() {
+            return self.clone();
+        }
+        let before = self.arguments.to_str().expect("the text was checked to be ASCII");
+        let comma = if before.is_empty() { "" } else { "," };
+        let arguments = CString::new(format!("{before}{comma}{key}={value}"))
+            .expect("neither the arguments nor a key have a zero byte");
+        Self { arguments, ..self.clone() }
+    }
+
     /// The driver of a virtual device: its name without the number, as in `net_af_packet`.
     pub fn driver(&self) -> Option<&str> {
         let name = self.name.to_str().expect("the text was checked to be ASCII");
@@ -156,6 +169,8 @@ mod tests {
         assert_eq!(device.argument("iface"), Some("eth1"));
         assert_eq!((device.argument("if"), device.argument("blocksz")), (None, None));
         assert_eq!(device.to_string(), "net_af_packet0,iface=eth1,framesz=4096");
+        let larger = device.with_argument("framesz", 1).with_argument("blocksz", 65_536);
+        assert_eq!(larger.to_string(), "net_af_packet0,iface=eth1,framesz=4096,blocksz=65536");
         assert_eq!("net_null0".parse::<DeviceName>().unwrap().to_string(), "net_null0");
     }
 

@@ -50,10 +50,7 @@ pub enum OpenError {
     NotEthernet { device: String, source: Errno },
     #[error("device {device} does not take {step} (DPDK printed: {log})")]
     SetUp { device: String, step: &'static str, log: String, source: Errno },
-    #[error(
-        "device {device} does not take an MTU of {mtu} (DPDK printed: {log}); lower the MTU, or \
-         give the device larger frames (net_af_packet: framesz=…,blocksz=…)"
-    )]
+    #[error("device {device} does not take an MTU of {mtu} (DPDK printed: {log}); lower the MTU")]
     Mtu { device: String, mtu: u16, log: String, source: Errno },
     #[error("device {device} does not start (DPDK printed: {log}); is the interface up?")]
     Start { device: String, log: String, source: Errno },

@@ -23,6 +23,7 @@ mod ethdev;
 mod log;
 mod mbuf;
 mod mempool;
+mod merging;
 
 pub use announce::{Announcer, AnnouncerError};
 pub use device_name::{Bus, DeviceName, DeviceNameError};
@@ -30,6 +31,7 @@ pub use eal::{Eal, EalConfig, EalError, Memory, RegisterError, Registration};
 pub use ethdev::{BURST_MAX, EthDev, EthOptions, EthQueue, EthStats, Link, OpenError};
 pub use mbuf::Mbuf;
 pub use mempool::{Mempool, MempoolError};
+pub use merging::stop_merging;
 
 /// What DPDK says about one of its error numbers.
 #[derive(Clone, Copy, Eq, PartialEq)]

@@ -31,6 +31,7 @@ impl ApplyError {
             },
             Self::Uplink { source } => match source {
                 UplinkError::Name { .. } => "device-name",
+                UplinkError::InterfaceMtu { .. } => "device-mtu",
                 UplinkError::Pool { .. } => "device-memory",
                 UplinkError::Open { .. } => "device",
             },

@@ -35,6 +35,11 @@ pub(crate) struct Uplink {
 pub(crate) enum UplinkError {
     #[error("underlay.device is not understood")]
     Name { source: DeviceNameError },
+    #[error(
+        "underlay.mtu is {wanted} and interface {interface} carries {found}; lower the one, or \
+         raise the other: ip link set {interface} mtu {wanted}"
+    )]
+    InterfaceMtu { interface: String, found: u16, wanted: u16 },
     #[error("underlay.device cannot be given packet memory; raise --memory-mb or lower the MTU")]
     Pool { source: MempoolError },
     #[error("underlay.device cannot be opened")]
@@ -66,7 +71,11 @@ impl Opener {
         let name: DeviceName =
             spec.device.parse().map_err(|source| UplinkError::Name { source })?;
         let pool = self.pool(spec.mtu).map_err(|source| UplinkError::Pool { source })?;
-        let options = EthOptions { mtu: Some(spec.mtu), ..EthOptions::default() };
+        let (name, mtu) = match name.driver() {
+            Some(AF_PACKET) => (fit_to_interface(&name, spec.mtu)?, None),
+            _ => (name, Some(spec.mtu)),
+        };
+        let options = EthOptions { mtu, ..EthOptions::default() };
         let (device, queue) = EthDev::open(self.eal, &name, &pool, &options)
             .map_err(|source| UplinkError::Open { source })?;
         let announcer = announcer(&name);
@@ -100,13 +109,48 @@ fn buffer_count(memory_mb: u32, room: u16) -> u32 {
     (1 << fit.ilog2()) - 1
 }
 
-/// For a kernel interface, a descriptor that says when it has received something; without it the
-/// worker looks from time to time.
+/// DPDK's driver for a kernel interface.
+const AF_PACKET: &str = "net_af_packet";
+
+/// What the kernel puts before a frame in a ring of packet sockets (66 bytes, packet(7) and
+/// linux/if_packet.h), and Ethernet's header with a VLAN tag, rounded up.
+const RING_OVERHEAD: u32 = 128;
+
+/// Gives a kernel interface ring frames that are long enough for the MTU, unless the operator
+/// has chosen them.
+///
+/// The driver itself says that it carries 1518 bytes and not more, whatever its frames are, so
+/// it is not asked about the MTU; the interface is.
+fn fit_to_interface(name: &DeviceName, mtu: u16) -> Result<DeviceName, UplinkError> {
+    let interface = name.argument("iface").unwrap_or_default();
+    // Without an answer the interface is missing, which opening it says better.
+    let found = std::fs::read_to_string(format!("/sys/class/net/{interface}/mtu"))
+        .ok()
+        .and_then(|text| text.trim().parse::<u32>().ok())
+        .map_or(u16::MAX, |found| u16::try_from(found).unwrap_or(u16::MAX));
+    if found < mtu {
+        let interface = interface.to_owned();
+        return Err(UplinkError::InterfaceMtu { interface, found, wanted: mtu });
+    }
+    let frame = (u32::from(mtu) + RING_OVERHEAD).next_power_of_two();
+    if frame <= 2048 {
+        return Ok(name.clone());
+    }
+    Ok(name.with_argument("framesz", frame).with_argument("blocksz", frame.max(1 << 16)))
+}
+
+/// Prepares a kernel interface, and gives a descriptor that says when it has received something;
+/// without it the worker looks from time to time.
 fn announcer(name: &DeviceName) -> Option<Announcer> {
-    if name.driver() != Some("net_af_packet") {
+    if name.driver() != Some(AF_PACKET) {
         return None;
     }
-    let opened: Result<Announcer, AnnouncerError> = Announcer::open(name.argument("iface")?);
+    let interface = name.argument("iface")?;
+    if let Err(error) = plinth_dpdk::stop_merging(interface) {
+        let err = tracing::field::display(error);
+        tracing::warn!(interface, err, "received packets may be merged; ethtool -K … gro off");
+    }
+    let opened: Result<Announcer, AnnouncerError> = Announcer::open(interface);
     opened
         .inspect_err(|error| {
             tracing::warn!(err = display(Chain(error)), "the uplink is polled by a timer");
@@ -117,6 +161,31 @@ fn announcer(name: &DeviceName) -> Option<Announcer> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ring_frames_grow_with_the_mtu_unless_they_were_chosen() {
+        let fit = |text: &str, mtu| {
+            let name: DeviceName = text.parse().unwrap();
+            fit_to_interface(&name, mtu).unwrap().to_string()
+        };
+        let plain = "net_af_packet0,iface=plinth-none";
+        assert_eq!(fit(plain, 1600), plain);
+        assert_eq!(fit(plain, 1920), plain);
+        assert_eq!(fit(plain, 1921), format!("{plain},framesz=4096,blocksz=65536"));
+        assert_eq!(fit(plain, 9000), format!("{plain},framesz=16384,blocksz=65536"));
+        let chosen = format!("{plain},framesz=32768");
+        assert_eq!(fit(&chosen, 9000), format!("{chosen},blocksz=65536"));
+    }
+
+    #[test]
+    fn an_interface_that_carries_less_is_named_with_both_remedies() {
+        // The loopback device is in every namespace and carries 65536.
+        let name: DeviceName = "net_af_packet0,iface=lo".parse().unwrap();
+        assert!(fit_to_interface(&name, 9000).is_ok());
+        let error =
+            UplinkError::InterfaceMtu { interface: "u0".to_owned(), found: 1500, wanted: 1600 };
+        assert!(error.to_string().ends_with("ip link set u0 mtu 1600"), "{error}");
+    }
 
     #[test]
     fn a_pool_takes_a_quarter_of_memory_at_most() {
