@@ -95,7 +95,7 @@ fn the_walk_over_extensions_is_bounded_and_ends_at_a_fragment() {
     let found = UpperLayer { protocol: 60, offset: 56, is_fragment: true };
     assert_eq!(walk(&fragment, fragment.len()), Ok(found));
     // An authentication header counts in words of four bytes.
-    let mut authenticated = extended(&[51, 60]);
+    let mut authenticated = extended(&[51, 59]);
     authenticated[41] = 2;
     let found = UpperLayer { protocol: 59, offset: 56, is_fragment: false };
     assert_eq!(walk(&authenticated, 56), Ok(found));
