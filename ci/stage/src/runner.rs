@@ -10,6 +10,9 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// Every process of a test carries this in its environment, also those that left the group.
+const MARK: &str = "PLINTH_STAGE_TEST";
+
 /// How long an ended group may take to go.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -158,7 +161,9 @@ fn apart(test: &Test, is_long: bool) -> Result<(), String> {
     let limit = Duration::from_secs(test.limit_seconds * if is_long { 10 } else { 1 });
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut command = Command::new(own);
-    command.args(["--here", test.name]).stdin(Stdio::null()).process_group(0);
+    let mark = format!("{}-{}", std::process::id(), test.name);
+    command.args(["--here", test.name]).env(MARK, &mark);
+    command.stdin(Stdio::null()).process_group(0);
     if is_long {
         command.arg("--long");
     }
@@ -174,6 +179,7 @@ fn apart(test: &Test, is_long: bool) -> Result<(), String> {
     };
     // Also after a good end: a daemon that outlives its test must not meet the next one.
     end_group(number, &mut child);
+    end_marked(&format!("{MARK}={mark}"));
     namespace::sweep(number);
     verdict
 }
@@ -200,6 +206,22 @@ fn end_group(number: u32, child: &mut Child) {
         wait(child, GRACE.min(Duration::from_secs(2)));
         send("-KILL");
         wait(child, GRACE);
+    }
+}
+
+/// Ends what has left the group: QEMU has a session of its own.
+fn end_marked(mark: &str) {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return };
+    for entry in entries.flatten() {
+        let Some(number) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+        if environment.split(|byte| *byte == 0).any(|word| word == mark.as_bytes()) {
+            let mut kill = Command::new("kill");
+            let _ = kill.args(["-KILL", &number.to_string()]).stderr(Stdio::null()).status();
+        }
     }
 }
 

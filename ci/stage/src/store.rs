@@ -16,7 +16,7 @@ use std::process::Command;
 use std::time::Duration;
 
 const START: Duration = Duration::from_secs(30);
-const ANSWER: Duration = Duration::from_secs(60);
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// A running store, its folders and its next configuration.
 #[derive(Debug)]
@@ -128,10 +128,21 @@ impl Store {
     /// Starts it again over its folders, as the node agent does. No configuration is sent.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// When it does not come up, or an attachment does not.
     pub fn start_again(&mut self) -> Result<()> {
         self.daemon = launch(&self.folder)?;
-        self.wait_until_up()
+        self.wait_until_up()?;
+        let count = self.config.attachments.len();
+        within(START, "every volume is served", || {
+            self.daemon.check()?;
+            let Answer::Status(status) = self.call(Verb::Status)? else { bail!("no status") };
+            let fault = status.attachments.iter().find_map(|attachment| attachment.fault.clone());
+            match fault {
+                Some(fault) => bail!("{fault}"),
+                None if status.attachments.len() == count => Ok(()),
+                None => bail!("{} of {count} attachments", status.attachments.len()),
+            }
+        })
     }
 
     pub const fn daemon(&mut self) -> &mut Daemon {
