@@ -20,6 +20,8 @@
 
 pub mod blk;
 mod config;
+pub mod fake;
+pub mod fuzz;
 mod kicks;
 pub mod net;
 mod slots;
