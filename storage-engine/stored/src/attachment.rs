@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One served volume, the worker's half: requests in from the guest's rings, pieces out to the
+//! pool, and back.
+//!
+//! ```text
+//!   BlkDevice ── poll ──▶ waiting ── advance ──▶ flights + pool ── land ──▶ BlkDevice.complete
+//! ```
+//!
+//! A guest's data is copied once each way, between its memory and a buffer of ours that the store
+//! checksums: a guest may change its memory at any time, and must not change what was judged.
+
+use crate::flight::{Flight, FlightKind, Flights, Piece};
+use crate::message::{Answer, AttachSpec};
+use crate::pool::Pool;
+use plinth_backends::blk::{
+    BlkClass, BlkDevice, BlkOperation, BlkRequest, BlkStatus, BlkTag, SECTOR_SIZE,
+};
+use plinth_backends::{DeviceToken, QueueChange};
+use plinth_store::BufferPool;
+use plinth_volume::{VolumeCompletion, VolumeHandle, VolumeRequest};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Requests taken from a device in one round.
+const BURST: usize = 64;
+
+/// A request of a guest that has not been given to the pool whole.
+#[derive(Debug)]
+struct Waiting {
+    request: BlkRequest,
+    /// Where its data starts in the volume, and how long it is: zero for what has no data.
+    offset: u64,
+    length: u32,
+    kind: FlightKind,
+    /// Bytes whose pieces were started, and the group of the pieces once there is one.
+    started: u32,
+    group: Option<u32>,
+}
+
+/// What every attachment of a worker draws from.
+#[derive(Debug)]
+pub(crate) struct Means {
+    pub(crate) flights: Flights,
+    pub(crate) buffers: BufferPool,
+    /// Bytes of buffers that are under way, and how many may be.
+    pub(crate) lent: usize,
+    pub(crate) lent_max: usize,
+}
+
+impl Means {
+    /// Whether a piece may have its buffer now. One may always, so that a limit smaller than a
+    /// piece is no standstill.
+    fn has_room(&self, length: usize) -> bool {
+        self.flights.has_room() && (self.lent == 0 || self.lent + length <= self.lent_max)
+    }
+}
+
+/// A volume with its device.
+#[derive(Debug)]
+pub(crate) struct Attachment {
+    pub(crate) token: DeviceToken,
+    pub(crate) spec: AttachSpec,
+    pub(crate) device: BlkDevice,
+    handle: VolumeHandle,
+    waiting: VecDeque<Waiting>,
+    taken: Vec<BlkRequest>,
+    /// Pieces that the pool has.
+    in_flight: usize,
+    /// Who waits for the last request to end.
+    leaving: Option<Answer<()>>,
+}
+
+impl Attachment {
+    pub(crate) fn new(
+        token: DeviceToken,
+        spec: AttachSpec,
+        class: Arc<BlkClass>,
+        handle: VolumeHandle,
+    ) -> Self {
+        let device = BlkDevice::new(class);
+        Self {
+            token,
+            spec,
+            device,
+            handle,
+            waiting: VecDeque::new(),
+            taken: Vec::with_capacity(BURST),
+            in_flight: 0,
+            leaving: None,
+        }
+    }
+
+    pub(crate) const fn handle(&self) -> VolumeHandle {
+        self.handle
+    }
+
+    /// Takes over or gives back a queue.
+    pub(crate) fn change(&mut self, change: QueueChange) {
+        self.device.handle(change);
+    }
+
+    /// Asks to be told when nothing is under way any more.
+    pub(crate) fn leave(&mut self, answer: Answer<()>) {
+        self.leaving = Some(answer);
+    }
+
+    /// Whoever waits for the end, once it is there.
+    pub(crate) fn take_left(&mut self) -> Option<Answer<()>> {
+        if self.in_flight == 0 && self.waiting.is_empty() { self.leaving.take() } else { None }
+    }
+
+    /// Takes a burst from the guest, when the last is gone, and gives the pool what it and the
+    /// worker have room for. Says how many requests and pieces moved.
+    pub(crate) fn poll(&mut self, pool: &mut Pool, means: &mut Means) -> usize {
+        let mut moved = 0;
+        if self.waiting.is_empty() {
+            moved = self.device.poll(&mut self.taken, BURST);
+            for request in self.taken.drain(..) {
+                self.waiting.push_back(Waiting::new(request));
+            }
+        }
+        while let Some(mut front) = self.waiting.pop_front() {
+            let before = front.started;
+            let is_whole = self.advance(&mut front, pool, means);
+            moved += usize::from(is_whole || front.started > before);
+            if !is_whole {
+                self.waiting.push_front(front);
+                break;
+            }
+        }
+        moved
+    }
+
+    /// Starts pieces of a request until it is whole (`true`) or there is no room.
+    fn advance(&mut self, waiting: &mut Waiting, pool: &mut Pool, means: &mut Means) -> bool {
+        if !pool.has_room() {
+            return false;
+        }
+        if waiting.kind == FlightKind::Plain {
+            return self.start_plain(waiting, pool, means);
+        }
+        if waiting.started == 0 && waiting.group.is_none() {
+            match means.flights.group(waiting.offset, waiting.length) {
+                Ok(group) => waiting.group = group,
+                Err(_full) => return false,
+            }
+        }
+        while waiting.started < waiting.length {
+            let piece = Piece::at(waiting.offset, waiting.length, waiting.started);
+            if !pool.has_room() || !means.has_room(piece.buffer_length()) {
+                return false;
+            }
+            self.start_piece(waiting, piece, pool, means);
+            waiting.started += piece.length;
+        }
+        true
+    }
+
+    fn start_plain(&mut self, waiting: &Waiting, pool: &mut Pool, means: &mut Means) -> bool {
+        let volume = self.handle;
+        let bytes = |sectors: u32| u64::from(sectors) * SECTOR_SIZE;
+        let request = match waiting.request.operation {
+            BlkOperation::Flush => VolumeRequest::Flush { volume },
+            BlkOperation::Discard { sector, sectors } => VolumeRequest::Discard {
+                volume,
+                offset: sector * SECTOR_SIZE,
+                length: bytes(sectors),
+            },
+            BlkOperation::WriteZeroes { sector, sectors, may_unmap: _ } => {
+                VolumeRequest::Zero { volume, offset: sector * SECTOR_SIZE, length: bytes(sectors) }
+            }
+            BlkOperation::Read { .. } | BlkOperation::Write { .. } => {
+                unreachable!("what has data is not plain")
+            }
+        };
+        let flight = self.flight(waiting, Piece::default());
+        let Some(number) = means.flights.start(flight) else { return false };
+        self.in_flight += 1;
+        pool.submit(number, request);
+        true
+    }
+
+    fn start_piece(&mut self, waiting: &Waiting, piece: Piece, pool: &mut Pool, means: &mut Means) {
+        let tag = waiting.request.tag;
+        let mut buffer = means.buffers.take(piece.buffer_length());
+        let (volume, offset, length) = (self.handle, piece.offset, piece.length);
+        let request = if waiting.kind == FlightKind::Write {
+            let data = &mut buffer.as_bytes_mut()[piece.skew()..][..length as usize];
+            if self.device.copy_out(tag, piece.data_offset, data).is_err() {
+                means.buffers.put(buffer);
+                self.end_piece(tag, waiting.group, false, &mut means.flights);
+                return;
+            }
+            VolumeRequest::Write { volume, offset, length, buffer }
+        } else {
+            VolumeRequest::Read { volume, offset, length, buffer }
+        };
+        let flight = self.flight(waiting, piece);
+        let number = means.flights.start(flight).expect("has_room was asked before");
+        means.lent += piece.buffer_length();
+        self.in_flight += 1;
+        pool.submit(number, request);
+    }
+
+    /// Takes a piece back from the pool.
+    pub(crate) fn land(
+        &mut self,
+        flight: &Flight,
+        completion: VolumeCompletion,
+        means: &mut Means,
+    ) {
+        self.in_flight -= 1;
+        let mut is_ok = completion.result.is_ok();
+        if flight.kind != FlightKind::Plain {
+            means.lent -= flight.piece.buffer_length();
+        }
+        if let Some(buffer) = completion.buffer {
+            if is_ok && flight.kind == FlightKind::Read {
+                let data =
+                    &buffer.as_bytes()[flight.piece.skew()..][..flight.piece.length as usize];
+                is_ok = self.device.copy_in(flight.tag, flight.piece.data_offset, data).is_ok();
+            }
+            means.buffers.put(buffer);
+        }
+        self.end_piece(flight.tag, flight.group, is_ok, &mut means.flights);
+    }
+
+    fn end_piece(&mut self, tag: BlkTag, group: Option<u32>, is_ok: bool, flights: &mut Flights) {
+        if let Some(status) = flights.end(group, is_ok) {
+            self.complete(tag, status);
+        }
+    }
+
+    fn complete(&mut self, tag: BlkTag, status: BlkStatus) {
+        // A tag that is not open is that of a queue that went away with its guest.
+        self.device.complete(tag, status);
+    }
+
+    /// Shows the guest what was answered in this round, by the pool or by the device itself.
+    pub(crate) fn flush(&mut self) {
+        self.device.flush();
+    }
+
+    fn flight(&self, waiting: &Waiting, piece: Piece) -> Flight {
+        Flight {
+            attachment: crate::engine::place_of(self.token),
+            tag: waiting.request.tag,
+            kind: waiting.kind,
+            piece,
+            group: waiting.group,
+        }
+    }
+}
+
+impl Waiting {
+    fn new(request: BlkRequest) -> Self {
+        let (kind, sector, length) = match request.operation {
+            BlkOperation::Read { sector, length } => (FlightKind::Read, sector, length),
+            BlkOperation::Write { sector, length } => (FlightKind::Write, sector, length),
+            BlkOperation::Flush
+            | BlkOperation::Discard { .. }
+            | BlkOperation::WriteZeroes { .. } => (FlightKind::Plain, 0, 0),
+        };
+        Self { request, offset: sector * SECTOR_SIZE, length, kind, started: 0, group: None }
+    }
+}

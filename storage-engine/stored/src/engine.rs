@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The worker: pools and attachments, all owned by one thread, in rounds.
+//!
+//! ```text
+//!   inbox (management) ─┐
+//!   queue events ───────┤     each attachment:           each pool:
+//!                       ├──▶  guest's rings ─▶ pieces ─▶ submit, disk, complete ─▶ land ─┐
+//!                       │     flush used rings ◀─────────────────────────────────────────┘
+//! ```
+//!
+//! Nothing here waits, logs, or makes a system call for each request.
+
+use crate::attachment::{Attachment, Means};
+use crate::flight::Flights;
+use crate::message::{AttachSpec, Attached, AttachmentFacts, EngineRefusal, Held, Message};
+use crate::pool::Pool;
+use crossbeam_channel::Receiver;
+use plinth_backends::blk::{BlkClass, BlkOptions, SECTOR_SIZE};
+use plinth_backends::{DeviceToken, QueueEvent};
+use plinth_ids::{Moment, PoolId, VolumeId};
+use plinth_rt::{Inbox, Poller, Wake};
+use plinth_store::BufferPool;
+use plinth_volume::VolumeCompletion;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+/// Pieces under way over all attachments.
+const FLIGHTS: u32 = 4096;
+
+/// Bytes of guests' data under way. Free buffers are kept up to the same sum.
+const LENT_MAX: usize = 64 << 20;
+
+/// Messages taken in one round, so that management does not hold up guests.
+const MESSAGES: usize = 16;
+
+/// The unit whose discard frees space, in sectors: 32 KiB.
+const DISCARD_UNIT: u32 = 64;
+
+/// Where a token's attachment is kept. The upper half tells apart those that were there before.
+pub(crate) const fn place_of(token: DeviceToken) -> u32 {
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half is the place")]
+    {
+        token.0 as u32
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Engine {
+    inbox: Inbox<Message>,
+    events: Receiver<QueueEvent>,
+    pools: Vec<Pool>,
+    attachments: Vec<Option<Attachment>>,
+    means: Means,
+    landed: Vec<VolumeCompletion>,
+    next_token: u64,
+    watch_version: u64,
+}
+
+impl Engine {
+    pub(crate) fn new(inbox: Inbox<Message>, events: Receiver<QueueEvent>) -> Self {
+        let means = Means {
+            flights: Flights::new(FLIGHTS),
+            buffers: BufferPool::new(LENT_MAX),
+            lent: 0,
+            lent_max: LENT_MAX,
+        };
+        Self {
+            inbox,
+            events,
+            pools: Vec::new(),
+            attachments: Vec::new(),
+            means,
+            landed: Vec::new(),
+            next_token: 0,
+            watch_version: 0,
+        }
+    }
+
+    fn pool(&mut self, pool: PoolId) -> Result<&mut Pool, EngineRefusal> {
+        let found = self.pools.iter_mut().find(|known| known.id == pool && known.is_serving());
+        found.ok_or(EngineRefusal::PoolMissing { pool })
+    }
+
+    fn take_messages(&mut self) -> usize {
+        for taken in 0..MESSAGES {
+            let Some(message) = self.inbox.take() else { return taken };
+            self.carry_out(message);
+        }
+        MESSAGES
+    }
+
+    /// An answer that nobody takes any more is dropped: its asker is gone, which is no fault.
+    fn carry_out(&mut self, message: Message) {
+        match message {
+            Message::PoolOpen { pool, volumes, answer } => {
+                if self.pools.iter().any(|known| known.id == pool) {
+                    let _ = answer.send(Err(EngineRefusal::PoolExists { pool }));
+                } else {
+                    self.pools.push(Pool::open(pool, volumes, answer));
+                    self.watch_version += 1;
+                }
+            }
+            Message::PoolClose { pool, answer } => match self.pool(pool) {
+                Ok(pool) => pool.close(answer),
+                Err(refusal) => {
+                    let _ = answer.send(Err(refusal));
+                }
+            },
+            Message::Attach { spec, answer } => {
+                let _ = answer.send(self.attach(spec));
+            }
+            Message::Detach { token, answer } => match self.attachment(token) {
+                Some(attachment) => attachment.leave(answer),
+                None => {
+                    let _ = answer.send(Ok(()));
+                }
+            },
+            Message::Hold { pool, volume, answer } => {
+                let _ = answer.send(self.hold(pool, volume));
+            }
+            Message::Release { pool, handle } => {
+                if let Ok(pool) = self.pool(pool) {
+                    // A handle that is void already is what was asked for.
+                    let _ = pool.volumes.detach(handle);
+                }
+            }
+            Message::Submit { pool, tag, request, done } => {
+                // Without the pool `done` is dropped, which is the answer: its other end closes.
+                if let Ok(pool) = self.pool(pool) {
+                    pool.submit_managed(tag, request, done);
+                }
+            }
+            Message::Pools { answer } => {
+                let _ = answer.send(self.pools.iter().map(Pool::facts).collect());
+            }
+            Message::Volumes { pool, answer } => {
+                let _ = answer.send(self.pool(pool).map(|pool| pool.volumes.list()));
+            }
+            Message::Attachments { answer } => {
+                let _ = answer.send(self.attachment_facts());
+            }
+        }
+    }
+
+    fn attachment(&mut self, token: DeviceToken) -> Option<&mut Attachment> {
+        let place = self.attachments.get_mut(place_of(token) as usize)?;
+        place.as_mut().filter(|attachment| attachment.token == token)
+    }
+
+    fn attach(&mut self, spec: AttachSpec) -> Result<Attached, EngineRefusal> {
+        let held = self.hold(spec.pool, spec.volume)?;
+        let size = held.status.size;
+        if !size.is_multiple_of(SECTOR_SIZE) {
+            let _ = self.pool(spec.pool)?.volumes.detach(held.handle);
+            return Err(EngineRefusal::Size { size });
+        }
+        let class = Arc::new(BlkClass::new(BlkOptions {
+            capacity: size / SECTOR_SIZE,
+            is_read_only: spec.is_read_only,
+            queues: spec.queues,
+            serial: serial(spec.volume),
+            discard_unit: DISCARD_UNIT,
+        }));
+        let place = match self.attachments.iter().position(Option::is_none) {
+            Some(place) => place,
+            None => {
+                self.attachments.push(None);
+                self.attachments.len() - 1
+            }
+        };
+        self.next_token += 1;
+        let token = DeviceToken(self.next_token << 32 | place as u64);
+        let attachment = Attachment::new(token, spec, Arc::clone(&class), held.handle);
+        self.attachments[place] = Some(attachment);
+        Ok(Attached { token, class })
+    }
+
+    fn hold(&mut self, pool: PoolId, volume: VolumeId) -> Result<Held, EngineRefusal> {
+        let volumes = &mut self.pool(pool)?.volumes;
+        let handle = volumes.attach(volume)?;
+        let status = volumes.status(volume).expect("a volume that was just attached is there");
+        Ok(Held { handle, status })
+    }
+
+    fn attachment_facts(&self) -> Vec<AttachmentFacts> {
+        let facts = |attachment: &Attachment| AttachmentFacts {
+            pool: attachment.spec.pool,
+            volume: attachment.spec.volume,
+            is_up: attachment.device.is_up(),
+            counters: attachment.device.counters(),
+        };
+        self.attachments.iter().flatten().map(facts).collect()
+    }
+
+    fn take_events(&mut self) -> usize {
+        let mut taken = 0;
+        while let Ok(event) = self.events.try_recv() {
+            taken += 1;
+            // A queue of a device that is gone is dropped, and so is a ticket: both tell the
+            // device's thread that nobody touches the ring any more.
+            if let Some(attachment) = self.attachment(event.device) {
+                attachment.change(event.change);
+            }
+        }
+        taken
+    }
+
+    fn poll_attachments(&mut self) -> usize {
+        let mut moved = 0;
+        for attachment in self.attachments.iter_mut().flatten() {
+            let pool = attachment.spec.pool;
+            if let Some(pool) = self.pools.iter_mut().find(|known| known.id == pool) {
+                moved += attachment.poll(pool, &mut self.means);
+            }
+        }
+        moved
+    }
+
+    fn poll_pools(&mut self, now: Moment) -> usize {
+        let mut moved = 0;
+        for pool in &mut self.pools {
+            moved += pool.poll(now, &mut self.landed);
+        }
+        for completion in self.landed.drain(..) {
+            let number = u32::try_from(completion.tag.0).unwrap_or(u32::MAX);
+            let Some(flight) = self.means.flights.land(number) else { continue };
+            let place = self.attachments.get_mut(flight.attachment as usize);
+            // An attachment stays until its last piece has landed.
+            if let Some(attachment) = place.and_then(Option::as_mut) {
+                attachment.land(&flight, completion, &mut self.means);
+            }
+        }
+        moved
+    }
+
+    /// Ends what was asked to end and has nothing under way any more.
+    fn settle(&mut self) -> usize {
+        let mut settled = 0;
+        for place in &mut self.attachments {
+            let Some(attachment) = place else { continue };
+            let Some(answer) = attachment.take_left() else { continue };
+            let (pool, handle) = (attachment.spec.pool, attachment.handle());
+            if let Some(pool) = self.pools.iter_mut().find(|known| known.id == pool) {
+                let _ = pool.volumes.detach(handle);
+            }
+            *place = None;
+            self.watch_version += 1;
+            settled += 1;
+            let _ = answer.send(Ok(()));
+        }
+        let before = self.pools.len();
+        if self.pools.iter().any(Pool::is_ending) {
+            let (ended, rest): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.pools).into_iter().partition(Pool::has_ended);
+            self.pools = rest;
+            for pool in ended {
+                self.watch_version += 1 + pool.disk().descriptor_version();
+                pool.end();
+            }
+        }
+        let ended = before - self.pools.len();
+        settled + ended
+    }
+
+    fn flush(&mut self) {
+        for attachment in self.attachments.iter_mut().flatten() {
+            attachment.flush();
+            while attachment.device.take_kick_change().is_some() {
+                self.watch_version += 1;
+            }
+        }
+    }
+}
+
+impl Poller for Engine {
+    fn poll(&mut self, now: Moment) -> usize {
+        let told = self.take_messages() + self.take_events();
+        let moved = self.poll_attachments() + self.poll_pools(now);
+        self.flush();
+        told + moved + self.settle()
+    }
+
+    fn arm(&mut self) -> Wake {
+        for attachment in self.attachments.iter_mut().flatten() {
+            // Whatever is there already is found by the round that follows.
+            let _ = attachment.device.arm_kicks();
+        }
+        if self.pools.iter().all(Pool::announces) { Wake::Descriptors } else { Wake::Timer }
+    }
+
+    fn disarm(&mut self) {
+        for attachment in self.attachments.iter_mut().flatten() {
+            attachment.device.disarm_kicks();
+        }
+    }
+
+    fn watch(&self, watch: &mut dyn FnMut(BorrowedFd<'_>)) {
+        watch(self.inbox.as_fd());
+        for pool in &self.pools {
+            if let Some(descriptor) = pool.disk().descriptor() {
+                watch(descriptor);
+            }
+        }
+        for attachment in self.attachments.iter().flatten() {
+            attachment.device.watch_kicks(watch);
+        }
+    }
+
+    fn watch_version(&self) -> u64 {
+        // Each term only rises, so that the sum changes when one does. A pool that goes takes its
+        // own away; `settle` makes up for that.
+        let disks: u64 = self.pools.iter().map(|pool| pool.disk().descriptor_version()).sum();
+        self.watch_version + disks
+    }
+}
+
+/// What a guest sees as the disk's serial: the volume's number.
+fn serial(volume: VolumeId) -> [u8; 20] {
+    let mut serial = [0; 20];
+    for (place, byte) in serial.iter_mut().zip(volume.to_string().bytes()) {
+        *place = byte;
+    }
+    serial
+}

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Making, mounting and unmounting pools: what waits for a disk, on a thread that may wait.
+
+use crate::place::{Place, PlaceError, PoolDisk};
+use plinth_disks::uring::{OpenError, UringDiskError};
+use plinth_ids::PoolId;
+use plinth_store::{
+    DiskError, Durability, FormatError, FormatOptions, Found, MountError, Store, StoreId,
+    StoreOptions,
+};
+use plinth_store_api as api;
+use plinth_volume::Volumes;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PoolFormatError {
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    #[error("{path:?} does not exist: give a size to make a file of it")]
+    Missing { path: PathBuf },
+    #[error("{path:?} is a device, which is taken whole: leave the size out")]
+    DeviceSize { path: PathBuf },
+    #[error("{path:?} has {length} bytes already, more than the {size} that were asked for")]
+    Shrink { path: PathBuf, length: u64, size: u64 },
+    #[error("the file {path:?} cannot be made or grown")]
+    File { path: PathBuf, source: io::Error },
+    #[error("the disk cannot be used")]
+    Disk(#[from] UringDiskError),
+    #[error("{pool} is on {path:?} already: say `overwrite` to lose it, or choose another device")]
+    PoolThere { pool: PoolId, path: PathBuf },
+    #[error("the disk cannot be read")]
+    Read(#[from] DiskError),
+    #[error("no random number for the pool can be had")]
+    Random { source: io::Error },
+    #[error("the pool cannot be made")]
+    Format(#[from] FormatError),
+}
+
+impl PoolFormatError {
+    pub(crate) const fn code(&self) -> &'static str {
+        match self {
+            Self::Place(_) => "device-path",
+            Self::Missing { .. } => "device-missing",
+            Self::DeviceSize { .. } => "device-size",
+            Self::Shrink { .. } => "device-shrink",
+            Self::File { .. } => "device-file",
+            Self::Disk(UringDiskError::Open(OpenError::InUse { .. })) => "device-in-use",
+            Self::Disk(_) => "device",
+            Self::PoolThere { .. } => "pool-there",
+            Self::Read(_) => "device",
+            Self::Random { .. } => "random",
+            Self::Format(_) => "format",
+        }
+    }
+}
+
+/// Makes an empty pool. A memory disk has none to keep: it is made empty whenever it is opened.
+pub(crate) fn format_pool(
+    pool: PoolId,
+    device: &Path,
+    size: Option<u64>,
+    overwrite: bool,
+) -> Result<(), PoolFormatError> {
+    let place = Place::parse(device)?;
+    if let Place::Device(path) = &place {
+        make_room(path, size)?;
+    }
+    let mut disk = place.open()?;
+    if let (Found::Store(id), false) = (Store::probe(&mut disk)?, overwrite) {
+        return Err(PoolFormatError::PoolThere { pool: pool_of(id), path: device.into() });
+    }
+    let id = new_id(pool).map_err(|source| PoolFormatError::Random { source })?;
+    Store::format(&mut disk, &FormatOptions { id, limits: None })?;
+    Ok(())
+}
+
+/// The number of a new store: its pool's, and 96 random bits, so that two stores made for one
+/// pool, one after the other or by mistake, differ.
+fn new_id(pool: PoolId) -> io::Result<StoreId> {
+    let mut id = StoreId::default();
+    let (number, random) = id.split_at_mut(4);
+    number.copy_from_slice(&pool.0.to_le_bytes());
+    File::open("/dev/urandom")?.read_exact(random)?;
+    Ok(id)
+}
+
+/// The pool that a store was made for.
+fn pool_of(id: StoreId) -> PoolId {
+    let [a, b, c, d, ..] = id;
+    PoolId(u32::from_le_bytes([a, b, c, d]))
+}
+
+/// Makes or grows the file of a pool.
+fn make_room(path: &Path, size: Option<u64>) -> Result<(), PoolFormatError> {
+    let fault = |source| PoolFormatError::File { path: path.into(), source };
+    let found = match fs::metadata(path) {
+        Ok(found) => Some(found),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(fault(error)),
+    };
+    match (found, size) {
+        (None, None) => Err(PoolFormatError::Missing { path: path.into() }),
+        (None, Some(size)) => {
+            let file = File::options().write(true).create_new(true).mode(0o600).open(path);
+            file.and_then(|file| file.set_len(size)).map_err(fault)
+        }
+        (Some(_), None) => Ok(()),
+        (Some(found), Some(_)) if !found.is_file() => {
+            Err(PoolFormatError::DeviceSize { path: path.into() })
+        }
+        (Some(found), Some(size)) if found.len() > size => {
+            Err(PoolFormatError::Shrink { path: path.into(), length: found.len(), size })
+        }
+        (Some(_), Some(size)) => File::options()
+            .write(true)
+            .open(path)
+            .and_then(|file| file.set_len(size))
+            .map_err(fault),
+    }
+}
+
+/// Why a pool of the configuration is not in service.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PoolMountError {
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    #[error("the pool's device cannot be used")]
+    Disk(#[from] UringDiskError),
+    #[error("the pool cannot be mounted")]
+    Mount(#[from] MountError),
+    #[error("{found} is on the device: correct the configuration")]
+    OtherPool { found: PoolId },
+    #[error("the device cannot be read")]
+    Read(#[from] DiskError),
+    #[error("the memory disk cannot be formatted")]
+    Format(#[from] FormatError),
+    #[error("no random number for the pool can be had")]
+    Random { source: io::Error },
+}
+
+/// Opens a pool's disk and reads what it needs: superblock, checkpoint, journal.
+pub(crate) fn mount(pool: &api::Pool) -> Result<Volumes<PoolDisk>, PoolMountError> {
+    let place = Place::parse(&pool.device)?;
+    let mut disk = place.open()?;
+    if matches!(place, Place::Memory { .. }) {
+        let id = new_id(pool.id).map_err(|source| PoolMountError::Random { source })?;
+        Store::format(&mut disk, &FormatOptions { id, limits: None })?;
+    }
+    // A disk without a superblock is left to the mount, which says what is wrong with each copy.
+    if let Found::Store(id) = Store::probe(&mut disk)?
+        && pool_of(id) != pool.id
+    {
+        return Err(PoolMountError::OtherPool { found: pool_of(id) });
+    }
+    let durability = match pool.durability {
+        api::Durability::Flush => Durability::Flush,
+        api::Durability::Device => Durability::Device,
+    };
+    let store = Store::mount(disk, StoreOptions { durability, ..StoreOptions::default() })?;
+    Ok(Volumes::start(store, pool.id))
+}
+
+/// Writes a checkpoint and lets go of the disk.
+pub(crate) fn unmount(volumes: Volumes<PoolDisk>) {
+    drop(volumes.stop());
+}

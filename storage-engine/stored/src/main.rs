@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+//! plinth-stored: the volumes of one node, from its disks to its guests' vhost-user sockets.
+//!
+//! One worker thread owns pools, volumes and queues. Around it: a thread for each attachment that
+//! speaks vhost-user, a thread for each management connection, and this one, which mends what
+//! differs from the configuration until it is told to stop.
+
+mod attachment;
+mod config;
+mod engine;
+mod flight;
+mod format;
+mod keeper;
+mod message;
+mod place;
+mod pool;
+mod refusal;
+mod service;
+mod transfer;
+mod worker;
+
+use clap::Parser;
+use keeper::Keeper;
+use plinth_manage::{Kept, ListenError, LoadError, Server, ServerConfig};
+use plinth_obs::Chain;
+use plinth_rt::{Mode, StopSignals, WorkerConfig};
+use plinth_store_api::StoreConfig;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often what differs from the configuration is tried again.
+const MEND_EVERY: Duration = Duration::from_secs(2);
+
+/// Serves volumes to guests on vhost-user-blk sockets.
+#[derive(Debug, Parser)]
+#[command(name = "plinth-stored", version)]
+struct Arguments {
+    /// Folder of the management socket; made if it is not there
+    #[arg(long, default_value = "/run/plinth")]
+    run_dir: PathBuf,
+    /// Folder where the last configuration is kept; made if it is not there
+    #[arg(long, default_value = "/var/lib/plinth")]
+    state_dir: PathBuf,
+    /// The management socket, if not stored.sock in the run folder
+    #[arg(long)]
+    socket: Option<PathBuf>,
+    /// The CPU that the worker is pinned to
+    #[arg(long)]
+    cpu: Option<u32>,
+    /// What the worker does when idle: adaptive sleeps after a while, poll never, interrupt at once
+    #[arg(long, default_value = "adaptive")]
+    mode: Mode,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error("the folder {path:?} cannot be made")]
+    Folder { path: PathBuf, source: std::io::Error },
+    #[error("signals cannot be waited for")]
+    Signals { source: std::io::Error },
+    #[error("the kept configuration is of no use")]
+    Load { source: LoadError },
+    #[error("the worker does not start")]
+    Worker { source: worker::StartError },
+    #[error("the management socket cannot be served")]
+    Listen { source: ListenError },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    plinth_obs::init(tracing::Level::INFO);
+    plinth_obs::abort_on_panic();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let err = tracing::field::display(Chain(&error));
+            tracing::error!(err, "plinth-stored ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), RunError> {
+    // First of all: threads inherit what is blocked here.
+    let signals = StopSignals::block().map_err(|source| RunError::Signals { source })?;
+    make_folder(&arguments.run_dir)?;
+    make_folder(&arguments.state_dir)?;
+    let kept = Kept::at(arguments.state_dir.join("stored.json"));
+    let wanted: Option<StoreConfig> = kept.load().map_err(|source| RunError::Load { source })?;
+    let mut config = WorkerConfig::new("stored");
+    config.cpu = arguments.cpu;
+    config.mode = arguments.mode;
+    let (worker, port, link) =
+        worker::start(config).map_err(|source| RunError::Worker { source })?;
+    let keeper = Arc::new(Keeper::new(port.clone(), link));
+    if let Some(wanted) = wanted {
+        tracing::info!(epoch = wanted.epoch.0, "kept configuration found");
+        keeper.want(wanted);
+    }
+    let stats = Arc::clone(worker.stats());
+    let service = service::Stored::new(Arc::clone(&keeper), port, kept, stats);
+    let socket = arguments.socket.clone().unwrap_or_else(|| arguments.run_dir.join("stored.sock"));
+    // Before the pools: a second process ends here, and has not touched a disk.
+    let server = Server::start(ServerConfig::new(&socket), Arc::new(service))
+        .map_err(|source| RunError::Listen { source })?;
+    tracing::info!(?socket, "plinth-stored serves");
+    loop {
+        keeper.carry_out();
+        if signals.wait(MEND_EVERY) {
+            break;
+        }
+    }
+    tracing::info!("plinth-stored stops");
+    // Nobody may ask for more; then guests are let go, pools are closed, the worker ends.
+    server.stop();
+    keeper.stop();
+    worker.stop();
+    Ok(())
+}
+
+fn make_folder(path: &Path) -> Result<(), RunError> {
+    std::fs::create_dir_all(path).map_err(|source| RunError::Folder { path: path.into(), source })
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the management threads ask of the worker.
+//!
+//! Each message carries the sender of its answer. The worker answers when the thing is done,
+//! which may be many rounds later; it never waits for anybody.
+
+use crate::place::PoolDisk;
+use crossbeam_channel::Sender;
+use plinth_backends::DeviceToken;
+use plinth_backends::blk::{BlkClass, BlkCounters};
+use plinth_ids::{PoolId, VolumeId};
+use plinth_volume::{
+    VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeStatus, Volumes,
+};
+use std::sync::Arc;
+
+/// Why the worker said no.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EngineRefusal {
+    #[error("pool {pool} is not in service: apply a configuration with it, and ask `pools` why")]
+    PoolMissing { pool: PoolId },
+    #[error("pool {pool} is in service already")]
+    PoolExists { pool: PoolId },
+    #[error(transparent)]
+    Volume(#[from] VolumeRefusal),
+    #[error("the store is stopping")]
+    Stopping,
+    #[error("the volume has {size} bytes; the socket can tell a guest of whole sectors only")]
+    Size { size: u64 },
+}
+
+pub(crate) type Answer<T> = Sender<Result<T, EngineRefusal>>;
+
+/// How a volume is served.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AttachSpec {
+    pub(crate) pool: PoolId,
+    pub(crate) volume: VolumeId,
+    pub(crate) queues: u16,
+    pub(crate) is_read_only: bool,
+}
+
+/// What a guest is served with.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    pub(crate) token: DeviceToken,
+    pub(crate) class: Arc<BlkClass>,
+}
+
+/// A volume that a management thread reads or fills; attached, so that nobody deletes it.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) handle: VolumeHandle,
+    pub(crate) status: VolumeStatus,
+}
+
+/// A pool as the worker sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct PoolFacts {
+    pub(crate) pool: PoolId,
+    pub(crate) fault: Option<String>,
+    pub(crate) capacity: u64,
+    pub(crate) used: u64,
+    pub(crate) volumes: u64,
+    pub(crate) objects: u64,
+    pub(crate) checksum_errors: u64,
+}
+
+/// An attachment as the worker sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AttachmentFacts {
+    pub(crate) pool: PoolId,
+    pub(crate) volume: VolumeId,
+    pub(crate) is_up: bool,
+    pub(crate) counters: BlkCounters,
+}
+
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// The pool was mounted on the asker's thread, because that waits for the disk.
+    PoolOpen {
+        pool: PoolId,
+        volumes: Box<Volumes<PoolDisk>>,
+        answer: Answer<()>,
+    },
+    /// Its attachments must be gone. Gives the volumes back when nothing of them is under way, for
+    /// the asker to unmount, which waits for the disk.
+    PoolClose {
+        pool: PoolId,
+        answer: Answer<Box<Volumes<PoolDisk>>>,
+    },
+    Attach {
+        spec: AttachSpec,
+        answer: Answer<Attached>,
+    },
+    /// After the device's thread has stopped. Answered when its last request has ended.
+    Detach {
+        token: DeviceToken,
+        answer: Answer<()>,
+    },
+    Hold {
+        pool: PoolId,
+        volume: VolumeId,
+        answer: Answer<Held>,
+    },
+    Release {
+        pool: PoolId,
+        handle: VolumeHandle,
+    },
+    /// The completion goes to `done` as it is, with the tag that the request came with.
+    Submit {
+        pool: PoolId,
+        tag: u64,
+        request: VolumeRequest,
+        done: Sender<VolumeCompletion>,
+    },
+    Pools {
+        answer: Sender<Vec<PoolFacts>>,
+    },
+    Volumes {
+        pool: PoolId,
+        answer: Answer<Vec<VolumeStatus>>,
+    },
+    Attachments {
+        answer: Sender<Vec<AttachmentFacts>>,
+    },
+}

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where a pool lives, and the disk that is opened there.
+
+use plinth_disks::flat::FlatDisk;
+use plinth_disks::uring::{DEPTH, Mode, OpenError, UringDisk, UringDiskError};
+use plinth_store::{Disk, DiskCompletion, DiskGeometry, DiskRequest, DiskTag};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// A device that is in use may be one whose last owner was just killed: its rings, which hold the
+/// device, are taken down by the kernel a little after the process.
+const IN_USE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The largest memory disk: more is a slip of the pen.
+const MEMORY_MAX: u64 = 1 << 40;
+
+/// The device of a pool.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Place {
+    Device(PathBuf),
+    /// `memory:SIZE`: gone with the process, empty at every start. For measuring only.
+    Memory {
+        size: u64,
+    },
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum PlaceError {
+    #[error("{path:?} is not an absolute path and not memory:SIZE")]
+    NotAbsolute { path: PathBuf },
+    #[error(
+        "{text:?} is no size of a memory disk: write a number of KiB, MiB or GiB up to 1024GiB, \
+         such as memory:1GiB"
+    )]
+    Size { text: String },
+}
+
+impl Place {
+    pub(crate) fn parse(path: &Path) -> Result<Self, PlaceError> {
+        if let Some(size) = path.to_str().and_then(|text| text.strip_prefix("memory:")) {
+            let fault = || PlaceError::Size { text: size.to_owned() };
+            return Ok(Self::Memory { size: parse_size(size).ok_or_else(fault)? });
+        }
+        if path.is_absolute() {
+            Ok(Self::Device(path.into()))
+        } else {
+            Err(PlaceError::NotAbsolute { path: path.into() })
+        }
+    }
+
+    /// Opens the disk. Blocks, so not for the worker's thread.
+    pub(crate) fn open(&self) -> Result<PoolDisk, UringDiskError> {
+        match self {
+            Self::Memory { size } => Ok(PoolDisk::Memory(FlatDisk::new(*size))),
+            Self::Device(path) => open_patiently(path).map(|disk| PoolDisk::Uring(Box::new(disk))),
+        }
+    }
+}
+
+fn open_patiently(path: &Path) -> Result<UringDisk, UringDiskError> {
+    let started = Instant::now();
+    loop {
+        match UringDisk::open(path, Mode::Worker, DEPTH) {
+            Err(UringDiskError::Open(OpenError::InUse { .. }))
+                if started.elapsed() < IN_USE_PATIENCE =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Bytes of a text such as `64MiB`.
+fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match &text[digits.len()..] {
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    let size = digits.parse::<u64>().ok()?.checked_mul(unit)?;
+    (size > 0 && size <= MEMORY_MAX).then_some(size)
+}
+
+/// The disks that a pool may stand on.
+#[derive(Debug)]
+pub(crate) enum PoolDisk {
+    Uring(Box<UringDisk>),
+    Memory(FlatDisk),
+}
+
+impl PoolDisk {
+    /// Announces completions to whoever sleeps on it. `None` of a disk that never lets anybody
+    /// wait.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Uring(disk) => Some(disk.as_fd()),
+            Self::Memory(_) => None,
+        }
+    }
+
+    /// Changes whenever the descriptor is another than before.
+    pub(crate) fn descriptor_version(&self) -> u64 {
+        match self {
+            Self::Uring(disk) => disk.descriptor_version(),
+            Self::Memory(_) => 0,
+        }
+    }
+
+    /// Whether it may be sent to another thread: nothing is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        match self {
+            Self::Uring(disk) => disk.in_flight() == 0,
+            Self::Memory(_) => true,
+        }
+    }
+}
+
+impl Disk for PoolDisk {
+    fn geometry(&self) -> DiskGeometry {
+        match self {
+            Self::Uring(disk) => disk.geometry(),
+            Self::Memory(disk) => disk.geometry(),
+        }
+    }
+
+    fn enqueue(&mut self, tag: DiskTag, request: DiskRequest) -> Result<(), DiskRequest> {
+        match self {
+            Self::Uring(disk) => disk.enqueue(tag, request),
+            Self::Memory(disk) => disk.enqueue(tag, request),
+        }
+    }
+
+    fn submit(&mut self) {
+        match self {
+            Self::Uring(disk) => disk.submit(),
+            Self::Memory(disk) => disk.submit(),
+        }
+    }
+
+    fn complete(&mut self, into: &mut Vec<DiskCompletion>) {
+        match self {
+            Self::Uring(disk) => disk.complete(into),
+            Self::Memory(disk) => disk.complete(into),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_memory_disk_has_a_size_with_a_unit() {
+        let size = |text: &str| Place::parse(Path::new(text));
+        assert_eq!(size("memory:1GiB"), Ok(Place::Memory { size: 1 << 30 }));
+        assert_eq!(size("memory:512KiB"), Ok(Place::Memory { size: 512 << 10 }));
+        for wrong in ["memory:", "memory:1", "memory:GiB", "memory:0MiB", "memory:-1MiB"] {
+            assert!(matches!(size(wrong), Err(PlaceError::Size { .. })), "{wrong}");
+        }
+        for wrong in ["memory:99999999999999999999GiB", "memory:18014398509481984KiB"] {
+            assert!(matches!(size(wrong), Err(PlaceError::Size { .. })), "{wrong}");
+        }
+        assert!(matches!(size("pool.img"), Err(PlaceError::NotAbsolute { .. })));
+    }
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Every no that a client can hear: a stable code, and a text with the remedy.
+
+use crate::message::EngineRefusal;
+use crate::place::PlaceError;
+use plinth_ids::{Epoch, PoolId, VolumeId};
+use plinth_obs::Chain;
+use plinth_store::StoreRefusal;
+use plinth_store_api::{CONFIG_VERSION, Refusal};
+use plinth_volume::VolumeRefusal;
+use std::path::PathBuf;
+
+/// Why a configuration is not carried out. Nothing of it is.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigRefusal {
+    #[error("the configuration has version {version}; this store takes {CONFIG_VERSION}")]
+    Version { version: u32 },
+    #[error("a configuration of epoch {kept} is in force; {offered} is older")]
+    Old { offered: Epoch, kept: Epoch },
+    #[error("a configuration of epoch {epoch} with other contents is in force: raise the epoch")]
+    SameEpoch { epoch: Epoch },
+    #[error("{pool} stands in the configuration twice")]
+    PoolTwice { pool: PoolId },
+    #[error("{device:?} is the device of two pools")]
+    DeviceTwice { device: PathBuf },
+    #[error("{volume} of {pool} is attached twice: a volume has one guest at a time")]
+    VolumeTwice { pool: PoolId, volume: VolumeId },
+    #[error("{socket:?} is the socket of two attachments")]
+    SocketTwice { socket: PathBuf },
+    #[error("the attachment of {volume} names {pool}, which the configuration does not have")]
+    PoolUnknown { pool: PoolId, volume: VolumeId },
+    #[error("the attachment of {volume} has {queues} queues: give it 1 to 16")]
+    Queues { volume: VolumeId, queues: u16 },
+    #[error("the socket {socket:?} is not an absolute path")]
+    SocketRelative { socket: PathBuf },
+    #[error("the device of {pool} cannot be meant")]
+    Place { pool: PoolId, source: PlaceError },
+}
+
+impl ConfigRefusal {
+    const fn code(&self) -> &'static str {
+        match self {
+            Self::Version { .. } => "config-version",
+            Self::Old { .. } => "config-old",
+            Self::SameEpoch { .. } => "config-same-epoch",
+            Self::PoolTwice { .. } => "pool-twice",
+            Self::DeviceTwice { .. } => "device-twice",
+            Self::VolumeTwice { .. } => "volume-twice",
+            Self::SocketTwice { .. } => "socket-twice",
+            Self::PoolUnknown { .. } => "pool-unknown",
+            Self::Queues { .. } => "queues",
+            Self::SocketRelative { .. } => "socket-relative",
+            Self::Place { .. } => "device-path",
+        }
+    }
+}
+
+impl From<ConfigRefusal> for Refusal {
+    fn from(refusal: ConfigRefusal) -> Self {
+        refused(refusal.code(), &refusal)
+    }
+}
+
+impl From<EngineRefusal> for Refusal {
+    fn from(refusal: EngineRefusal) -> Self {
+        let code = match &refusal {
+            EngineRefusal::PoolMissing { .. } => "pool-missing",
+            EngineRefusal::PoolExists { .. } => "pool-exists",
+            EngineRefusal::Stopping => "stopping",
+            EngineRefusal::Size { .. } => "volume-size",
+            EngineRefusal::Volume(refusal) => volume_code(refusal),
+        };
+        refused(code, &refusal)
+    }
+}
+
+/// The code of a volume's refusal.
+pub(crate) const fn volume_code(refusal: &VolumeRefusal) -> &'static str {
+    match refusal {
+        VolumeRefusal::NotFound => "volume-missing",
+        VolumeRefusal::Exists => "volume-exists",
+        VolumeRefusal::NameTaken => "name-taken",
+        VolumeRefusal::BadSize => "volume-size",
+        VolumeRefusal::Shrink => "volume-shrink",
+        VolumeRefusal::BadRange => "range",
+        VolumeRefusal::ShortBuffer | VolumeRefusal::BadHandle => "internal",
+        VolumeRefusal::Attached => "volume-attached",
+        VolumeRefusal::Busy => "volume-busy",
+        VolumeRefusal::NotReady => "pool-starting",
+        VolumeRefusal::BadHeader => "volume-header",
+        VolumeRefusal::TooMany => "volumes-full",
+        VolumeRefusal::Store(StoreRefusal::NoSpace | StoreRefusal::NoObjectSlot) => "no-space",
+        VolumeRefusal::Store(StoreRefusal::ReadOnly) => "pool-read-only",
+        VolumeRefusal::Store(_) => "store",
+    }
+}
+
+/// A refusal with a code and the whole chain of an error.
+pub(crate) fn refused(code: &str, error: &(dyn std::error::Error + 'static)) -> Refusal {
+    Refusal { code: code.to_owned(), text: Chain(error).to_string() }
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The verbs, on the threads of management connections.
+
+use crate::config;
+use crate::format;
+use crate::keeper::Keeper;
+use crate::message::{EngineRefusal, Message};
+use crate::refusal::{refused, volume_code};
+use crate::transfer::{self, TransferError};
+use crate::worker::WorkerPort;
+use plinth_ids::{PoolId, VolumeId};
+use plinth_manage::{Kept, LineFault, Service};
+use plinth_rt::{StatsSnapshot, WorkerStats};
+use plinth_store_api::{
+    Answer, AttachmentStatus, PoolStatus, Refusal, Reply, Request, Status, StoreConfig, Verb,
+    VolumeStatus,
+};
+use plinth_volume::{VolumeRequest, VolumeSpec};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+#[derive(Debug)]
+pub(crate) struct Stored {
+    keeper: Arc<Keeper>,
+    port: WorkerPort,
+    kept: Kept<StoreConfig>,
+    /// Held while a configuration is judged and kept, so that two cannot overtake each other.
+    applying: Mutex<()>,
+    stats: Arc<WorkerStats>,
+    /// What the worker had done when somebody last asked for its status.
+    asked: Mutex<StatsSnapshot>,
+}
+
+type Outcome = Result<Answer, Refusal>;
+
+impl Stored {
+    pub(crate) fn new(
+        keeper: Arc<Keeper>,
+        port: WorkerPort,
+        kept: Kept<StoreConfig>,
+        stats: Arc<WorkerStats>,
+    ) -> Self {
+        let asked = Mutex::new(stats.at_start());
+        Self { keeper, port, kept, applying: Mutex::default(), stats, asked }
+    }
+
+    fn carry_out(&self, verb: Verb) -> Outcome {
+        match verb {
+            Verb::Apply(config) => self.apply(config),
+            Verb::Status => self.status(),
+            Verb::PoolFormat { id, device, size, overwrite } => {
+                format::format_pool(id, &device, size, overwrite)
+                    .map(|()| Answer::Done)
+                    .map_err(|error| refused(error.code(), &error))
+            }
+            Verb::Pools => self.pools(),
+            Verb::VolumeCreate { pool, volume, name, size } => {
+                let spec = VolumeSpec { volume, name, size, created_at: seconds_now() };
+                self.change(pool, VolumeRequest::Create { spec })?;
+                self.volume(pool, volume)
+            }
+            Verb::VolumeClone { pool, source, volume, name, size } => {
+                let spec = VolumeSpec { volume, name, size, created_at: seconds_now() };
+                self.change(pool, VolumeRequest::Clone { source, spec })?;
+                self.volume(pool, volume)
+            }
+            Verb::VolumeGrow { pool, volume, size } => {
+                self.change(pool, VolumeRequest::Grow { volume, size, now: seconds_now() })?;
+                self.keeper.grown((pool, volume), size);
+                self.volume(pool, volume)
+            }
+            Verb::VolumeDelete { pool, volume } => {
+                self.change(pool, VolumeRequest::Delete { volume })?;
+                Ok(Answer::Done)
+            }
+            Verb::Volumes { pool } => self.volumes(pool).map(Answer::Volumes),
+            Verb::VolumeImport { pool, volume, source } => {
+                let outcome = transfer::import(&self.port, pool, volume, &source);
+                self.transferred(pool, volume, outcome)
+            }
+            Verb::VolumeExport { pool, volume, target } => {
+                let outcome = transfer::export(&self.port, pool, volume, &target);
+                self.transferred(pool, volume, outcome)
+            }
+        }
+    }
+
+    /// Judges, keeps, then carries out: a configuration that was answered is on disk.
+    fn apply(&self, config: StoreConfig) -> Outcome {
+        let _applying = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        config::check(&config, self.keeper.wanted().as_ref())?;
+        self.kept.save(&config).map_err(|error| refused("not-kept", &error))?;
+        let epoch = config.epoch;
+        self.keeper.want(config);
+        self.keeper.carry_out();
+        Ok(Answer::Applied { epoch })
+    }
+
+    fn change(&self, pool: PoolId, request: VolumeRequest) -> Result<(), Refusal> {
+        Ok(self.port.carry_out(pool, request)?)
+    }
+
+    fn transferred(
+        &self,
+        pool: PoolId,
+        volume: VolumeId,
+        outcome: Result<(), TransferError>,
+    ) -> Outcome {
+        outcome.map_err(|error| refused(transfer_code(&error), &error))?;
+        self.volume(pool, volume)
+    }
+
+    fn volumes(&self, pool: PoolId) -> Result<Vec<VolumeStatus>, Refusal> {
+        let volumes = self.port.ask(|answer| Message::Volumes { pool, answer })?;
+        let status = |known: plinth_volume::VolumeStatus| VolumeStatus {
+            attached: self.keeper.socket_of((pool, known.volume)),
+            volume: known.volume,
+            name: known.name,
+            size: known.size,
+            written: known.written,
+            objects: known.objects,
+            created_at: known.created_at,
+            updated_at: known.updated_at,
+        };
+        Ok(volumes.into_iter().map(status).collect())
+    }
+
+    fn volume(&self, pool: PoolId, volume: VolumeId) -> Outcome {
+        let found = self.volumes(pool)?.into_iter().find(|known| known.volume == volume);
+        // Deleted by somebody else in the meantime.
+        found.map(Answer::Volume).ok_or_else(|| {
+            let missing = plinth_volume::VolumeRefusal::NotFound;
+            refused(volume_code(&missing), &missing)
+        })
+    }
+
+    fn pools(&self) -> Outcome {
+        let facts = self.port.look(|answer| Message::Pools { answer })?;
+        let wanted = self.keeper.wanted().map(|config| config.pools).unwrap_or_default();
+        let status = |pool: plinth_store_api::Pool| {
+            let known = facts.iter().find(|facts| facts.pool == pool.id);
+            let not_open = || {
+                let fault = self.keeper.pool_fault(pool.id);
+                Some(fault.unwrap_or_else(|| "the pool is being opened".to_owned()))
+            };
+            PoolStatus {
+                id: pool.id,
+                device: pool.device.clone(),
+                fault: known.map_or_else(not_open, |facts| facts.fault.clone()),
+                capacity: known.map_or(0, |facts| facts.capacity),
+                used: known.map_or(0, |facts| facts.used),
+                volumes: known.map_or(0, |facts| facts.volumes),
+                objects: known.map_or(0, |facts| facts.objects),
+                checksum_errors: known.map_or(0, |facts| facts.checksum_errors),
+            }
+        };
+        Ok(Answer::Pools(wanted.into_iter().map(status).collect()))
+    }
+
+    fn status(&self) -> Outcome {
+        let facts = self.port.look(|answer| Message::Attachments { answer })?;
+        let wanted = self.keeper.wanted();
+        let epoch = wanted.as_ref().map(|config| config.epoch);
+        let attachments = wanted.map(|config| config.attachments).unwrap_or_default();
+        let status = |wanted: plinth_store_api::Attachment| {
+            let key = (wanted.pool, wanted.volume);
+            let known = facts.iter().find(|facts| (facts.pool, facts.volume) == key);
+            let counters = known.map(|facts| facts.counters).unwrap_or_default();
+            AttachmentStatus {
+                volume: wanted.volume,
+                socket: wanted.socket,
+                fault: if known.is_some() { None } else { self.keeper.attachment_fault(key) },
+                is_up: known.is_some_and(|facts| facts.is_up),
+                reads: counters.reads,
+                writes: counters.writes,
+                flushes: counters.flushes,
+                bytes_read: counters.read_bytes,
+                bytes_written: counters.written_bytes,
+                errors: counters.refused + counters.failed + counters.queues_broken,
+            }
+        };
+        let now = self.stats.snapshot();
+        let before =
+            std::mem::replace(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner), now);
+        Ok(Answer::Status(Status {
+            process: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            epoch,
+            attachments: attachments.into_iter().map(status).collect(),
+            busy: now.busy_share_since(&before),
+            busy_cycles: now.busy_cycles,
+            requests: facts.iter().map(|facts| requests(&facts.counters)).sum(),
+            sleeps: now.sleeps,
+        }))
+    }
+}
+
+/// All requests of an attachment that were answered or are being answered.
+fn requests(counters: &plinth_backends::blk::BlkCounters) -> u64 {
+    counters.reads + counters.writes + counters.flushes + counters.discards + counters.zeroings
+}
+
+fn transfer_code(error: &TransferError) -> &'static str {
+    match error {
+        TransferError::Engine(EngineRefusal::Volume(refusal)) => volume_code(refusal),
+        TransferError::Engine(_) => "pool-missing",
+        TransferError::Source { .. } => "source",
+        TransferError::Relative { .. } => "path-relative",
+        TransferError::TooLarge { .. } => "source-too-large",
+        TransferError::Exists { .. } => "target-exists",
+        TransferError::Target { .. } => "target",
+    }
+}
+
+fn seconds_now() -> u64 {
+    // A clock before 1970 is no reason to refuse a volume.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+impl Service for Stored {
+    type Request = Request;
+    type Reply = Reply;
+
+    fn handle(&self, request: Request) -> Reply {
+        Reply { id: request.id, result: self.carry_out(request.verb) }
+    }
+
+    fn refuse(&self, fault: LineFault) -> Reply {
+        Reply { id: 0, result: Err(refused(fault.code(), &fault)) }
+    }
+}
