@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Stories of a cluster in one process.
+
+mod support;
+
+use plinth_api::*;
+use plinth_client::*;
+use plinth_ids::VmId;
+use plinth_planner::State;
+use plinth_registry::{MemoryRegistry, Registry};
+use std::sync::Arc;
+use support::{FakeAgent, LIMIT, Lab, Running, anywhere, name, vm};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+async fn lab() -> (Lab, Running, Arc<MemoryRegistry>) {
+    let lab = Lab::new();
+    let registry = Arc::new(MemoryRegistry::new());
+    let running = lab.start(Arc::clone(&registry) as Arc<dyn Registry>).await;
+    running.until_alive().await;
+    (lab, running, registry)
+}
+
+async fn furnished() -> (Lab, Running, Arc<MemoryRegistry>) {
+    let (lab, running, registry) = lab().await;
+    running.pool().await.unwrap();
+    running.network().await.unwrap();
+    running.import("small", 4096, 4096).await.unwrap().unwrap();
+    (lab, running, registry)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_is_made_runs_is_stopped_and_leaves_nothing() {
+    let (lab, running, _) = furnished().await;
+    let answer = running.ask(Request::VmCreate(vm("web-1"))).await.unwrap();
+    let Answer::Vm(view) = answer else { panic!("no VM: {answer:?}") };
+    assert_eq!(view.state, Some(VmState::Running));
+    assert_eq!(view.disks[0].volume, name("web-1-system"));
+    assert_eq!(lab.agent.state().volumes.len(), 2, "image and clone");
+    let stop = Request::VmStop { name: name("web-1"), grace_seconds: 5, wait_ms: 20_000 };
+    let Answer::Vm(view) = running.ask(stop).await.unwrap() else { panic!("no VM") };
+    assert_eq!(view.state, Some(VmState::Stopped));
+    let delete = Request::VmDelete { name: name("web-1"), force: false, wait_ms: 20_000 };
+    assert_eq!(running.ask(delete).await, Ok(Answer::Done));
+    assert_eq!(lab.agent.state().volumes.len(), 1, "only the image is left");
+    assert_eq!(running.ask(Request::ImageDelete(name("small"))).await, Ok(Answer::Done));
+    assert!(lab.agent.state().volumes.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_fails_to_start_says_why_at_once() {
+    let (lab, running, _) = furnished().await;
+    lab.agent.state().starts_as = Some((VmState::Failed, "no such kernel"));
+    let refusal = running.ask(Request::VmCreate(vm("web-1"))).await.unwrap_err();
+    assert_eq!(refusal.code(), Some(Code::Failed));
+    assert_eq!(refusal.text, "VM web-1 does not start: no such kernel");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_takes_long_is_told_and_goes_on() {
+    let (lab, running, _) = furnished().await;
+    lab.agent.state().starts_as = Some((VmState::Starting, ""));
+    let request = VmCreate { wait_ms: 300, ..vm("web-1") };
+    let refusal = running.ask(Request::VmCreate(request)).await.unwrap_err();
+    assert_eq!(refusal.code(), Some(Code::Timeout));
+    assert!(refusal.text.contains("still starting after 0.3 s"), "{refusal}");
+    assert!(running.service.cluster().await.vms.contains_key(&name("web-1")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_refuses_is_told_and_forgotten() {
+    let (lab, running, _) = furnished().await;
+    lab.agent.state().refusal = Some(Refusal::new(Code::NoRoom, "the pool is full"));
+    let refusal = running.volume("data-1").await.unwrap_err();
+    assert_eq!(refusal.text, "the pool is full");
+    let refusal = running.ask(Request::VmCreate(vm("web-1"))).await.unwrap_err();
+    assert_eq!(refusal.text, "the pool is full");
+    let cluster = running.service.cluster().await;
+    assert!(cluster.vms.is_empty() && cluster.volumes.is_empty());
+    lab.agent.state().refusal = None;
+    running.volume("data-1").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_could_not_try_is_done_after_a_restart() {
+    let (lab, running, registry) = furnished().await;
+    lab.agent.state().refusal = Some(Refusal::new(Code::Unreachable, "the store restarts"));
+    let refusal = running.ask(Request::VmCreate(vm("web-1"))).await.unwrap_err();
+    assert_eq!(refusal.text, "the store restarts");
+    assert_eq!(running.service.cluster().await.vms[&name("web-1")].state, State::Creating);
+    drop(running);
+    lab.agent.state().refusal = None;
+    let running = lab.start(registry).await;
+    running
+        .until("the VM is made", |cluster| cluster.vms[&name("web-1")].state == State::Ready)
+        .await;
+    let start = Request::VmStart { name: name("web-1"), wait_ms: 20_000 };
+    let Answer::Vm(view) = running.ask(start).await.unwrap() else { panic!("no VM") };
+    assert_eq!(view.state, Some(VmState::Running));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_stops_half_way_leaves_no_copy() {
+    let (lab, running, _) = lab().await;
+    running.pool().await.unwrap();
+    let refusal = running.import("small", 1_000_000, 500_000).await.unwrap().unwrap_err();
+    assert!(refusal.text.contains("ended 500000 bytes early"), "{refusal}");
+    running.until("the image is forgotten", |cluster| cluster.images.is_empty()).await;
+    assert!(lab.agent.state().volumes.is_empty());
+    // The name is free again.
+    running.import("small", 10, 10).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_a_node_refuses_says_which_and_why() {
+    let (lab, running, _) = lab().await;
+    running.pool().await.unwrap();
+    lab.agent.state().refusal = Some(Refusal::new(Code::Invalid, "not an image"));
+    let refusal = running.import("small", 8_000_000, 8_000_000).await.unwrap().unwrap_err();
+    assert_eq!(refusal.text, "node node-1: not an image");
+    lab.agent.state().refusal = None;
+    running.until("the image is forgotten", |cluster| cluster.images.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_does_not_answer_takes_nothing_new() {
+    let (lab, running, _) = furnished().await;
+    lab.agent_task.abort();
+    let wait = async {
+        loop {
+            let show = running.ask(Request::NodeShow(name("node-1"))).await.unwrap();
+            let Answer::Node(node) = show else { panic!("no node: {show:?}") };
+            if !node.is_alive {
+                return node;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let node = tokio::time::timeout(LIMIT, wait).await.expect("the node is never called dead");
+    assert!(node.fault.is_some(), "{node:?}");
+    let refusal = running.volume("data-1").await.unwrap_err();
+    assert_eq!(refusal.code(), Some(Code::Unreachable));
+    assert!(running.service.cluster().await.volumes.is_empty());
+    let refusal = running.ask(Request::VmCreate(vm("web-1"))).await.unwrap_err();
+    assert!(refusal.text.contains("node-1: its agent does not answer"), "{refusal}");
+    let Answer::Cluster(view) = running.ask(Request::ClusterStatus).await.unwrap() else {
+        panic!("no cluster")
+    };
+    assert_eq!(view.warnings, ["node node-1 does not answer"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_lets_one_node_in() {
+    let (lab, running, _) = lab().await;
+    let token = running.ask(Request::TokenCreate { lifetime_seconds: 60 }).await.unwrap();
+    let Answer::Token(token) = token else { panic!("no token: {token:?}") };
+    let token: Token = token.parse().unwrap();
+    let key = NodeKey::generate().unwrap();
+    // The second node listens before it joins, on a port that the system chose.
+    let placeholder = std::net::UdpSocket::bind(anywhere()).unwrap();
+    let agent = placeholder.local_addr().unwrap();
+    let request = |node: &str| Join {
+        name: name(node),
+        secret: token.secret,
+        public_key: key.public(),
+        agent,
+        underlay: None,
+    };
+    let address = running.service.join_address();
+    let joined = join(address, &token, &request("node-2")).await.unwrap().result.unwrap();
+    let refusal = join(address, &token, &request("node-3")).await.unwrap().result.unwrap_err();
+    assert!(refusal.text.contains("was used already, by node node-2"), "{refusal}");
+    let unknown = Token { secret: [9; 32], ..token.clone() };
+    let forged = Join { secret: [9; 32], ..request("node-3") };
+    let refusal = join(address, &unknown, &forged).await.unwrap().result.unwrap_err();
+    assert!(refusal.text.contains("not one of this cluster"), "{refusal}");
+    // With its certificate the node is one of the cluster.
+    let folder = lab.folder.join("node-2");
+    std::fs::create_dir(&folder).unwrap();
+    Identity::save(&folder, "node", &joined.certificate, &key, &joined.ca).unwrap();
+    drop(placeholder);
+    let identity = Identity::load(&folder, "node").unwrap();
+    let listener = Listener::bind(agent, &identity, Role::Service).unwrap();
+    let second = Arc::new(FakeAgent::default());
+    let task = tokio::spawn(serve_agent(listener, Arc::clone(&second)));
+    let wait = async {
+        while second.state().spec.is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, wait).await.expect("the second node never got a spec");
+    // A node may not act as an operator.
+    let dialer = Dialer::new(&identity).unwrap();
+    let failure = match dialer.connect(running.service.address(), Role::Service.name()).await {
+        Err(err) => err.to_string(),
+        Ok(peer) => {
+            let call = peer.call::<_, Reply>(&Request::NodeList, LIMIT).await;
+            call.unwrap_err().to_string()
+        }
+    };
+    assert!(failure.contains("not for the role \"operator\""), "{failure}");
+    task.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn console_and_switch_tables_reach_through_the_service() {
+    let (_lab, running, _) = furnished().await;
+    running.ask(Request::VmCreate(vm("web-1"))).await.unwrap();
+    let request = Request::VmConsole(name("web-1"));
+    let mut exchange = running.peer.open(&request).await.unwrap();
+    let reply: Reply = exchange.receive().await.unwrap();
+    assert_eq!(reply.result, Ok(Answer::Done));
+    let mut console = exchange.into_stream();
+    console.write_all(b"abcd").await.unwrap();
+    let mut echo = [0; 4];
+    console.read_exact(&mut echo).await.unwrap();
+    assert_eq!(&echo, b"dcba");
+    let refusal = running.ask(Request::VmConsole(name("web-2"))).await.unwrap_err();
+    assert_eq!(refusal.code(), Some(Code::NotFound));
+    let drops = Request::Switch { node: name("node-1"), table: SwitchTable::Drops };
+    let drop = DropCount { reason: "vni-unknown".to_owned(), packets: 3 };
+    assert_eq!(running.ask(drops).await, Ok(Answer::SwitchDrops(vec![drop])));
+    let flows = SwitchTable::Flows { limit: 1 };
+    let flows = Request::Switch { node: name("node-1"), table: flows };
+    assert_eq!(running.ask(flows).await, Err(Refusal::new(Code::Failed, "not here")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_service_pushes_no_spec() {
+    let (lab, running, _) = furnished().await;
+    running.ask(Request::VmCreate(vm("web-1"))).await.unwrap();
+    let before = lab.agent.state().specs_taken;
+    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    assert_eq!(lab.agent.state().specs_taken, before);
+    // An agent that lost its spec gets it again.
+    lab.agent.state().spec = None;
+    lab.agent.state().vms.clear();
+    let wait = async {
+        while !lab.agent.state().vms.contains_key(&VmId(1)) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, wait).await.expect("the spec was not pushed again");
+}
