@@ -93,7 +93,7 @@ impl Layout {
         // spares a fixed point and costs 8 KiB a GiB at most of what is not data.
         let units = length / UNIT;
         let index_offset = JOURNAL_OFFSET + journal;
-        let bitmap_offset = index_offset + 2 * PAGE * slots.div_ceil(INDEX_ENTRIES as u64);
+        let bitmap_offset = index_offset + 2 * PAGE * slots.div_ceil(u64::from(INDEX_ENTRIES));
         let bitmap_pages = units.div_ceil(u64::from(BITMAP_UNITS)).max(1);
         let count_offset = bitmap_offset + 2 * PAGE * bitmap_pages;
         let map_offset = count_offset + 2 * PAGE * 16 * bitmap_pages;
@@ -159,7 +159,7 @@ impl Layout {
     }
 
     pub fn index_pages(&self) -> u32 {
-        self.slot_count.div_ceil(INDEX_ENTRIES as u32)
+        self.slot_count.div_ceil(INDEX_ENTRIES)
     }
 
     pub fn index_address(&self, page: u32, copy: u64) -> u64 {

@@ -88,27 +88,27 @@ pub struct IndexEntry {
 const _: () = assert!(size_of::<IndexEntry>() == 48);
 
 /// Slots in an index page.
-pub const INDEX_ENTRIES: usize = 84;
+pub const INDEX_ENTRIES: u32 = 84;
 
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct IndexPage {
     pub(crate) header: PageHeader,
-    pub entries: [IndexEntry; INDEX_ENTRIES],
+    pub entries: [IndexEntry; INDEX_ENTRIES as usize],
 }
 page!(IndexPage, b"PLNindex");
 
 /// Bytes of bits in a bitmap page.
-const BITMAP_BYTES: usize = 4032;
+const BITMAP_BYTES: u32 = 4032;
 /// Units in a bitmap page.
-pub const BITMAP_UNITS: u32 = BITMAP_BYTES as u32 * 8;
+pub const BITMAP_UNITS: u32 = BITMAP_BYTES * 8;
 
 /// Bit `u % 8` of byte `u / 8` is 1 when unit `u` of the page is used.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct BitmapPage {
     pub(crate) header: PageHeader,
-    pub words: [Le64; BITMAP_BYTES / 8],
+    pub words: [Le64; BITMAP_BYTES as usize / 8],
 }
 page!(BitmapPage, b"PLNbits\0");
 

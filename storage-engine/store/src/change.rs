@@ -230,6 +230,7 @@ impl<D: Disk> Store<D> {
         }
         if self.overlay.len() + needs.deferred > self.overlay.capacity() {
             self.wants_confirm = true;
+            self.wants_write_back = true;
             return Ready::Wait;
         }
         if !self.journal.has_room(needs.record_bytes, data) {

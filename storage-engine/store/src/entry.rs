@@ -114,7 +114,11 @@ impl<D: Disk> Store<D> {
         if omit == Omit::ConfirmBeforeWriteBack {
             self.journal.confirmed_seq = self.journal.open_seq();
         }
-        if self.journal.confirmed_seq > before || omit == Omit::Quarantine {
+        if self.journal.confirmed_seq > before {
+            self.space.confirm(self.journal.confirmed_seq);
+        }
+        // Not only when more is confirmed: a unit may have waited for the disk's last write to it.
+        if self.space.quarantined() > 0 {
             self.release_units();
         }
         if self.space.fault_count > 0 {
@@ -134,9 +138,11 @@ impl<D: Disk> Store<D> {
     /// of the room for them is taken.
     fn write_back(&mut self) {
         if self.overlay.is_empty() || self.state != StoreState::Writable {
+            self.wants_write_back = false;
             return;
         }
-        let is_pressed = self.overlay.len() * 2 > self.overlay.capacity();
+        let is_pressed =
+            self.wants_write_back || self.overlay.len() * 2 > self.overlay.capacity();
         if !is_pressed && !self.checkpoint.is_running() {
             return;
         }

@@ -332,6 +332,7 @@ impl<D: Disk> Store<D> {
         let old = self.ops.get_mut(op).map(|op| std::mem::take(&mut op.old)).unwrap_or_default();
         merge_edges(&mut buffer, offset, length, number, &old);
         let (first, end) = block_range(offset, length);
+        let before = *self.objects.slot(slot);
         let mut pending: Option<Segment> = None;
         let mut buffer = Some(buffer);
         for index in first / UNIT_BLOCKS..=(end - 1) / UNIT_BLOCKS {
@@ -369,9 +370,9 @@ impl<D: Disk> Store<D> {
             }
         }
         self.send(op, slot, first, end, pending, &mut buffer, sender);
-        let grown = (offset + length).max(self.objects.slot(slot).size);
-        if grown != self.objects.slot(slot).size || self.ops.get(op).is_some_and(|op| op.units != 0)
-        {
+        let place = *self.objects.slot(slot);
+        let grown = (offset + length).max(place.size);
+        if grown != place.size || place.units != before.units {
             self.set_size(slot, grown);
         }
         if let Some(op) = self.ops.get_mut(op) {

@@ -86,8 +86,11 @@ impl Journal {
         self.entries.get_mut(index)
     }
 
+    /// Whether nobody waits for the open entry. A change that changed nothing has no record, and
+    /// is acknowledged after those before it all the same.
     pub(crate) fn is_open_empty(&self) -> bool {
-        self.records.is_empty()
+        let ops = self.entries.back().map_or(0, |entry| entry.ops.len());
+        self.records.is_empty() && ops == 0
     }
 
     /// Bytes between the tail and the head.

@@ -51,8 +51,8 @@ pub(crate) struct Objects {
 
 pub(crate) fn key_bytes(key: &ObjectKey) -> KeyBytes {
     let object = key.object.0;
-    // Both halves of the number fit 64 bits by their shift and mask.
-    let (high, low) = ((object >> 64) as u64, (object & u128::from(u64::MAX)) as u64);
+    let half = |number: u128| u64::try_from(number & u128::from(u64::MAX)).unwrap_or(0);
+    let (high, low) = (half(object >> 64), half(object));
     KeyBytes {
         pool: Le32::new(key.pool.0),
         pg: Le32::new(key.pg.0),
@@ -73,7 +73,7 @@ pub(crate) fn object_key(bytes: &KeyBytes) -> ObjectKey {
 
 impl Objects {
     pub(crate) fn new(slot_count: u32) -> Self {
-        let pages = slot_count.div_ceil(INDEX_ENTRIES as u32) as usize;
+        let pages = slot_count.div_ceil(INDEX_ENTRIES) as usize;
         Self {
             slots: Vec::new(),
             by_key: BTreeMap::new(),
@@ -112,7 +112,7 @@ impl Objects {
 
     /// The slot for a change that the disk must learn.
     pub(crate) fn change(&mut self, slot: u32) -> &mut Slot {
-        self.pages[slot as usize / INDEX_ENTRIES].is_dirty = true;
+        self.pages[(slot / INDEX_ENTRIES) as usize].is_dirty = true;
         &mut self.slots[slot as usize]
     }
 
@@ -188,7 +188,7 @@ impl Objects {
 
     pub(crate) fn page(&self, page: u32) -> IndexPage {
         let mut out = IndexPage::zeroed();
-        let first = page as usize * INDEX_ENTRIES;
+        let first = (page * INDEX_ENTRIES) as usize;
         for (entry, slot) in out.entries.iter_mut().zip(self.slots.iter().skip(first)) {
             if slot.incarnation != 0 {
                 *entry = IndexEntry {
@@ -206,7 +206,7 @@ impl Objects {
 
     pub(crate) fn load_page(&mut self, page: u32, from: &IndexPage) {
         for (index, entry) in (0..).zip(&from.entries) {
-            let slot = page * INDEX_ENTRIES as u32 + index;
+            let slot = page * INDEX_ENTRIES + index;
             let incarnation = entry.incarnation.get();
             if incarnation != 0 && self.place(slot, object_key(&entry.key), incarnation) {
                 let place = &mut self.slots[slot as usize];

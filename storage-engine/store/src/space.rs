@@ -170,9 +170,6 @@ impl Space {
     /// Frees what was quarantined by entries up to `confirmed`; units that the disk is writing
     /// to wait, and those behind them.
     pub(crate) fn release(&mut self, confirmed: u64, is_busy: impl Fn(u32) -> bool) -> u32 {
-        if !self.left_alone.is_empty() {
-            self.left_alone.retain(|_, seq| *seq > confirmed);
-        }
         let mut released = 0;
         while let Some(&(seq, unit)) = self.quarantine.front()
             && seq <= confirmed
@@ -187,6 +184,13 @@ impl Space {
             }
         }
         released
+    }
+
+    /// Forgets which units had a second owner before `confirmed`.
+    pub(crate) fn confirm(&mut self, confirmed: u64) {
+        if !self.left_alone.is_empty() {
+            self.left_alone.retain(|_, seq| *seq > confirmed);
+        }
     }
 
     /// Sets how many owners a unit has: for recovery, where a record says what is.

@@ -198,6 +198,8 @@ pub struct Store<D> {
     /// Flush requests and the entry each one waits for.
     pub(crate) flush_waiters: VecDeque<(u64, u32)>,
     pub(crate) wants_confirm: bool,
+    /// A change needs more room in the overlay than there is.
+    pub(crate) wants_write_back: bool,
     pub(crate) state: StoreState,
     pub(crate) counters: StoreCounters,
     pub(crate) completions: Vec<StoreCompletion>,
@@ -249,6 +251,7 @@ impl<D: Disk> Store<D> {
             flushing: None,
             flush_waiters: VecDeque::new(),
             wants_confirm: false,
+            wants_write_back: false,
             state: StoreState::Writable,
             counters: StoreCounters::default(),
             completions: Vec::new(),
@@ -387,6 +390,30 @@ impl<D: Disk> Store<D> {
     /// Gives the disk back as it is, as a power cut would. What was not durable may be lost.
     pub fn abandon(self) -> D {
         self.io.disk
+    }
+
+    /// What the store waits for, for the person who asks why nothing moves.
+    pub fn waits(&self) -> String {
+        let parked: Vec<&Op> = self.parked.iter().filter_map(|&op| self.ops.get(op)).collect();
+        let journal = &self.journal;
+        format!(
+            "{} on the disk, free {} quarantined {}, overlay {} of {}, entry {} open (complete {}, \
+             durable {}, confirmed {}), journal {} of {}, checkpoint {}, dirty {}, parked {:?}",
+            self.io.in_flight(),
+            self.space.free_count(),
+            self.space.quarantined(),
+            self.overlay.len(),
+            self.overlay.capacity(),
+            journal.open_seq(),
+            journal.complete_seq,
+            journal.durable_seq,
+            journal.confirmed_seq,
+            journal.used(),
+            journal.length(),
+            self.checkpoint.is_running(),
+            self.cache.dirty_count(),
+            parked,
+        )
     }
 
     /// Asks for a checkpoint: afterwards the journal is empty. [`Store::is_idle`] says when.

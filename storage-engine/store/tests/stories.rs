@@ -262,6 +262,15 @@ fn a_transaction_is_all_or_nothing() {
 }
 
 #[test]
+fn a_change_that_changes_nothing_is_answered() {
+    let mut store = fresh(16 * MIB, options());
+    let nothing = StoreAnswer::Changed { units: 0, objects: 0 };
+    assert_eq!(apply(&mut store, vec![Operation::Remove { key: key(1) }]), Ok(nothing.clone()));
+    let zero = Operation::Zero { key: key(1), offset: 0, length: 4096 };
+    assert_eq!(apply(&mut store, vec![zero]), Ok(nothing));
+}
+
+#[test]
 fn a_guests_flush_always_flushes_the_device() {
     for durability in [Durability::Flush, Durability::Device] {
         let disk = formatted(MemoryDisk::with_seed(16 * MIB, Cache::Volatile, 3));

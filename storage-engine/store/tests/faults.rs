@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The crash test is worth what it finds: each protection left out must make a history fail.
+
+#[path = "support/history.rs"]
+mod history;
+mod support;
+
+use history::{Mix, Plan, Tally};
+use plinth_store::{Durability, Omit};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub(crate) use support::{key, lay_out, settle};
+
+/// Histories after which a fault that was not found counts as overlooked.
+const HISTORIES: u64 = 400;
+
+/// The first history that fails, and how.
+fn first_failure(omit: Omit) -> Option<(u64, String)> {
+    for seed in 1..=HISTORIES {
+        for durability in [Durability::Flush, Durability::Device] {
+            let steps = 12 + usize::try_from(seed % 4 * 12).ok()?;
+            let mix = match omit {
+                Omit::ClearGuard | Omit::AloneGuard => Mix::Handover,
+                _ => Mix::Any,
+            };
+            let plan = Plan { seed, steps, durability, omit, mix, cuts: 3 };
+            let mut tally = Tally::default();
+            let run = catch_unwind(AssertUnwindSafe(|| plan.run(&mut tally)));
+            match run.unwrap_or_else(|_| Err("a panic".to_owned())) {
+                Ok(()) => {}
+                Err(error) => return Some((seed, error)),
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn every_protection_left_out_is_found() {
+    // The store's own assertions are one way of finding a fault; their noise is not wanted.
+    std::panic::set_hook(Box::new(|_| {}));
+    let faults = [
+        Omit::FlushBeforeAcknowledge,
+        Omit::DataBeforeAcknowledge,
+        Omit::Quarantine,
+        Omit::ConfirmBeforeWriteBack,
+        Omit::OwnersRecord,
+        Omit::SharedOwnersRecord,
+        Omit::Judge,
+        Omit::WriteAhead,
+        Omit::FlushBeforeSuperblock,
+        Omit::FlushBeforeIndex,
+        Omit::WriteBackBeforeCut,
+        Omit::Redirect,
+        Omit::ClearGuard,
+        Omit::AloneGuard,
+        Omit::ReplayDeferred,
+    ];
+    let mut overlooked = Vec::new();
+    for omit in faults {
+        match first_failure(omit) {
+            Some((seed, error)) => {
+                let words: String = error.chars().filter(|c| !"[]{}".contains(*c)).collect();
+                let end = words.char_indices().rev().nth(160).map_or(0, |(at, _)| at);
+                println!("{omit:?}: history {seed}: …{}", &words[end..]);
+            }
+            None => overlooked.push(omit),
+        }
+    }
+    let _ = std::panic::take_hook();
+    assert!(overlooked.is_empty(), "not found in {HISTORIES} histories: {overlooked:?}");
+}

@@ -1,0 +1,557 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Generated workloads, the obvious model of what they do, and cuts at every step.
+//!
+//! A history is: format, mount, submit generated operations a few at a time, and after every
+//! poll (so after every request that the disk ended) cut the power in several ways, mount what is
+//! left, and compare. The model of an object is a map from sector to the number that was
+//! written there; after a cut every object must be as after some prefix of its operations that
+//! has all acknowledged ones, and a transaction must be in all its objects' prefixes or in none.
+
+use crate::{key, settle};
+use plinth_disks::memory::{Cache, Cut, Fault, FaultRule, MemoryDisk, Seed};
+use plinth_store::{
+    DiskError, Durability, FormatOptions, IoBuffer, LayoutLimits, ObjectKey, Omit, Operation,
+    Store, StoreAnswer, StoreCompletion, StoreOptions, StoreRequest, StoreTag,
+};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const SECTOR: u32 = 512;
+const OBJECTS: u64 = 5;
+/// Sectors that the workload uses: the first five units, and two on each side of the border of
+/// the two map pages.
+const REGIONS: [(u32, u32); 2] = [(0, 320), (4096 - 128, 256)];
+
+/// One object as it should be: `None` where there is no object.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Model {
+    exists: bool,
+    sectors: BTreeMap<u32, u64>,
+    attribute: Option<u64>,
+}
+
+/// What one step does to the model.
+#[derive(Clone, Debug)]
+enum Change {
+    Write { object: u64, sector: u32, count: u32, value: u64 },
+    WriteFull { object: u64, count: u32, value: u64 },
+    Zero { object: u64, sector: u32, count: u32 },
+    Truncate { object: u64, sectors: u32 },
+    Remove { object: u64 },
+    Clone { source: u64, target: u64 },
+    Attribute { object: u64, value: u64 },
+}
+
+impl Change {
+    const fn object(&self) -> u64 {
+        match self {
+            Self::Write { object, .. }
+            | Self::WriteFull { object, .. }
+            | Self::Zero { object, .. }
+            | Self::Truncate { object, .. }
+            | Self::Remove { object }
+            | Self::Attribute { object, .. } => *object,
+            Self::Clone { target, .. } => *target,
+        }
+    }
+
+    fn apply(&self, state: &mut BTreeMap<u64, Model>) {
+        let source = match self {
+            Self::Clone { source, .. } => state.get(source).cloned().unwrap_or_default(),
+            _ => Model::default(),
+        };
+        let model = state.entry(self.object()).or_default();
+        match *self {
+            Self::Write { sector, count, value, .. } => {
+                model.exists = true;
+                model.sectors.extend((sector..sector + count).map(|sector| (sector, value)));
+            }
+            Self::WriteFull { count, value, .. } => {
+                model.exists = true;
+                model.sectors = (0..count).map(|sector| (sector, value)).collect();
+            }
+            Self::Zero { sector, count, .. } => {
+                model.sectors.retain(|at, _| !(sector..sector + count).contains(at));
+            }
+            Self::Truncate { sectors, .. } => {
+                model.exists = true;
+                model.sectors.retain(|at, _| *at < sectors);
+            }
+            Self::Remove { .. } => *model = Model::default(),
+            Self::Clone { .. } => *model = source,
+            Self::Attribute { value, .. } => {
+                model.exists = true;
+                model.attribute = Some(value);
+            }
+        }
+    }
+
+    fn operation(&self) -> Operation {
+        let at = |object: u64| key(u128::from(object));
+        match *self {
+            Self::Write { object, sector, count, value } => {
+                let (buffer, length) = lay_out(sector, count, value);
+                Operation::Write { key: at(object), offset: sector * SECTOR, length, buffer }
+            }
+            Self::WriteFull { object, count, value } => {
+                let (buffer, length) = lay_out(0, count, value);
+                Operation::WriteFull { key: at(object), length, buffer }
+            }
+            Self::Zero { object, sector, count } => {
+                let (offset, length) = (sector * SECTOR, count * SECTOR);
+                Operation::Zero { key: at(object), offset, length }
+            }
+            Self::Truncate { object, sectors } => {
+                Operation::Truncate { key: at(object), size: sectors * SECTOR }
+            }
+            Self::Remove { object } => Operation::Remove { key: at(object) },
+            Self::Clone { source, target } => {
+                Operation::Clone { source: at(source), target: at(target) }
+            }
+            Self::Attribute { object, value } => Operation::SetAttribute {
+                key: at(object),
+                name: b"n".to_vec(),
+                value: value.to_le_bytes().repeat(1 + usize::try_from(value % 40).unwrap()),
+            },
+        }
+    }
+}
+
+fn lay_out(sector: u32, count: u32, value: u64) -> (IoBuffer, u32) {
+    let bytes = value.to_le_bytes().repeat((count * SECTOR / 8) as usize);
+    crate::lay_out(sector * SECTOR, &bytes)
+}
+
+/// One request: the changes that happen together.
+type Step = Vec<Change>;
+
+fn generate_change(seed: &mut Seed, value: u64) -> Change {
+    let object = seed.below(OBJECTS);
+    let (start, length) = REGIONS[usize::from(seed.one_in(4))];
+    let sector_in = |seed: &mut Seed| start + seed.below(u64::from(length) - 1) as u32;
+    match seed.below(20) {
+        0..=7 => {
+            // Small and odd: parts of blocks, a block, a few.
+            let sector = sector_in(seed);
+            let most = (start + length - sector).min(1 + seed.below(24) as u32);
+            Change::Write { object, sector, count: most, value }
+        }
+        8..=10 => {
+            // Whole blocks or whole units.
+            let grain = if seed.one_in(2) { 8 } else { 64 };
+            let sector = sector_in(seed) / grain * grain;
+            let count = grain * (1 + seed.below(2) as u32);
+            Change::Write { object, sector, count: count.min(start + length - sector), value }
+        }
+        11 => Change::WriteFull { object, count: 1 + seed.below(100) as u32, value },
+        12..=13 => {
+            let sector = sector_in(seed) / 8 * 8;
+            Change::Zero { object, sector, count: 8 * (1 + seed.below(12) as u32) }
+        }
+        14 => Change::Truncate { object, sectors: sector_in(seed) / 8 * 8 },
+        15 => Change::Remove { object },
+        16..=18 => {
+            let target = (object + 1 + seed.below(OBJECTS - 1)) % OBJECTS;
+            Change::Clone { source: object, target }
+        }
+        _ => Change::Attribute { object, value },
+    }
+}
+
+/// What the operations of a history are like.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Mix {
+    Any,
+    /// A unit is written, shared, half unwritten, left by its other owner and written again: the
+    /// order in which a write in place could hurt somebody.
+    Handover,
+}
+
+fn generate_handover(seed: &mut Seed, count: usize) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    while steps.len() < count {
+        let value = steps.len() as u64 * 100 + 1;
+        let object = seed.below(OBJECTS);
+        let other = (object + 1 + seed.below(OBJECTS - 1)) % OBJECTS;
+        let sector = 64 * seed.below(4) as u32;
+        let hole = sector + 8 * seed.below(8) as u32;
+        let is_shared = seed.one_in(2);
+        steps.push(vec![Change::Write { object, sector, count: 64, value }]);
+        if is_shared {
+            steps.push(vec![Change::Clone { source: object, target: other }]);
+        }
+        steps.push(vec![Change::Zero { object, sector: hole, count: 8 }]);
+        if is_shared {
+            steps.push(vec![Change::Remove { object: other }]);
+        }
+        steps.push(vec![Change::Write { object, sector: hole, count: 8, value: value + 1 }]);
+    }
+    steps.truncate(count);
+    steps
+}
+
+fn generate(seed: &mut Seed, count: usize, mix: Mix) -> Vec<Step> {
+    if mix == Mix::Handover {
+        return generate_handover(seed, count);
+    }
+    let mut steps = Vec::new();
+    for index in 0..count {
+        let value = index as u64 * 100 + 1;
+        let mut step = vec![generate_change(seed, value)];
+        if seed.one_in(5) {
+            let second = generate_change(seed, value + 1);
+            // Two changes in one transaction are of different objects.
+            let touches = |change: &Change| match change {
+                Change::Clone { source, target } => vec![*source, *target],
+                other => vec![other.object()],
+            };
+            if !touches(&step[0]).iter().any(|object| touches(&second).contains(object)) {
+                step.push(second);
+            }
+        }
+        steps.push(step);
+    }
+    steps
+}
+
+fn request(step: &Step) -> StoreRequest {
+    match &step[..] {
+        [Change::Write { object, sector, count, value }] => {
+            let (buffer, length) = lay_out(*sector, *count, *value);
+            let key = key(u128::from(*object));
+            StoreRequest::Write { key, offset: sector * SECTOR, length, buffer }
+        }
+        changes => {
+            let transaction = changes.iter().map(Change::operation).collect();
+            StoreRequest::Apply { transaction }
+        }
+    }
+}
+
+/// How a history is run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) steps: usize,
+    pub(crate) durability: Durability,
+    pub(crate) omit: Omit,
+    pub(crate) mix: Mix,
+    /// Cuts after each poll.
+    pub(crate) cuts: u64,
+}
+
+/// What histories went through, so that a test can say that it did something.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) cuts: u64,
+    pub(crate) recoveries_cut: u64,
+    pub(crate) acknowledged: u64,
+    pub(crate) refused: u64,
+    pub(crate) checkpoints: u64,
+}
+
+fn format_options() -> FormatOptions {
+    let limits = LayoutLimits { journal_length: 256 * 1024, slot_count: 16 };
+    FormatOptions { id: *b"one more history", limits: Some(limits) }
+}
+
+/// 64 KiB, journal, tables, maps and some 50 units.
+const DISK_LENGTH: u64 = 2304 * 1024;
+
+impl Plan {
+    fn options(&self) -> StoreOptions {
+        StoreOptions {
+            durability: self.durability,
+            cache_pages: 64,
+            overlay_blocks: 32,
+            requests_max: 8,
+            buffer_bytes: 1 << 20,
+            omit: self.omit,
+        }
+    }
+
+    const fn cache(&self) -> Cache {
+        match self.durability {
+            Durability::Flush => Cache::Volatile,
+            Durability::Device => Cache::Protected,
+        }
+    }
+
+    /// Runs the history once without cuts, to learn which steps are refused, and once with.
+    pub(crate) fn run(&self, tally: &mut Tally) -> Result<(), String> {
+        let mut seed = Seed(self.seed);
+        let steps = generate(&mut seed, self.steps, self.mix);
+        let refused = self.drive(&steps, &[], &mut |_, _| Ok(()))?;
+        tally.refused += refused.iter().filter(|&&is_refused| is_refused).count() as u64;
+        let mut cut_seed = Seed(self.seed ^ 0x5eed);
+        let mut counters = Tally::default();
+        self.drive(&steps, &refused, &mut |store, progress| {
+            for number in 0..self.cuts {
+                let cut = match number {
+                    0 => Cut::Any(cut_seed.next()),
+                    1 => Cut::Lose,
+                    2 => Cut::Keep,
+                    _ => Cut::Any(cut_seed.next()),
+                };
+                counters.cuts += 1;
+                let disk = store.disk().cut(cut);
+                let disk = if cut_seed.one_in(4) {
+                    counters.recoveries_cut += 1;
+                    self.cut_recovery(disk, &mut cut_seed)?
+                } else {
+                    disk
+                };
+                let told = || format!("seed {} {cut:?} {progress:?}", self.seed);
+                self.verify(disk, &steps, &refused, progress)
+                    .map_err(|e| format!("{}: {e}", told()))?;
+            }
+            counters.acknowledged = progress.acknowledged.iter().filter(|&&is| is).count() as u64;
+            counters.checkpoints = store.counters().checkpoints;
+            Ok(())
+        })?;
+        tally.cuts += counters.cuts;
+        tally.recoveries_cut += counters.recoveries_cut;
+        tally.acknowledged += counters.acknowledged;
+        tally.checkpoints += counters.checkpoints;
+        Ok(())
+    }
+
+    /// Submits the steps a few at a time; calls `at_each` after every poll.
+    fn drive(
+        &self,
+        steps: &[Step],
+        _refused: &[bool],
+        at_each: &mut dyn FnMut(&Store<MemoryDisk>, &Progress) -> Result<(), String>,
+    ) -> Result<Vec<bool>, String> {
+        let mut disk = MemoryDisk::new(DISK_LENGTH);
+        Store::format(&mut disk, &format_options()).map_err(|e| e.to_string())?;
+        disk.restart(self.cache(), self.seed);
+        let mut store = Store::mount(disk, self.options()).map_err(|e| e.to_string())?;
+        let mut pace = Seed(self.seed ^ 0xface);
+        let mut progress = Progress {
+            submitted: 0,
+            acknowledged: vec![false; steps.len()],
+            refused: vec![false; steps.len()],
+        };
+        let mut done: Vec<StoreCompletion> = Vec::new();
+        for poll in 0.. {
+            while progress.submitted < steps.len() && !pace.one_in(3) {
+                let tag = StoreTag(progress.submitted as u64);
+                if store.submit(tag, request(&steps[progress.submitted])).is_err() {
+                    break;
+                }
+                progress.submitted += 1;
+            }
+            if pace.one_in(40) {
+                let _ = store.submit(StoreTag(u64::MAX), StoreRequest::Flush);
+            }
+            if pace.one_in(60) {
+                store.request_checkpoint();
+            }
+            store.poll(Duration::ZERO, &mut done);
+            for done in done.drain(..) {
+                let Ok(index) = usize::try_from(done.tag.0) else { continue };
+                let Some(place) = progress.acknowledged.get_mut(index) else { continue };
+                match done.result {
+                    Ok(_) => *place = true,
+                    Err(_) => progress.refused[index] = true,
+                }
+            }
+            at_each(&store, &progress)?;
+            if progress.submitted == steps.len() && store.is_idle() {
+                return Ok(progress.refused);
+            }
+            if poll > 100_000 {
+                return Err(format!("seed {}: stuck: {}", self.seed, store.waits()));
+            }
+        }
+        Err("the loop has no end".to_owned())
+    }
+
+    /// Cuts the power once more, while the store recovers.
+    fn cut_recovery(&self, mut disk: MemoryDisk, seed: &mut Seed) -> Result<MemoryDisk, String> {
+        disk.restart(self.cache(), seed.next());
+        disk.add_rule(FaultRule {
+            is_write: true,
+            bytes: 0..DISK_LENGTH,
+            skip: seed.below(24) as u32,
+            times: u32::MAX,
+            fault: Fault::Fail(DiskError::Gone),
+        });
+        match Store::mount(&mut disk, self.options()) {
+            Ok(store) => drop(store),
+            Err(error) if disk_is_gone(&error) => {}
+            Err(error) => return Err(format!("the first recovery: {error:?}")),
+        }
+        Ok(disk.cut(Cut::Any(seed.next())))
+    }
+
+    /// Mounts what is left and compares it with the model.
+    fn verify(
+        &self,
+        disk: MemoryDisk,
+        steps: &[Step],
+        refused: &[bool],
+        progress: &Progress,
+    ) -> Result<(), String> {
+        let mut store = Store::mount(disk, self.options()).map_err(|e| format!("mount: {e:?}"))?;
+        store.check().map_err(|e| format!("check: {e}"))?;
+        let mut found = BTreeMap::new();
+        for object in 0..OBJECTS {
+            found.insert(object, read_object(&mut store, object)?);
+        }
+        store.check().map_err(|e| format!("check after reading: {e}"))?;
+        explain(steps, refused, progress, &found)
+    }
+}
+
+fn disk_is_gone(error: &plinth_store::MountError) -> bool {
+    use plinth_store::{MountError, ReadOnlyReason};
+    matches!(
+        error,
+        MountError::Disk(DiskError::Gone)
+            | MountError::ReadOnly(
+                ReadOnlyReason::Metadata(DiskError::Gone)
+                    | ReadOnlyReason::Data(DiskError::Gone)
+                    | ReadOnlyReason::Journal(DiskError::Gone)
+            )
+    )
+}
+
+#[derive(Clone, Debug)]
+struct Progress {
+    submitted: usize,
+    acknowledged: Vec<bool>,
+    refused: Vec<bool>,
+}
+
+fn read_object(store: &mut Store<MemoryDisk>, object: u64) -> Result<Model, String> {
+    let at: ObjectKey = key(u128::from(object));
+    let mut model = Model { exists: store.object(&at).is_some(), ..Model::default() };
+    for (start, count) in REGIONS {
+        let (offset, length) = (start * SECTOR, (count + 64) * SECTOR);
+        let buffer = IoBuffer::zeroed(length as usize);
+        let request = StoreRequest::Read { key: at, offset, length, buffer };
+        store.submit(StoreTag(0), request).map_err(|_| "no room for a read".to_owned())?;
+        let done = settle(store).pop().ok_or("a read without an end")?;
+        done.result.map_err(|refusal| format!("object {object}: {refusal}"))?;
+        let buffer = done.buffer.ok_or("a read without a buffer")?;
+        for (sector, bytes) in (start..).zip(buffer.as_bytes().chunks_exact(SECTOR as usize)) {
+            let value = u64::from_le_bytes(bytes[..8].try_into().map_err(|_| "eight bytes")?);
+            if bytes.chunks_exact(8).any(|word| word != value.to_le_bytes()) {
+                return Err(format!("object {object} sector {sector} is torn"));
+            }
+            if value != 0 {
+                model.sectors.insert(sector, value);
+            }
+        }
+    }
+    if model.exists {
+        store
+            .submit(StoreTag(0), StoreRequest::Attributes { key: at })
+            .map_err(|_| "no room for a read".to_owned())?;
+        let done = settle(store).pop().ok_or("a read without an end")?;
+        if let Ok(StoreAnswer::Attributes { attributes, .. }) = done.result {
+            let first = attributes.first().and_then(|(_, value)| value.get(..8));
+            let number = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_le_bytes);
+            model.attribute = first.and_then(number);
+        }
+    }
+    Ok(model)
+}
+
+/// Finds a prefix of each object's steps that explains what was found.
+fn explain(
+    steps: &[Step],
+    refused: &[bool],
+    progress: &Progress,
+    found: &BTreeMap<u64, Model>,
+) -> Result<(), String> {
+    // The states of every object after each of its steps. A clone's source is as it is at that
+    // time in the order of submission: requests on one object are carried out in that order.
+    let mut state: BTreeMap<u64, Model> = BTreeMap::new();
+    let mut states: BTreeMap<u64, Vec<(usize, Model)>> = BTreeMap::new();
+    for object in 0..OBJECTS {
+        states.insert(object, vec![(usize::MAX, Model::default())]);
+    }
+    for (index, step) in steps.iter().enumerate().take(progress.submitted) {
+        if refused[index] {
+            continue;
+        }
+        for change in step {
+            change.apply(&mut state);
+            let object = change.object();
+            let after = state.get(&object).cloned().unwrap_or_default();
+            states.entry(object).or_default().push((index, after));
+        }
+    }
+    let mut choices: Vec<(u64, Vec<usize>)> = Vec::new();
+    for (object, list) in &states {
+        let acknowledged =
+            |&(index, _): &(usize, Model)| index != usize::MAX && progress.acknowledged[index];
+        let least = list.iter().rposition(acknowledged).unwrap_or(0);
+        let fits: Vec<usize> =
+            (least..list.len()).filter(|&at| list[at].1 == found[object]).collect();
+        if fits.is_empty() {
+            return Err(misfit(*object, &list[least..], &found[object]));
+        }
+        choices.push((*object, fits));
+    }
+    if is_consistent(&choices, &states, steps, &mut BTreeMap::new()) {
+        Ok(())
+    } else {
+        Err("a transaction is in one object and not in another".to_owned())
+    }
+}
+
+/// Says in a few words how an object differs from the nearest state it could be in.
+fn misfit(object: u64, list: &[(usize, Model)], found: &Model) -> String {
+    let differences = |model: &Model| {
+        let sectors = model.sectors.keys().chain(found.sectors.keys());
+        let mut wrong: Vec<(u32, Option<u64>, Option<u64>)> = sectors
+            .filter(|sector| model.sectors.get(sector) != found.sectors.get(sector))
+            .map(|&sector| {
+                (sector, model.sectors.get(&sector).copied(), found.sectors.get(&sector).copied())
+            })
+            .collect();
+        wrong.dedup();
+        wrong
+    };
+    let nearest = list.iter().min_by_key(|(_, model)| differences(model).len());
+    let wrong = nearest.map(|(step, model)| (*step, differences(model)));
+    let exists =
+        (nearest.map(|(_, model)| (model.exists, model.attribute)), found.exists, found.attribute);
+    let (step, mut sectors) = wrong.unwrap_or_default();
+    sectors.truncate(6);
+    format!(
+        "object {object} is in no legal state; nearest after step {step}: {sectors:?} {exists:?}"
+    )
+}
+
+/// Whether the chosen prefixes can be combined so that every transaction is in or out as a whole.
+fn is_consistent(
+    choices: &[(u64, Vec<usize>)],
+    states: &BTreeMap<u64, Vec<(usize, Model)>>,
+    steps: &[Step],
+    chosen: &mut BTreeMap<u64, usize>,
+) -> bool {
+    let Some(((object, fits), rest)) = choices.split_first() else { return true };
+    for &fit in fits {
+        chosen.insert(*object, fit);
+        let agrees =
+            steps.iter().enumerate().filter(|(_, step)| step.len() > 1).all(|(index, step)| {
+                let mut is_in = step.iter().filter_map(|change| {
+                    let object = change.object();
+                    let at = states[&object].iter().position(|(step, _)| *step == index)?;
+                    Some(*chosen.get(&object)? >= at)
+                });
+                let first = is_in.next();
+                is_in.all(|other| Some(other) == first)
+            });
+        if agrees && is_consistent(rest, states, steps, chosen) {
+            return true;
+        }
+    }
+    chosen.remove(object);
+    false
+}
