@@ -10,6 +10,7 @@ mod shell;
 mod suite;
 mod tidy;
 mod traces;
+mod up;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -38,6 +39,10 @@ enum Verb {
     Fuzz(suite::FuzzOptions),
     /// Measures ours and the peers that are installed, and writes perf/REPORT.md.
     Bench(bench::Options),
+    /// Starts a node, or two, and shows what they can do.
+    Up(up::UpOptions),
+    /// Ends everything that `up` started; what is on the disks stays.
+    Down,
 }
 
 fn main() -> ExitCode {
@@ -59,6 +64,8 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Ci(options) => check().and_then(|()| suite::run(&options)),
         Verb::Fuzz(options) => suite::fuzz(&options),
         Verb::Bench(options) => bench::run(&options),
+        Verb::Up(options) => up::up(&options),
+        Verb::Down => up::down(),
     }
 }
 
