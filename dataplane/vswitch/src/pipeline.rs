@@ -14,48 +14,58 @@ use crate::stages::parse::{Class, Parsed, parse};
 use crate::stages::tunnel::{self, Decapsulated};
 use crate::stages::{forward, guard, underlay};
 use crate::switch::Switch;
-use crate::{BURST_MAX, DropReason, Packet, PortIndex, Verdict};
+use crate::{DropReason, Packet, PortIndex, Verdict};
 use plinth_ids::{Moment, Vni};
 use plinth_wire::NdChecksum;
 use std::sync::Arc;
 
 /// A packet that belongs to a flow and waits for the table.
-#[derive(Clone, Copy)]
-struct Waiting {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiting {
+    is_waiting: bool,
     parsed: Parsed,
     hash: u64,
     /// Set for a packet from the wire.
     tunnel: Option<Decapsulated>,
 }
 
+impl Waiting {
+    pub(crate) const NOTHING: Self =
+        Self { is_waiting: false, parsed: Parsed::NOTHING, hash: 0, tunnel: None };
+}
+
 /// After the first pass, a packet either waits for the table or is done.
 enum Pass {
-    Waiting(Waiting),
+    Waiting,
     Done(Verdict),
 }
 
 pub(crate) fn run(switch: &mut Switch, now: Moment, packets: &mut [Packet]) {
-    // Once a burst: the snapshot is held by its own handle, so that the tables beside it can be
-    // written. This counts a reference and does not allocate.
+    // Once a burst: snapshot and scratch are held by handles of their own, so that the tables
+    // beside them can be written. This counts a reference and does not allocate.
     let snapshot = Arc::clone(&switch.snapshot);
-    let mut waiting = [const { None }; BURST_MAX];
-    for (packet, slot) in packets.iter_mut().zip(&mut waiting) {
-        match arrive(switch, &snapshot, now, packet) {
-            Ok(Pass::Waiting(flow)) => *slot = Some(flow),
+    let mut waiting = std::mem::take(&mut switch.waiting);
+    for (packet, flow) in packets.iter_mut().zip(&mut waiting) {
+        let pass = arrive(switch, &snapshot, now, packet, flow);
+        flow.is_waiting = matches!(pass, Ok(Pass::Waiting));
+        match pass {
+            Ok(Pass::Waiting) => {}
             Ok(Pass::Done(verdict)) => packet.set_verdict(verdict),
             Err(reason) => packet.set_verdict(Verdict::Drop(reason)),
         }
     }
-    for flow in waiting.iter().flatten() {
+    let waiting_now = &waiting[..packets.len()];
+    for flow in waiting_now.iter().filter(|flow| flow.is_waiting) {
         switch.flows.touch(flow.hash);
     }
-    for (packet, slot) in packets.iter_mut().zip(&waiting) {
-        if let Some(flow) = slot {
+    for (packet, flow) in packets.iter_mut().zip(waiting_now) {
+        if flow.is_waiting {
             let verdict = decide(switch, &snapshot, now, packet, flow);
             packet.set_verdict(verdict.unwrap_or_else(Verdict::Drop));
         }
         count(switch, packet);
     }
+    switch.waiting = waiting;
 }
 
 /// The first pass for one packet.
@@ -64,18 +74,23 @@ fn arrive(
     snapshot: &Snapshot,
     now: Moment,
     packet: &mut Packet,
+    flow: &mut Waiting,
 ) -> Result<Pass, DropReason> {
-    if packet.port() == PortIndex::UPLINK {
-        arrive_from_wire(switch, snapshot, now, packet)
+    let pass = if packet.port() == PortIndex::UPLINK {
+        arrive_from_wire(switch, snapshot, now, packet, flow)
     } else {
-        arrive_from_guest(switch, snapshot, packet)
+        arrive_from_guest(snapshot, packet, flow)
+    }?;
+    if matches!(pass, Pass::Waiting) {
+        flow.hash = switch.flows.hash(&flow.parsed.key);
     }
+    Ok(pass)
 }
 
 fn arrive_from_guest(
-    switch: &mut Switch,
     snapshot: &Snapshot,
     packet: &mut Packet,
+    flow: &mut Waiting,
 ) -> Result<Pass, DropReason> {
     let index = packet.port();
     let port = snapshot.port(index).ok_or(DropReason::PortUnknown)?;
@@ -83,16 +98,18 @@ fn arrive_from_guest(
         return Err(DropReason::PortMtuExceeded);
     }
     let length = packet.length() as usize;
-    let mut parsed = parse(packet.head(), length)?;
+    parse(packet.head(), length, &mut flow.parsed)?;
     let partial = packet.offload().partial;
-    guard::check_offload(partial, &parsed, length)?;
-    let asker = Asker::Guest { index, port };
-    let checksum = if partial.is_some() { NdChecksum::Partial } else { NdChecksum::Complete };
-    if let Some(answer) = answered(snapshot, asker, &parsed, packet, checksum)? {
+    guard::check_offload(partial, &flow.parsed, length)?;
+    if flow.parsed.class != Class::Flow {
+        let asker = Asker::Guest { index, port };
+        let checksum = if partial.is_some() { NdChecksum::Partial } else { NdChecksum::Complete };
+        let answer = answered(snapshot, asker, &flow.parsed, packet, checksum)?;
         return Ok(Pass::Done(put(packet, &answer)));
     }
-    parsed.fields.set_ingress(index.0, None);
-    Ok(wait(switch, parsed, None))
+    flow.parsed.key.set_ingress(index.0, None);
+    flow.tunnel = None;
+    Ok(Pass::Waiting)
 }
 
 fn arrive_from_wire(
@@ -100,6 +117,7 @@ fn arrive_from_wire(
     snapshot: &Snapshot,
     now: Moment,
     packet: &mut Packet,
+    flow: &mut Waiting,
 ) -> Result<Pass, DropReason> {
     let uplink = snapshot.uplink.as_ref().ok_or(DropReason::PortUnknown)?;
     // What the wire brings is whole: nobody there could have left a checksum to us.
@@ -112,40 +130,35 @@ fn arrive_from_wire(
         underlay::Arrival::Absorbed => return Ok(Pass::Done(Verdict::Absorbed)),
     };
     let from = tunnel::decapsulate(snapshot, packet, datagram)?;
-    let mut parsed = parse(packet.head(), packet.output_length() as usize)?;
-    let asker = Asker::Tunnel { vni: from.vni };
-    let answer = answered(snapshot, asker, &parsed, packet, NdChecksum::Complete)?;
-    if let Some(answer) = answer {
+    parse(packet.head(), packet.output_length() as usize, &mut flow.parsed)?;
+    if flow.parsed.class != Class::Flow {
+        let asker = Asker::Tunnel { vni: from.vni };
+        let answer = answered(snapshot, asker, &flow.parsed, packet, NdChecksum::Complete)?;
         let verdict = put(packet, &answer);
         if matches!(verdict, Verdict::Send(_)) {
-            let source_port = tunnel::source_port(switch.flows.hash(parsed.fields.key()));
+            let source_port = tunnel::source_port(switch.flows.hash(&flow.parsed.key));
             let way = (from.tunnel, from.vni, source_port);
             tunnel::encapsulate(snapshot, uplink, &switch.neighbors, packet, way)?;
         }
         return Ok(Pass::Done(verdict));
     }
-    parsed.fields.set_ingress(PortIndex::UPLINK.0, Some((from.vni, datagram.source)));
-    Ok(wait(switch, parsed, Some(from)))
+    flow.parsed.key.set_ingress(PortIndex::UPLINK.0, Some((from.vni, datagram.source)));
+    flow.tunnel = Some(from);
+    Ok(Pass::Waiting)
 }
 
-fn wait(switch: &Switch, parsed: Parsed, tunnel: Option<Decapsulated>) -> Pass {
-    let hash = switch.flows.hash(parsed.fields.key());
-    Pass::Waiting(Waiting { parsed, hash, tunnel })
-}
-
-/// The answer, if the packet is a question to the switch.
+/// The answer to a packet that belongs to no flow: what is not ND is ARP.
 fn answered(
     snapshot: &Snapshot,
     asker: Asker<'_>,
     parsed: &Parsed,
     packet: &Packet,
     checksum: NdChecksum,
-) -> Result<Option<Answer>, DropReason> {
+) -> Result<Answer, DropReason> {
     let bytes = packet.head();
     match parsed.class {
-        Class::Flow => Ok(None),
-        Class::Arp => answer::arp(snapshot, asker, parsed, bytes).map(Some),
-        Class::Nd(kind) => answer::nd(snapshot, asker, parsed, kind, bytes, checksum).map(Some),
+        Class::Nd(kind) => answer::nd(snapshot, asker, parsed, kind, bytes, checksum),
+        Class::Arp | Class::Flow => answer::arp(snapshot, asker, parsed, bytes),
     }
 }
 
@@ -168,7 +181,7 @@ fn decide(
     flow: &Waiting,
 ) -> Result<Verdict, DropReason> {
     let length = packet.output_length();
-    if let Some(slot) = switch.flows.find(now, flow.hash, flow.parsed.fields.key()) {
+    if let Some(slot) = switch.flows.find(now, flow.hash, &flow.parsed.key) {
         switch.flow_counters.hits += 1;
         switch.flows.count(slot, length);
         let action = switch.flows.entry(slot).action;
@@ -185,7 +198,7 @@ fn decide(
         }
     };
     let forward::Decision { action, owner } = decision;
-    match switch.flows.insert(now, flow.hash, flow.parsed.fields.key(), action, owner) {
+    match switch.flows.insert(now, flow.hash, &flow.parsed.key, action, owner) {
         Insertion::Made(slot) => {
             switch.flow_counters.made += 1;
             switch.flows.count(slot, length);

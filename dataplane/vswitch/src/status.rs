@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The machine's tables as plain data, for the management thread to send on.
 
-use crate::flow::{Action, Entry, KeyFields};
+use crate::flow::{Action, Entry, FlowKey};
 use crate::switch::{FlowCounters, Switch};
 use crate::{DropReason, PortCounters, PortIndex};
 use plinth_ids::{MacAddress, Moment, Vni};
@@ -71,8 +71,8 @@ impl Switch {
     }
 
     fn flow_status(&self, entry: &Entry, idle: u32) -> Option<FlowStatus> {
-        let fields = KeyFields::of(&entry.key);
-        let (port, vni) = self.ingress(&fields)?;
+        let key = &entry.key;
+        let (port, vni) = self.ingress(key)?;
         let action = match entry.action {
             Action::Deliver(to) => self.snapshot.port(to)?.id.to_string(),
             Action::Encapsulate { tunnel, .. } => {
@@ -83,7 +83,7 @@ impl Switch {
         Some(FlowStatus {
             port,
             vni,
-            key: fields.to_string(),
+            key: key.to_string(),
             action,
             packets: entry.packets,
             bytes: entry.bytes,
@@ -91,9 +91,9 @@ impl Switch {
         })
     }
 
-    fn ingress(&self, fields: &KeyFields) -> Option<(plinth_ids::PortId, Vni)> {
-        match PortIndex(fields.port()) {
-            PortIndex::UPLINK => Some((UPLINK, fields.vni()?)),
+    fn ingress(&self, key: &FlowKey) -> Option<(plinth_ids::PortId, Vni)> {
+        match PortIndex(key.port()) {
+            PortIndex::UPLINK => Some((UPLINK, key.vni()?)),
             index => self.snapshot.port(index).map(|port| (port.id, port.vni)),
         }
     }

@@ -4,6 +4,7 @@
 use crate::counters::PortCounters;
 use crate::flow::FlowTable;
 use crate::neighbors::Neighbors;
+use crate::pipeline::Waiting;
 use crate::snapshot::UplinkTables;
 use crate::{
     BURST_MAX, ConfigError, DropReason, Limits, Packet, PortChange, PortIndex, Snapshot, Verdict,
@@ -55,6 +56,8 @@ pub struct Switch {
     /// By [`PortIndex`].
     pub(crate) counters: Box<[PortCounters]>,
     pub(crate) flow_counters: FlowCounters,
+    /// Scratch of one burst.
+    pub(crate) waiting: Vec<Waiting>,
 }
 
 impl Switch {
@@ -68,6 +71,7 @@ impl Switch {
             neighbors: Neighbors::new(limits.next_hops),
             counters: vec![PortCounters::ZERO; usize::from(limits.ports) + 1].into(),
             flow_counters: FlowCounters::default(),
+            waiting: vec![Waiting::NOTHING; BURST_MAX],
         }
     }
 

@@ -124,6 +124,12 @@ impl Ipv4Header {
         Ipv4Addr::new(a, b, c, d)
     }
 
+    /// Source and destination, as they stand in the header.
+    pub const fn addresses(&self) -> [u8; 8] {
+        let ([a, b, c, d], [e, f, g, h]) = (self.source, self.destination);
+        [a, b, c, d, e, f, g, h]
+    }
+
     pub const fn protocol(&self) -> u8 {
         self.protocol
     }

@@ -102,6 +102,11 @@ impl Ipv6Header {
         Ipv6Addr::from_octets(self.destination)
     }
 
+    /// Source and destination, as they stand in the header.
+    pub fn addresses(&self) -> &[u8; 32] {
+        bytemuck::bytes_of(self).last_chunk().expect("the header ends with both addresses")
+    }
+
     pub const fn next_header(&self) -> u8 {
         self.next_header
     }

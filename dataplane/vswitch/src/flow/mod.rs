@@ -4,5 +4,5 @@
 mod key;
 mod table;
 
-pub(crate) use key::{FlowKey, FlowKind, KeyFields};
+pub(crate) use key::{FlowKey, FlowKind};
 pub(crate) use table::{Action, Entry, FlowTable, Insertion, milliseconds};

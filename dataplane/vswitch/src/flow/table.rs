@@ -183,7 +183,7 @@ impl FlowTable {
         let (first, second) = self.places(hash);
         for bucket in [first, second] {
             for (way, &found) in self.buckets[bucket].tags.iter().enumerate() {
-                if found == tag && self.entries[bucket * WAYS + way].key == *key {
+                if found == tag && self.entries[bucket * WAYS + way].key.is(key) {
                     return Some(Slot { bucket, way });
                 }
             }
@@ -376,8 +376,7 @@ fn expand(seed: u64) -> [u64; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{FlowKind, KeyFields};
-    use plinth_ids::MacAddress;
+    use crate::flow::FlowKind;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
@@ -392,11 +391,10 @@ mod tests {
     };
 
     fn key(number: u32) -> FlowKey {
-        let macs = (MacAddress([2, 0, 0, 0, 0, 1]), MacAddress([2, 0, 0, 0, 0, 2]));
-        let mut fields = KeyFields::new(FlowKind::Ipv4, macs, 17);
+        let mut key = FlowKey::new(&[2; 12], FlowKind::Ipv4, 17);
         let [a, b, c, d] = number.to_be_bytes();
-        fields.set_ports(u16::from_be_bytes([c, d]), u16::from_be_bytes([a, b]));
-        *fields.key()
+        key.set_ports(u16::from_be_bytes([c, d]), u16::from_be_bytes([a, b]));
+        key
     }
 
     /// Flows that differ in little, as those of a scan do, fill buckets no worse than random

@@ -44,7 +44,7 @@ impl Asker<'_> {
     fn check_mac(&self, mac: MacAddress, parsed: &Parsed) -> Result<(), DropReason> {
         match self {
             Self::Guest { port, .. } => guard::check_mac(port, mac),
-            Self::Tunnel { .. } if mac == parsed.source => Ok(()),
+            Self::Tunnel { .. } if mac == parsed.key.source() => Ok(()),
             Self::Tunnel { .. } => Err(DropReason::HeaderInvalid),
         }
     }
@@ -74,7 +74,7 @@ pub(crate) fn arp(
     parsed: &Parsed,
     bytes: &[u8],
 ) -> Result<Answer, DropReason> {
-    asker.check_mac(parsed.source, parsed)?;
+    asker.check_mac(parsed.key.source(), parsed)?;
     let arp = ArpPacket::parse(&bytes[EthernetHeader::LENGTH..]).map_err(|error| match error {
         ArpError::Truncated => DropReason::Truncated,
         ArpError::Family | ArpError::Operation => DropReason::HeaderInvalid,
@@ -104,8 +104,8 @@ pub(crate) fn nd(
     bytes: &[u8],
     checksum: NdChecksum,
 ) -> Result<Answer, DropReason> {
-    asker.check_mac(parsed.source, parsed)?;
-    let (source, _) = parsed.fields.addresses();
+    asker.check_mac(parsed.key.source(), parsed)?;
+    let (source, _) = parsed.key.addresses();
     let is_probe = kind == ND_SOLICITATION && source.is_unspecified();
     if !is_probe {
         asker.check_address(source)?;
@@ -124,7 +124,8 @@ fn solicitation(
     bytes: &[u8],
     checksum: NdChecksum,
 ) -> Result<Answer, DropReason> {
-    let message = bytes.get(parsed.upper..parsed.end).ok_or(DropReason::HeadersTooLong)?;
+    let message =
+        bytes.get(parsed.upper as usize..parsed.end as usize).ok_or(DropReason::HeadersTooLong)?;
     let packet = &bytes[EthernetHeader::LENGTH..];
     let ip = Ipv6Header::parse(packet, packet.len()).map_err(|_| DropReason::HeaderInvalid)?;
     let question = NdSolicitation::parse(ip.header, message, checksum)
@@ -137,6 +138,6 @@ fn solicitation(
     let Some(owner) = owner else { return Ok(Answer::Silence) };
     let asker_address = question.source;
     let advertisement =
-        NdAdvertisement { owner: owner.mac, target, asker: parsed.source, asker_address };
+        NdAdvertisement { owner: owner.mac, target, asker: parsed.key.source(), asker_address };
     Ok(Answer::Nd(advertisement.frame()))
 }

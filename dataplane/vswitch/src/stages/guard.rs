@@ -25,20 +25,21 @@ pub(crate) fn check_offload(
 ) -> Result<(), DropReason> {
     let Some(PartialChecksum { start, offset }) = partial else { return Ok(()) };
     let (start, offset) = (usize::from(start), usize::from(offset));
-    let is_inside = start + offset + 2 <= length.min(parsed.end);
-    let header = match parsed.protocol {
+    let is_inside = start + offset + 2 <= length.min(parsed.end as usize);
+    let upper = parsed.upper as usize;
+    let header = match parsed.key.protocol() {
         PROTOCOL_TCP => Some((16, 20)),
         PROTOCOL_UDP => Some((6, 8)),
         PROTOCOL_ICMP | PROTOCOL_ICMPV6 => Some((2, 8)),
         _ => None,
     };
     let is_harmless = match header {
-        Some((field, _)) if start == parsed.upper => offset == field,
-        Some((_, header)) => start >= parsed.upper + header,
-        None => start >= parsed.upper,
+        Some((field, _)) if start == upper => offset == field,
+        Some((_, header)) => start >= upper + header,
+        None => start >= upper,
     };
     // ARP has no upper layer; of a fragment, nobody knows where the upper layer's header is.
-    let may_have = parsed.class != super::parse::Class::Arp && !parsed.is_fragment;
+    let may_have = parsed.class != super::parse::Class::Arp && !parsed.key.is_fragment();
     if may_have && is_inside && is_harmless { Ok(()) } else { Err(DropReason::OffloadInvalid) }
 }
 
@@ -57,9 +58,9 @@ pub(crate) fn check_address(port: &Port, source: IpAddr) -> Result<(), DropReaso
 /// To a group, a guest without an address yet may speak from the unspecified one: nothing of it
 /// is forwarded, and its reason should say what it was and not cry of spoofing.
 pub(crate) fn check_source(port: &Port, parsed: &Parsed) -> Result<(), DropReason> {
-    check_mac(port, parsed.source)?;
-    let (source, _) = parsed.fields.addresses();
-    if source.is_unspecified() && parsed.destination.is_multicast() {
+    check_mac(port, parsed.key.source())?;
+    let (source, _) = parsed.key.addresses();
+    if source.is_unspecified() && parsed.key.destination().is_multicast() {
         return Ok(());
     }
     check_address(port, source)
@@ -67,14 +68,14 @@ pub(crate) fn check_source(port: &Port, parsed: &Parsed) -> Result<(), DropReaso
 
 /// Why a packet to a group ends here.
 pub(crate) fn reason_of_group(parsed: &Parsed) -> DropReason {
-    let server = match parsed.fields.addresses().0 {
+    let server = match parsed.key.addresses().0 {
         IpAddr::V4(_) => DHCP_SERVER_PORT,
         IpAddr::V6(_) => DHCPV6_SERVER_PORT,
     };
-    let is_dhcp = parsed.protocol == PROTOCOL_UDP
-        && !parsed.is_fragment
-        && parsed.fields.destination_port() == server;
-    match parsed.destination {
+    let is_dhcp = parsed.key.protocol() == PROTOCOL_UDP
+        && !parsed.key.is_fragment()
+        && parsed.key.destination_port() == server;
+    match parsed.key.destination() {
         _ if is_dhcp => DropReason::DhcpUnanswered,
         MacAddress::BROADCAST => DropReason::BroadcastUnsupported,
         _ => DropReason::MulticastUnsupported,

@@ -5,8 +5,7 @@
 //! bytes that were copied. Nothing is believed yet: whose addresses these are is asked later.
 
 use crate::DropReason;
-use crate::flow::{FlowKind, KeyFields};
-use plinth_ids::MacAddress;
+use crate::flow::{FlowKey, FlowKind};
 use plinth_wire::{
     ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, IcmpHeader, Ipv4Error,
     Ipv4Header, Ipv6Error, Ipv6Header, ND_ADVERTISEMENT, ND_REDIRECT, ND_ROUTER_ADVERTISEMENT,
@@ -25,75 +24,76 @@ pub(crate) enum Class {
     Nd(u8),
 }
 
+/// Filled in where it stays until the packet is decided: it is large, and copying what was just
+/// written costs more than writing it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Parsed {
     pub(crate) class: Class,
-    pub(crate) fields: KeyFields,
-    pub(crate) source: MacAddress,
-    pub(crate) destination: MacAddress,
-    pub(crate) protocol: u8,
-    pub(crate) is_fragment: bool,
+    /// Without the ingress, which is added when the packet goes to the flow table.
+    pub(crate) key: FlowKey,
     /// Where the upper layer begins and where the packet ends, from the frame's first byte.
-    pub(crate) upper: usize,
-    pub(crate) end: usize,
+    pub(crate) upper: u32,
+    pub(crate) end: u32,
 }
 
-/// Reads `bytes`, the first of a frame of `length` bytes.
-pub(crate) fn parse(bytes: &[u8], length: usize) -> Result<Parsed, DropReason> {
+impl Parsed {
+    pub(crate) const NOTHING: Self =
+        Self { class: Class::Arp, key: FlowKey { words: [0; 8] }, upper: 14, end: 14 };
+}
+
+/// Reads `bytes`, the first of a frame of `length` bytes, into `parsed`.
+pub(crate) fn parse(bytes: &[u8], length: usize, parsed: &mut Parsed) -> Result<(), DropReason> {
     let (ethernet, packet) = EthernetHeader::parse(bytes).map_err(|_| DropReason::Truncated)?;
-    let macs = (ethernet.source(), ethernet.destination());
-    if macs.0.is_multicast() {
+    if ethernet.source().is_multicast() {
         return Err(DropReason::HeaderInvalid);
     }
+    let macs = bytes.first_chunk().expect("the Ethernet header was parsed");
     let frame = Frame { packet, length: length - EthernetHeader::LENGTH, macs };
     match ethernet.ethertype() {
-        ETHERTYPE_IPV4 => frame.ipv4(),
-        ETHERTYPE_IPV6 => frame.ipv6(),
-        ETHERTYPE_ARP => Ok(frame.parsed(Class::Arp, FlowKind::Ipv4, 0, (0, 0))),
+        ETHERTYPE_IPV4 => frame.ipv4(parsed),
+        ETHERTYPE_IPV6 => frame.ipv6(parsed),
+        ETHERTYPE_ARP => {
+            parsed.class = Class::Arp;
+            parsed.key.begin(macs, FlowKind::Ipv4, 0);
+            (parsed.upper, parsed.end) = ends(0, 0);
+            Ok(())
+        }
         _ if ethernet.is_tagged() => Err(DropReason::VlanTagged),
         _ => Err(DropReason::EthertypeUnsupported),
     }
 }
 
-/// What lies behind the Ethernet header, as far as it was copied, and its whole length.
+/// What lies behind the Ethernet header, as far as it was copied, its whole length, and both MACs
+/// as they stand in front of it.
 struct Frame<'a> {
     packet: &'a [u8],
     length: usize,
-    macs: (MacAddress, MacAddress),
+    macs: &'a [u8; 12],
+}
+
+/// [`Parsed::upper`] and [`Parsed::end`] of a packet behind its Ethernet header.
+fn ends(upper: usize, end: usize) -> (u32, u32) {
+    let from_frame = |at: usize| u32::try_from(EthernetHeader::LENGTH + at);
+    let place = "an IP packet has at most 64 KiB and its header";
+    (from_frame(upper).expect(place), from_frame(end).expect(place))
 }
 
 impl Frame<'_> {
-    fn parsed(&self, class: Class, kind: FlowKind, protocol: u8, ends: (usize, usize)) -> Parsed {
-        let is_fragment = matches!(kind, FlowKind::Ipv4Fragment | FlowKind::Ipv6Fragment);
-        Parsed {
-            class,
-            fields: KeyFields::new(kind, self.macs, protocol),
-            source: self.macs.0,
-            destination: self.macs.1,
-            protocol,
-            is_fragment,
-            upper: EthernetHeader::LENGTH + ends.0,
-            end: EthernetHeader::LENGTH + ends.1,
-        }
-    }
-
-    fn ipv4(&self) -> Result<Parsed, DropReason> {
+    fn ipv4(&self, parsed: &mut Parsed) -> Result<(), DropReason> {
         let ip = Ipv4Header::parse(self.packet, self.length).map_err(|error| match error {
             Ipv4Error::Truncated | Ipv4Error::TotalLength => DropReason::Truncated,
             Ipv4Error::Version | Ipv4Error::HeaderLength => DropReason::HeaderInvalid,
         })?;
         let header = ip.header;
         let kind = if header.is_fragment() { FlowKind::Ipv4Fragment } else { FlowKind::Ipv4 };
-        let ends = (ip.header_length, ip.length);
-        let mut parsed = self.parsed(Class::Flow, kind, header.protocol(), ends);
-        parsed.fields.set_ipv4(header.source(), header.destination());
-        if !parsed.is_fragment {
-            self.ports(&mut parsed)?;
-        }
-        Ok(parsed)
+        parsed.class = Class::Flow;
+        parsed.key.begin(self.macs, kind, header.protocol());
+        parsed.key.set_ipv4(header.addresses());
+        (parsed.upper, parsed.end) = ends(ip.header_length, ip.length);
+        self.ports(parsed)
     }
 
-    fn ipv6(&self) -> Result<Parsed, DropReason> {
+    fn ipv6(&self, parsed: &mut Parsed) -> Result<(), DropReason> {
         let reason = |error| match error {
             Ipv6Error::Truncated | Ipv6Error::PayloadLength | Ipv6Error::Extension => {
                 DropReason::Truncated
@@ -104,13 +104,11 @@ impl Frame<'_> {
         let ip = Ipv6Header::parse(self.packet, self.length).map_err(reason)?;
         let upper = upper_layer(self.packet, &ip).map_err(reason)?;
         let kind = if upper.is_fragment { FlowKind::Ipv6Fragment } else { FlowKind::Ipv6 };
-        let ends = (upper.offset, ip.length);
-        let mut parsed = self.parsed(Class::Flow, kind, upper.protocol, ends);
-        parsed.fields.set_ipv6(ip.header.source(), ip.header.destination());
-        if !parsed.is_fragment {
-            self.ports(&mut parsed)?;
-        }
-        Ok(parsed)
+        parsed.class = Class::Flow;
+        parsed.key.begin(self.macs, kind, upper.protocol);
+        parsed.key.set_ipv6(ip.header.addresses());
+        (parsed.upper, parsed.end) = ends(upper.offset, ip.length);
+        self.ports(parsed)
     }
 
     /// Of a packet that was parsed: its version is one of the two.
@@ -120,14 +118,17 @@ impl Frame<'_> {
 
     /// Fills in ports, or an ICMP message's type and code, which stand for them.
     fn ports(&self, parsed: &mut Parsed) -> Result<(), DropReason> {
-        let length = parsed.end - parsed.upper;
-        let from = parsed.upper - EthernetHeader::LENGTH;
+        if parsed.key.is_fragment() {
+            return Ok(());
+        }
+        let length = (parsed.end - parsed.upper) as usize;
+        let from = parsed.upper as usize - EthernetHeader::LENGTH;
         // What was copied of the upper layer, without padding behind the packet.
         let copied = self.packet.get(from..).unwrap_or_default();
         let upper = &copied[..copied.len().min(length)];
         let truncated =
             if upper.len() < length { DropReason::HeadersTooLong } else { DropReason::Truncated };
-        match parsed.protocol {
+        match parsed.key.protocol() {
             PROTOCOL_TCP => {
                 let tcp = TcpHeader::parse(upper).map_err(|error| match error {
                     TcpError::Truncated => truncated,
@@ -136,7 +137,7 @@ impl Frame<'_> {
                 if tcp.header_length() > length {
                     return Err(DropReason::Truncated);
                 }
-                parsed.fields.set_ports(tcp.source_port(), tcp.destination_port());
+                parsed.key.set_ports(tcp.source_port(), tcp.destination_port());
             }
             PROTOCOL_UDP => {
                 let (udp, _) = UdpHeader::parse(upper).map_err(|error| match error {
@@ -146,13 +147,13 @@ impl Frame<'_> {
                 if usize::from(udp.length()) > length {
                     return Err(DropReason::Truncated);
                 }
-                parsed.fields.set_ports(udp.source_port(), udp.destination_port());
+                parsed.key.set_ports(udp.source_port(), udp.destination_port());
             }
             PROTOCOL_ICMP | PROTOCOL_ICMPV6 => {
                 let (icmp, _) = IcmpHeader::parse(upper).map_err(|_| truncated)?;
                 let message = u16::from_be_bytes([icmp.kind(), icmp.code()]);
-                parsed.fields.set_ports(message, 0);
-                let is_icmpv6 = parsed.protocol == PROTOCOL_ICMPV6 && self.is_ipv6();
+                parsed.key.set_ports(message, 0);
+                let is_icmpv6 = parsed.key.protocol() == PROTOCOL_ICMPV6 && self.is_ipv6();
                 if is_icmpv6 && is_nd(icmp.kind()) {
                     parsed.class = Class::Nd(icmp.kind());
                 }
