@@ -61,13 +61,23 @@ impl Store {
     /// When the store refuses.
     pub fn make_pool(&mut self, id: u32, size: u64) -> Result<PathBuf> {
         let device = self.folder.join(format!("pool-{id}"));
-        let size = Some(size);
-        let id = PoolId(id);
-        self.call(Verb::PoolFormat { id, device: device.clone(), size, overwrite: false })?;
-        let durability = Durability::Flush;
-        self.config.pools.push(Pool { id, device: device.clone(), durability });
-        self.apply()?;
+        self.make_pool_on(id, &device, size)?;
         Ok(device)
+    }
+
+    /// The same on a device or file of the caller's choice.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub fn make_pool_on(&mut self, id: u32, device: &Path, size: u64) -> Result<()> {
+        let (id, device) = (PoolId(id), device.to_owned());
+        // A disk in the store's memory is made empty at every start, and has its size in its name.
+        if !device.to_string_lossy().starts_with("memory:") {
+            let (device, size) = (device.clone(), Some(size));
+            self.call(Verb::PoolFormat { id, device, size, overwrite: false })?;
+        }
+        self.config.pools.push(Pool { id, device, durability: Durability::Flush });
+        self.apply()
     }
 
     /// Makes a volume and serves it on the socket that is returned.

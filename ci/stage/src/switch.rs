@@ -26,6 +26,7 @@ const ANSWER: Duration = Duration::from_secs(15);
 pub struct Switch {
     daemon: Daemon,
     namespace: Option<String>,
+    arguments: &'static [&'static str],
     folder: PathBuf,
     /// What [`Switch::apply`] sends; its epoch is counted up there.
     pub config: SwitchConfig,
@@ -37,10 +38,28 @@ impl Switch {
     /// # Errors
     /// When it does not come up, with its log.
     pub fn start(scratch: &Scratch, tag: &str, namespace: Option<&Namespace>) -> Result<Self> {
+        let namespace = namespace.map(|namespace| namespace.name().to_owned());
+        Self::start_with(scratch, tag, namespace, &["--no-hugepages"])
+    }
+
+    /// Starts a switch whose worker is pinned to CPU 1 and takes the memory of a generator as it
+    /// is: to be measured, not tested.
+    ///
+    /// # Errors
+    /// When it does not come up, with its log.
+    pub fn start_for_load(scratch: &Scratch, tag: &str) -> Result<Self> {
+        Self::start_with(scratch, tag, None, &["--cpu", "1", "--trust-frontends"])
+    }
+
+    fn start_with(
+        scratch: &Scratch,
+        tag: &str,
+        namespace: Option<String>,
+        arguments: &'static [&'static str],
+    ) -> Result<Self> {
         let folder = scratch.join(tag);
         std::fs::create_dir_all(&folder).context("the switch's folder")?;
-        let namespace = namespace.map(|namespace| namespace.name().to_owned());
-        let daemon = launch(&folder, namespace.as_deref())?;
+        let daemon = launch(&folder, namespace.as_deref(), arguments)?;
         let config = SwitchConfig {
             version: CONFIG_VERSION,
             epoch: Epoch(0),
@@ -48,7 +67,7 @@ impl Switch {
             ports: Vec::new(),
             remotes: Vec::new(),
         };
-        let mut switch = Self { daemon, namespace, folder, config };
+        let mut switch = Self { daemon, namespace, arguments, folder, config };
         switch.wait_until_up()?;
         Ok(switch)
     }
@@ -169,7 +188,7 @@ impl Switch {
     /// # Errors
     /// When it does not come up.
     pub fn start_again(&mut self) -> Result<()> {
-        self.daemon = launch(&self.folder, self.namespace.as_deref())?;
+        self.daemon = launch(&self.folder, self.namespace.as_deref(), self.arguments)?;
         self.wait_until_up()
     }
 
@@ -178,7 +197,7 @@ impl Switch {
     }
 }
 
-fn launch(folder: &Path, namespace: Option<&str>) -> Result<Daemon> {
+fn launch(folder: &Path, namespace: Option<&str>, arguments: &[&str]) -> Result<Daemon> {
     let path = program("plinth-switchd")?;
     let mut command = match namespace {
         Some(name) => {
@@ -189,6 +208,6 @@ fn launch(folder: &Path, namespace: Option<&str>) -> Result<Daemon> {
         None => Command::new(path),
     };
     command.arg("--run-dir").arg(folder).arg("--state-dir").arg(folder.join("state"));
-    command.args(["--memory-mb", "64", "--no-hugepages"]);
+    command.args(["--memory-mb", "64"]).args(arguments);
     Daemon::start("plinth-switchd", command, &folder.join("log"))
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `plinth-perf`: measures and verifies vhost-user backends, ours or a peer's.
 
+mod bench;
 mod blk;
 mod latency;
 mod machine;
@@ -27,6 +28,8 @@ enum Verb {
     Blk(blk::Options),
     /// Packets through two vhost-user-net ports: rate, loss, latency.
     Net(net::Options),
+    /// Ours and the peers that are installed, in turns; writes the report.
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +58,7 @@ fn run(verb: Verb) -> Result<bool> {
             write_json(&report, options.json.as_deref())?;
             Ok(report.is_good())
         }
+        Verb::Bench(options) => bench::run(&options).map(|()| true),
     }
 }
 

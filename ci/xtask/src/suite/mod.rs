@@ -59,7 +59,11 @@ struct Stage {
 }
 
 /// After cargo's own tests, in this order.
-const STAGES: &[Stage] = &[Stage { name: "fuzz", program: "plinth-fuzz" }];
+const STAGES: &[Stage] = &[
+    Stage { name: "fuzz", program: "plinth-fuzz" },
+    Stage { name: "hosts", program: "plinth-hosts" },
+    Stage { name: "guest", program: "plinth-guest" },
+];
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let traces = Traces::before();
