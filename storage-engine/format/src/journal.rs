@@ -11,7 +11,7 @@
 //! added: replaying a record over a page that has seen it already changes nothing.
 
 use crate::bytes::{Le16, Le32, Le64};
-use crate::page::{PAGE_SIZE, PageFault, StoreId, crc32c};
+use crate::page::{COUNTERS_MAX, PAGE_SIZE, PageFault, StoreId, crc32c};
 use crate::pages::KeyBytes;
 use crate::{FORMAT_VERSION, OBJECT_BLOCKS, OBJECT_UNITS};
 use bytemuck::{Pod, Zeroable};
@@ -85,7 +85,8 @@ impl EntryHeader {
         let (pages, data) = (header.pages.get(), header.data_blocks.get());
         let records = ENTRY_HEADER as u64 + u64::from(header.record_bytes.get());
         let needed = records.div_ceil(PAGE_SIZE as u64) + u64::from(data);
-        if pages > ENTRY_PAGES_MAX || needed != u64::from(pages) {
+        let is_counter = header.seq.get().max(header.session.get()) <= COUNTERS_MAX;
+        if pages > ENTRY_PAGES_MAX || needed != u64::from(pages) || !is_counter {
             return Err(PageFault::Field);
         }
         Ok(header)

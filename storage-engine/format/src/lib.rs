@@ -23,7 +23,7 @@ mod pages;
 pub use bytes::{Le16, Le32, Le64};
 pub use layout::{Layout, LayoutError, LayoutLimits};
 pub use map::{AttributeError, Attributes, MAP_ATTRIBUTES_MAX, MapPage};
-pub use page::{PAGE_SIZE, Page, PageFault, PageHeader, StoreId, crc32c};
+pub use page::{COUNTERS_MAX, PAGE_SIZE, Page, PageFault, PageHeader, StoreId, crc32c};
 pub use pages::{
     BITMAP_UNITS, BitmapPage, COUNT_UNITS, CountPage, INDEX_ENTRIES, IndexEntry, IndexPage,
     KeyBytes, Superblock,

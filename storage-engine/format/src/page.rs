@@ -9,6 +9,9 @@ use crc_fast::CrcAlgorithm;
 /// Bytes of a page.
 pub const PAGE_SIZE: usize = BLOCK_SIZE as usize;
 
+/// Counters on the disk stay below this, which no store reaches: so adding to one never overflows.
+pub const COUNTERS_MAX: u64 = 1 << 46;
+
 /// What tells one store from another, so that a page of a store that was on the disk earlier is
 /// never taken for one of this store.
 pub type StoreId = [u8; 16];
@@ -71,6 +74,9 @@ pub trait Page: Pod {
         }
         if header.address.get() != address {
             return Err(PageFault::Address { found: header.address.get() });
+        }
+        if header.generation.get() > COUNTERS_MAX {
+            return Err(PageFault::Field);
         }
         Ok(())
     }

@@ -141,8 +141,7 @@ impl<D: Disk> Store<D> {
             self.wants_write_back = false;
             return;
         }
-        let is_pressed =
-            self.wants_write_back || self.overlay.len() * 2 > self.overlay.capacity();
+        let is_pressed = self.wants_write_back || self.overlay.len() * 2 > self.overlay.capacity();
         if !is_pressed && !self.checkpoint.is_running() {
             return;
         }

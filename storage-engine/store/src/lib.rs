@@ -44,7 +44,7 @@ pub use buffer::{BLOCK_SIZE, Block, BufferPool, IoBuffer};
 pub use check::{CheckFault, CheckReport};
 pub use disk::{Disk, DiskCompletion, DiskError, DiskGeometry, DiskRequest, DiskTag};
 pub use format::{FormatError, FormatOptions, Found};
-pub use mount::MountError;
+pub use mount::{MountError, repair_checksum};
 pub use plinth_format::{Layout, LayoutLimits, StoreId};
 pub use request::{
     OBJECT_SIZE_MAX, ObjectId, ObjectKey, ObjectStatus, Operation, PgId, STEPS_MAX, StoreAnswer,

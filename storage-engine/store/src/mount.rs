@@ -20,8 +20,8 @@ use crate::request::ObjectKey;
 use crate::store::{Omit, ReadOnlyReason, Store, StoreOptions, StoreState};
 use plinth_format::journal::{BlockData, EntryHeader, Record, RecordError};
 use plinth_format::{
-    BLOCK_SIZE, BitmapPage, IndexPage, Layout, LayoutError, Le64, PAGE_SIZE, Page, PageFault,
-    StoreId, Superblock, crc32c,
+    BLOCK_SIZE, BitmapPage, COUNTERS_MAX, IndexPage, Layout, LayoutError, Le64, PAGE_SIZE, Page,
+    PageFault, StoreId, Superblock, crc32c,
 };
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub enum MountError {
     NoSuperblock { first: PageFault, second: PageFault },
     #[error("the superblock's sizes do not fit the disk")]
     Layout(#[from] LayoutError),
-    #[error("the superblock's replay point, byte {offset} of the journal, cannot be")]
+    #[error("the superblock's replay point, byte {offset} of the journal, or its number cannot be")]
     ReplayPoint { offset: u64 },
     #[error("neither copy of bitmap page {page} can be used")]
     Bitmap { page: u32 },
@@ -81,7 +81,9 @@ impl<D: Disk> Store<D> {
         let layout = Layout::parse(&superblock, disk.geometry().length)?;
         let id = superblock.store();
         let replay_offset = superblock.replay_offset.get();
-        let is_inside = replay_offset < layout.journal_length;
+        let counters = [superblock.replay_seq.get(), superblock.session.get()];
+        let are_counters = counters.iter().all(|count| (1..=COUNTERS_MAX).contains(count));
+        let is_inside = replay_offset < layout.journal_length && are_counters;
         if !is_inside || !replay_offset.is_multiple_of(PAGE_SIZE as u64) {
             return Err(MountError::ReplayPoint { offset: replay_offset });
         }
@@ -381,7 +383,14 @@ pub(crate) fn read_entry<D: Disk>(
     blocking::read(disk, layout.journal_offset + entry.offset, IoBuffer::zeroed(length))
 }
 
-/// Kept for records that are compared with their entry's number.
+/// Whether a page lacks what an entry says.
 pub(crate) const fn is_newer(seq: u64, page_seq: Le64) -> bool {
     seq > page_seq.get()
+}
+
+/// Makes the checksum of a page, or of an entry of one page, right again: for tests that attack
+/// the meaning of fields.
+pub fn repair_checksum(page: &mut [u8; PAGE_SIZE]) {
+    let crc = crc32c(&page[12..]);
+    page[8..12].copy_from_slice(&crc.to_le_bytes());
 }

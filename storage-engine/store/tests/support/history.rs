@@ -7,6 +7,8 @@
 //! written there; after a cut every object must be as after some prefix of its operations that
 //! has all acknowledged ones, and a transaction must be in all its objects' prefixes or in none.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use crate::{key, settle};
 use plinth_disks::memory::{Cache, Cut, Fault, FaultRule, MemoryDisk, Seed};
 use plinth_store::{
@@ -313,6 +315,50 @@ impl Plan {
         tally.recoveries_cut += counters.recoveries_cut;
         tally.acknowledged += counters.acknowledged;
         tally.checkpoints += counters.checkpoints;
+        Ok(())
+    }
+
+    /// Runs the steps one after the other, without cuts, with a restart now and then, and
+    /// compares the whole store with the model after every few.
+    pub(crate) fn run_against_model(&self, tally: &mut Tally) -> Result<(), String> {
+        let mut seed = Seed(self.seed);
+        let steps = generate(&mut seed, self.steps, self.mix);
+        let mut disk = MemoryDisk::new(DISK_LENGTH);
+        Store::format(&mut disk, &format_options()).map_err(|e| e.to_string())?;
+        let mut store = Store::mount(disk, self.options()).map_err(|e| e.to_string())?;
+        let mut state: BTreeMap<u64, Model> = BTreeMap::new();
+        for (index, step) in steps.iter().enumerate() {
+            let taken = store.submit(StoreTag(0), request(step));
+            taken.map_err(|_| "no room for a request".to_owned())?;
+            let done = settle(&mut store).pop().ok_or("a request without an end")?;
+            if done.result.is_ok() {
+                tally.acknowledged += 1;
+                for change in step {
+                    change.apply(&mut state);
+                }
+            } else {
+                tally.refused += 1;
+            }
+            if seed.one_in(16) {
+                let disk = if seed.one_in(2) { store.unmount() } else { store.abandon() };
+                let mounted = Store::mount(disk, self.options());
+                store = mounted.map_err(|e| format!("seed {} step {index}: {e}", self.seed))?;
+                tally.cuts += 1;
+            }
+            if !seed.one_in(4) {
+                continue;
+            }
+            store.check().map_err(|e| format!("seed {} step {index}: {e}", self.seed))?;
+            for object in 0..OBJECTS {
+                let found = read_object(&mut store, object)?;
+                let expected = state.get(&object).cloned().unwrap_or_default();
+                if found != expected {
+                    let misfit = misfit(object, &[(index, expected)], &found);
+                    return Err(format!("seed {}: {misfit}", self.seed));
+                }
+            }
+        }
+        tally.checkpoints += store.counters().checkpoints;
         Ok(())
     }
 
