@@ -188,15 +188,14 @@ impl Packet {
         self.end -= excess - of_tail;
     }
 
-    /// Puts outer headers in front, once: the headroom holds one tunnel's.
-    pub(crate) fn push(&mut self, headers: &[u8; TUNNEL_OVERHEAD]) {
-        let end = self.start as usize;
-        let start = end - TUNNEL_OVERHEAD;
-        self.buffer[start..end].copy_from_slice(headers);
+    /// Makes room for outer headers in front, once, and gives it to be filled.
+    pub(crate) fn push(&mut self) -> &mut [u8; TUNNEL_OVERHEAD] {
         self.start -= TUNNEL_LENGTH;
         if let Some(partial) = &mut self.offload.partial {
             partial.start += TUNNEL_START;
         }
+        let room = self.buffer[self.start as usize..].first_chunk_mut();
+        room.expect("the headroom holds one tunnel's headers")
     }
 
     /// Puts a frame of the switch's own in the packet's place.

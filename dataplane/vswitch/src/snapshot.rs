@@ -9,7 +9,7 @@ use crate::validate::{check_count, is_within, validate};
 use crate::{ConfigError, Limits, PortIndex};
 use plinth_ids::{Epoch, MacAddress, Name, PortId, Vni};
 use plinth_switch_api::{GuestPort, SwitchConfig};
-use plinth_wire::{EthernetHeader, TUNNEL_OVERHEAD, link_local_of};
+use plinth_wire::{EthernetHeader, TUNNEL_OVERHEAD, TunnelHeaders, link_local_of};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -88,8 +88,15 @@ impl Port {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Tunnel {
     pub(crate) vtep: Ipv4Addr,
+    /// For an inner frame of no bytes; what differs between frames is written over it.
+    pub(crate) headers: TunnelHeaders,
     /// Place in [`UplinkTables::next_hops`].
     pub(crate) next_hop: u16,
+}
+
+fn headers_to(mac: MacAddress, own: Ipv4Addr, vtep: Ipv4Addr) -> TunnelHeaders {
+    let vni = Vni::new(0).expect("0 fits 24 bits");
+    TunnelHeaders::new((mac, MacAddress::default()), (own, vtep), vni, 0, 0)
 }
 
 /// The switch's own end of the tunnels.
@@ -207,7 +214,7 @@ impl Snapshot {
                     .binary_search(&hop_of(vtep))
                     .expect("the next hop of every VTEP was collected");
                 let next_hop = u16::try_from(place).expect("next hops are limited to 65535");
-                Tunnel { vtep, next_hop }
+                Tunnel { vtep, headers: headers_to(underlay.mac, underlay.vtep, vtep), next_hop }
             })
             .collect();
         self.uplink = Some(UplinkTables {
@@ -278,8 +285,8 @@ impl Snapshot {
         indexed.filter_map(|(slot, index)| Some((PortIndex(index), slot.as_ref()?)))
     }
 
-    pub(crate) fn tunnel(&self, index: TunnelIndex) -> Tunnel {
-        self.tunnels[index.0 as usize]
+    pub(crate) fn tunnel(&self, index: TunnelIndex) -> &Tunnel {
+        &self.tunnels[index.0 as usize]
     }
 
     /// Whether a port here belongs to `vni`.
@@ -303,6 +310,7 @@ impl Snapshot {
     /// A snapshot with one tunnel and nothing else, for tests of a single stage.
     #[cfg(test)]
     pub(crate) fn with_tunnel(vtep: Ipv4Addr) -> Self {
-        Self { tunnels: [Tunnel { vtep, next_hop: 0 }].into(), ..Self::default() }
+        let headers = headers_to(MacAddress([2; 6]), Ipv4Addr::new(172, 16, 0, 1), vtep);
+        Self { tunnels: [Tunnel { vtep, headers, next_hop: 0 }].into(), ..Self::default() }
     }
 }

@@ -34,12 +34,17 @@ impl EthernetHeader {
     }
 
     /// The header, and what follows it.
+    #[inline]
     pub fn parse(frame: &[u8]) -> Result<(&Self, &[u8]), EthernetTruncated> {
         view(frame).ok_or(EthernetTruncated)
     }
 
     pub const fn destination(&self) -> MacAddress {
         MacAddress(self.destination)
+    }
+
+    pub const fn set_destination(&mut self, destination: MacAddress) {
+        self.destination = destination.0;
     }
 
     pub const fn source(&self) -> MacAddress {

@@ -29,6 +29,7 @@ pub struct IcmpTruncated;
 impl IcmpHeader {
     pub const LENGTH: usize = 8;
 
+    #[inline]
     pub fn parse(bytes: &[u8]) -> Result<(&Self, &[u8]), IcmpTruncated> {
         view(bytes).ok_or(IcmpTruncated)
     }

@@ -54,6 +54,7 @@ impl Ipv4Header {
     pub const LENGTH: usize = 20;
 
     /// Checks `bytes`, the first of a packet of `length` bytes. Options are within `bytes`.
+    #[inline]
     pub fn parse(bytes: &[u8], length: usize) -> Result<Ipv4<'_>, Ipv4Error> {
         let (header, _) = view::<Self>(bytes).ok_or(Ipv4Error::Truncated)?;
         if header.version_and_length >> 4 != 4 {
@@ -93,6 +94,7 @@ impl Ipv4Header {
     }
 
     /// Says another length, and keeps the checksum right.
+    #[inline]
     pub fn set_total_length(&mut self, total_length: u16) {
         let updated = checksum::update(self.checksum.get(), self.total_length.get(), total_length);
         self.checksum = Be16::new(updated);
@@ -151,6 +153,7 @@ impl Ipv4Header {
 impl Ipv4<'_> {
     /// Whether the header with its options carries a right checksum; `bytes` are those that were
     /// parsed.
+    #[inline]
     pub fn has_right_checksum(&self, bytes: &[u8]) -> bool {
         bytes.get(..self.header_length).is_some_and(checksum::is_right)
     }

@@ -64,6 +64,7 @@ impl Ipv6Header {
     pub const LENGTH: usize = 40;
 
     /// Checks `bytes`, the first of a packet of `length` bytes.
+    #[inline]
     pub fn parse(bytes: &[u8], length: usize) -> Result<Ipv6<'_>, Ipv6Error> {
         let (header, _) = view::<Self>(bytes).ok_or(Ipv6Error::Truncated)?;
         if header.version_class_flow.get() >> 28 != 6 {

@@ -39,6 +39,7 @@ impl TcpHeader {
     pub const ACK: u8 = 0x10;
 
     /// The header. Its options may lie past `bytes`.
+    #[inline]
     pub fn parse(bytes: &[u8]) -> Result<&Self, TcpError> {
         let (header, _) = view::<Self>(bytes).ok_or(TcpError::Truncated)?;
         if header.header_length() < Self::LENGTH {

@@ -28,6 +28,7 @@ impl UdpHeader {
 
     /// The header, and the payload as far as it is there. The UDP length is at least that of the
     /// header; whether the packet is so long is for the caller to compare.
+    #[inline]
     pub fn parse(bytes: &[u8]) -> Result<(&Self, &[u8]), UdpError> {
         let (header, payload) = view::<Self>(bytes).ok_or(UdpError::Truncated)?;
         if usize::from(header.length.get()) < Self::LENGTH {

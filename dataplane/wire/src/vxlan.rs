@@ -57,6 +57,7 @@ impl VxlanHeader {
     ///
     /// Reserved bits are not looked at: the RFC has receivers ignore them, and the group-policy
     /// extension sets some.
+    #[inline]
     pub fn parse(payload: &[u8]) -> Result<(&Self, &[u8]), VxlanError> {
         let (header, inner) = view::<Self>(payload).ok_or(VxlanError::Truncated)?;
         if header.flags & FLAG_VNI == 0 {
@@ -65,6 +66,7 @@ impl VxlanHeader {
         Ok((header, inner))
     }
 
+    #[inline]
     pub fn vni(&self) -> Vni {
         let [a, b, c] = self.vni;
         Vni::new(u32::from_be_bytes([0, a, b, c])).expect("three bytes are 24 bits")
@@ -111,5 +113,29 @@ impl TunnelHeaders {
             udp: UdpHeader::new(source_port, VXLAN_PORT, udp_length),
             vxlan: VxlanHeader::new(vni),
         }
+    }
+
+    /// Writes these headers, made for an inner frame of no bytes, in front of one of
+    /// `inner_length`, with another destination MAC, segment and source port. What [`Self::new`]
+    /// would give, for less: nothing is summed anew.
+    ///
+    /// # Panics
+    /// If the inner frame is longer than [`Self::INNER_LENGTH_MAX`].
+    #[inline]
+    pub fn emit(
+        &self,
+        into: &mut [u8; TUNNEL_OVERHEAD],
+        destination_mac: MacAddress,
+        vni: Vni,
+        source_port: u16,
+        inner_length: u16,
+    ) {
+        assert!(inner_length <= Self::INNER_LENGTH_MAX, "an inner frame fits its outer packet");
+        let headers: &mut Self = bytemuck::cast_mut(into);
+        *headers = *self;
+        headers.ethernet.set_destination(destination_mac);
+        headers.ip.set_total_length(inner_length + IP_OVERHEAD);
+        headers.udp = UdpHeader::new(source_port, VXLAN_PORT, inner_length + UDP_OVERHEAD);
+        headers.vxlan = VxlanHeader::new(vni);
     }
 }

@@ -74,10 +74,7 @@ pub(crate) fn encapsulate(
         .ok_or(DropReason::UnderlayMtuExceeded)?;
     let tunnel = snapshot.tunnel(tunnel);
     let mac = neighbors.mac(tunnel.next_hop).ok_or(DropReason::NextHopUnresolved)?;
-    let macs = (uplink.mac, mac);
-    let addresses = (uplink.vtep, tunnel.vtep);
-    let headers = TunnelHeaders::new(macs, addresses, vni, source_port, inner_length);
-    packet.push(&bytemuck::cast(headers));
+    tunnel.headers.emit(packet.push(), mac, vni, source_port, inner_length);
     Ok(())
 }
 
