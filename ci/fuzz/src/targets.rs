@@ -5,6 +5,7 @@
 //! | target | who sends the bytes | where they are read |
 //! |---|---|---|
 //! | `ring-walk` | a guest, as ring and memory | `hypervisor-glue/virtio` |
+//! | `net-device`, `blk-device` | a guest, as ring and memory | `hypervisor-glue/backends` |
 //! | `wire-headers` | a guest or the wire | `dataplane/wire` |
 //! | `switch-guest`, `switch-uplink` | a guest, the wire | `dataplane/vswitch` |
 //! | `control-frame` | anyone who reaches the QUIC port | `control/api` |
@@ -22,6 +23,8 @@ use std::fmt::Debug;
 pub fn all() -> Vec<Target> {
     vec![
         Target { name: "ring-walk", run: plinth_virtio::fuzz::walk, seeds: rings },
+        Target { name: "net-device", run: plinth_backends::fuzz::net, seeds: devices },
+        Target { name: "blk-device", run: plinth_backends::fuzz::blk, seeds: devices },
         Target { name: "wire-headers", run: plinth_wire::fuzz::headers, seeds: packets },
         Target {
             name: "switch-guest",
@@ -63,6 +66,34 @@ fn ring(choice: u8) -> Vec<u8> {
     own.memory.copy_out(GuestAddress(0), &mut image).expect(why);
     image.insert(0, choice);
     image
+}
+
+/// Two rings a page apart, each with a request or packet of two segments and a place for its
+/// answer, behind the bytes that choose features and the first entry. Memory begins at 1 MiB.
+fn devices() -> Vec<Vec<u8>> {
+    (0..8).map(device).collect()
+}
+
+fn device(choice: u8) -> Vec<u8> {
+    let why = "rings of our own in memory of our own";
+    let base = 0x10_0000;
+    let own = OwnMemory::new(GuestAddress(base), 64 << 10).expect(why);
+    let features = RingFeatures { event_index: true, indirect: true };
+    let segment = |at: u64, length| Segment { address: GuestAddress(base + at), length };
+    for ring in 0..2 {
+        let layout = QueueLayout::contiguous(16, GuestAddress(base + 0x1000 * ring));
+        let mut queue = DriverQueue::new(own.memory.clone(), &layout, features).expect(why);
+        queue.add(&[segment(0x2000, 16)], &[segment(0x3000, 512), segment(0x3800, 1)]).expect(why);
+        queue.add(&[segment(0x2000, 16), segment(0x4000, 512)], &[segment(0x3900, 1)]).expect(why);
+        queue.add(&[segment(0x2000, 12), segment(0x4000, 300)], &[]).expect(why);
+        queue.add(&[], &[segment(0x5000, 1024)]).expect(why);
+        queue.publish();
+    }
+    let kind = u32::from(choice).to_le_bytes();
+    own.memory.copy_in(GuestAddress(base + 0x2000), &kind).expect(why);
+    let mut image = vec![0; 0x6000];
+    own.memory.copy_out(GuestAddress(base), &mut image).expect(why);
+    [&[choice, 0][..], &image].concat()
 }
 
 fn switch_packets() -> Vec<Vec<u8>> {

@@ -132,9 +132,13 @@ impl GuestMemory {
         })
     }
 
-    /// Whether the whole range is memory. Neighbouring regions may share it.
+    /// Whether the whole range is memory. Neighbouring regions may share it. No bytes are memory
+    /// everywhere.
     #[inline]
     pub fn check(&self, address: GuestAddress, length: u64) -> Result<(), OutsideMemory> {
+        if length == 0 {
+            return Ok(());
+        }
         let outside = OutsideMemory { address, length };
         let (mut at, mut left) = (address, length);
         loop {
@@ -332,6 +336,17 @@ mod tests {
         memory.copy_out(GuestAddress(2 * PAGE - 100), &mut back[..100]).unwrap();
         assert_eq!(back[..100], [0; 100], "a refused copy writes nothing");
         assert!(memory.copy_out(GuestAddress(u64::MAX), &mut back[..2]).is_err());
+    }
+
+    /// Found by the test below: a copy of nothing between guests was refused where a copy of
+    /// nothing in or out was not.
+    #[test]
+    fn no_bytes_are_memory_everywhere() {
+        let memory = memory();
+        let nowhere = GuestAddress(1 << 50);
+        assert_eq!(memory.check(nowhere, 0), Ok(()));
+        assert_eq!(memory.copy_in(nowhere, &[]), Ok(()));
+        assert_eq!(memory.copy_between(nowhere, &memory, nowhere, 0), Ok(()));
     }
 
     #[test]
