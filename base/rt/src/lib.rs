@@ -20,6 +20,7 @@
 
 mod affinity;
 mod clock;
+mod counting;
 mod epoll;
 mod inbox;
 mod signals;
@@ -29,6 +30,7 @@ mod worker;
 
 pub use affinity::{AffinityError, allow_all_cpus, allowed_cpus, pin_to};
 pub use clock::{Clock, cycles};
+pub use counting::{CountingAllocator, allocations};
 pub use inbox::{Inbox, InboxSender, SendError, inbox};
 pub use signals::StopSignals;
 pub use stats::{StatsSnapshot, WorkerStats};

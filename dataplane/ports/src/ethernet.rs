@@ -31,6 +31,11 @@ impl EthernetPort {
         Self { queue, pool, backlog, announcer, oversized: 0 }
     }
 
+    /// The device's queue, with what waits for it dropped.
+    pub fn into_queue(self) -> EthQueue {
+        self.queue
+    }
+
     /// Pushes up to a burst of packets onto `into`, without letting it grow.
     #[inline]
     pub(crate) fn receive(&mut self, into: &mut Vec<Mbuf>) -> usize {

@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "the helper functions of a test are test code too")]
 //! The worker's rounds over ports in memory: whole stories from frame to frame.
 
+mod support;
+
 use crossbeam_channel::{Receiver, bounded};
 use plinth_backends::{DeviceToken, QueueChange, QueueEvent};
-use plinth_ids::{Epoch, MacAddress, Moment, PortId, Vni};
+use plinth_ids::{Epoch, Moment, PortId, Vni};
 use plinth_ports::{
     Answer, DataPath, Discarded, Frame, GuestPort, MESSAGES_MAX, MemoryLink, Message, Port,
     PortSet, Question, UplinkChange, memory_port,
@@ -16,8 +18,8 @@ use plinth_switch_api::{
 };
 use plinth_vswitch::{Limits, Snapshot};
 use plinth_wire::checksum::{self, PartialChecksum};
-use std::net::Ipv4Addr;
 use std::sync::Arc;
+use support::{PEER, PEER_MAC, VTEP, VTEP_MAC, address, mac, port, udp, underlay};
 
 const SECOND: Moment = Moment::from_secs(1);
 
@@ -29,43 +31,6 @@ struct Bench {
     limits: Limits,
     now: Moment,
     epoch: u64,
-}
-
-fn mac(number: u32) -> MacAddress {
-    MacAddress([2, 0, 0, 0, 0, u8::try_from(number).unwrap()])
-}
-
-fn address(number: u32) -> Ipv4Addr {
-    Ipv4Addr::new(10, 0, 0, u8::try_from(number).unwrap())
-}
-
-fn port(id: u32, vni: u32) -> PortConfig {
-    PortConfig {
-        id: PortId(id),
-        name: format!("port-{id}").parse().unwrap(),
-        vni: Vni::new(vni).unwrap(),
-        mac: mac(id),
-        addresses: vec![address(id).into()],
-        socket: format!("/run/none/{id}.sock").into(),
-        mtu: 1450,
-        queue_pairs: 1,
-    }
-}
-
-const VTEP: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
-const PEER: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
-const VTEP_MAC: MacAddress = MacAddress([2, 0, 0, 0, 1, 1]);
-const PEER_MAC: MacAddress = MacAddress([2, 0, 0, 0, 1, 2]);
-
-fn underlay() -> Underlay {
-    Underlay {
-        device: "net_null0".to_owned(),
-        vtep: VTEP,
-        prefix_length: 24,
-        gateway: None,
-        mac: VTEP_MAC,
-        mtu: 1500,
-    }
 }
 
 impl Bench {
@@ -143,36 +108,6 @@ impl Bench {
         let Answer::Drops(drops) = self.ask(Question::Drops) else { panic!("asked for drops") };
         drops.into_iter().map(|DropCount { reason, packets }| (reason, packets)).collect()
     }
-}
-
-/// An IPv4 UDP packet with a payload that shows where each byte belongs. The UDP checksum is
-/// left partial, as a guest with offload leaves it, or is completed.
-fn udp(from: u32, to: u32, payload: usize, is_partial: bool) -> Frame {
-    let mut bytes = Vec::new();
-    bytes.extend(mac(to).0);
-    bytes.extend(mac(from).0);
-    bytes.extend([0x08, 0x00]);
-    let total = u16::try_from(28 + payload).unwrap();
-    let mut ip = vec![0x45, 0];
-    ip.extend(total.to_be_bytes());
-    ip.extend([0, 1, 0x40, 0, 64, 17, 0, 0]);
-    ip.extend(address(from).octets());
-    ip.extend(address(to).octets());
-    let sum = checksum::checksum(&ip);
-    ip[10..12].copy_from_slice(&sum.to_be_bytes());
-    bytes.extend(&ip);
-    let length = u16::try_from(8 + payload).unwrap();
-    let pseudo = checksum::Sum::new().with(&ip[12..20]).with(&[0, 17]).with(&length.to_be_bytes());
-    bytes.extend([0x10, 0, 0x20, 0]);
-    bytes.extend(length.to_be_bytes());
-    bytes.extend(pseudo.fold().to_be_bytes());
-    bytes.extend((0..=250u8).cycle().take(payload));
-    let partial = PartialChecksum { start: 34, offset: 6 };
-    if is_partial {
-        return Frame { bytes, partial: Some(partial) };
-    }
-    checksum::complete(&mut bytes, partial).unwrap();
-    Frame { bytes, partial: None }
 }
 
 #[test]
