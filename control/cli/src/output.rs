@@ -40,7 +40,11 @@ pub fn json(answer: &Answer) -> String {
 
 /// A refusal or failure as one line of JSON.
 pub fn json_error(refusal: &Refusal) -> String {
-    format!("{}\n", serde_json::json!({ "error": refusal }))
+    #[derive(Serialize)]
+    struct Failed<'a> {
+        error: &'a Refusal,
+    }
+    format!("{}\n", line(&Failed { error: refusal }))
 }
 
 fn line(value: &impl Serialize) -> String {

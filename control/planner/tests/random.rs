@@ -2,6 +2,7 @@
 //! Random requests, answers and refusals against a slow model that only keeps lists: who has
 //! which address, who has which volume, what exists. The model judges each answer and each
 //! refusal by itself; after every step the two must agree.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 
@@ -76,9 +77,11 @@ struct Model {
     vpcs: BTreeSet<String>,
     /// Subnet → vpc and range.
     subnets: BTreeMap<String, (String, u8)>,
-    /// VM → addresses by vpc, data volumes.
-    vms: BTreeMap<String, (Vec<(String, Ipv4Addr)>, BTreeSet<String>)>,
+    vms: BTreeMap<String, ModelVm>,
 }
+
+/// Addresses by vpc, and volumes.
+type ModelVm = (Vec<(String, Ipv4Addr)>, BTreeSet<String>);
 
 /// The n-th range: 10.0.0.0/29, 10.0.0.8/29, 10.0.0.0/28, 10.0.1.0/29.
 const RANGES: [(u8, u8, u8); 4] = [(0, 0, 29), (0, 8, 29), (0, 0, 28), (1, 0, 29)];

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whole stories through the planner's doors, and every refusal with its words.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One list of claims over both registries, and what a kill leaves of the one on disk.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use plinth_registry::*;
 use std::io::{BufRead, BufReader};

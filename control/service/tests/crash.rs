@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The service dies at every commit in turn; the next one goes on, and node and records agree.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 

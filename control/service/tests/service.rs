@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Stories of a cluster in one process.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 

@@ -134,6 +134,10 @@ pub struct AgentReply {
     pub result: Result<AgentAnswer, Refusal>,
 }
 
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one answer lives at a time; a box would be in the message's form for ever"
+)]
 #[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]
 pub enum AgentAnswer {
     Applied(#[rkyv(with = Raw)] Epoch),

@@ -189,6 +189,10 @@ pub struct Reply {
     pub result: Result<Answer, Refusal>,
 }
 
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one answer lives at a time; a box would be in the message's form for ever"
+)]
 #[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]
 pub enum Answer {
     /// It is done, and there is nothing to show.

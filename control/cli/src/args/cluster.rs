@@ -19,7 +19,7 @@ pub enum ClusterVerb {
     #[command(after_help = "Examples:\n  plinth cluster init\n  plinth cluster init --name lab \
         --listen 192.0.2.1:7700 --join 192.0.2.1:7701 \\\n      --agent 192.0.2.1:7710 --vtep \
         172.16.0.1/24 --underlay-device net_af_packet0,iface=eth1")]
-    Init(InitArguments),
+    Init(Box<InitArguments>),
     /// How the cluster is
     Status,
 }
@@ -108,7 +108,7 @@ pub enum NodeVerb {
     /// Run it on the new machine with a token of `plinth node token`, and start plinthd then.
     #[command(after_help = "Example:\n  plinth node join plinth1.… --name node-2 \
         --join 192.0.2.1:7701 --agent 192.0.2.2:7710")]
-    Join(JoinArguments),
+    Join(Box<JoinArguments>),
     /// All nodes
     List,
     /// One node: what it is, has and lacks

@@ -92,8 +92,8 @@ pub enum Area {
 pub enum Deed {
     /// One request, and how its answer is shown.
     Call(Request),
-    Init(InitArguments),
-    Join(JoinArguments),
+    Init(Box<InitArguments>),
+    Join(Box<JoinArguments>),
     Import(ImportArguments),
     /// A pool on the only node, if none is named.
     PoolCreate(plinth_api::PoolCreate, Option<plinth_ids::Name>),
