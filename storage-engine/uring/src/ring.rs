@@ -226,8 +226,19 @@ impl<T: Pod> Ring<T> {
         if !self.is_enabled {
             self.ring.submitter().register_enable_rings()?;
             self.is_enabled = true;
+            self.set_up_waking();
         }
         Ok(())
+    }
+
+    /// Polls the ring once, for nothing. The kernel sets up the waking of who sleeps on a ring
+    /// with deferred work when the ring is first polled, and finishes that when the call returns;
+    /// what completes in between wakes nobody. At this point nothing is under way.
+    fn set_up_waking(&self) {
+        let mut poll = libc::pollfd { fd: self.ring.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one `pollfd` is given, which outlives the call; the descriptor is the ring's
+        // and open. Its answer is of no interest.
+        unsafe { libc::poll(&raw mut poll, 1, 0) };
     }
 
     /// Whether the kernel has nothing of ours: all that is under way is still in the queue.

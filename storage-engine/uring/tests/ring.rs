@@ -296,3 +296,38 @@ fn what_is_no_disk_is_refused_by_name() {
     assert!(matches!(depth(0), Err(SetupError::Depth { .. })));
     assert!(matches!(depth(1 << 20), Err(SetupError::Depth { .. })));
 }
+
+/// Once in some thousand starts a worker slept for ever beside a finished flush: the kernel sets
+/// up the waking of a ring with deferred work when it is first polled, and what completes during
+/// that wakes nobody. The ring is polled once when it is enabled, before anything is under way.
+#[test]
+fn the_first_sleep_on_a_fresh_ring_is_woken() {
+    let scratch = Scratch::new(&std::env::temp_dir(), 8 * PAGE as u64);
+    for round in 0..2000 {
+        let mut ring = scratch.ring(4);
+        push(&mut ring, 0, Operation::Write { at: 0, buffer: pages(1, 1), length: PAGE });
+        ring.submit().unwrap();
+        // Sometimes before the sleep begins, sometimes while it does.
+        for _ in 0..round % 64 * 50 {
+            std::hint::spin_loop();
+        }
+        assert!(woken(&ring), "round {round}: asleep for two seconds");
+        finish(&mut ring, 1);
+    }
+}
+
+/// Sleeps as a worker does, edge-triggered, and says whether something woke it.
+fn woken(ring: &Ring<Page>) -> bool {
+    // SAFETY: no pointer is given.
+    let epoll = unsafe { libc::epoll_create1(0) };
+    let events = (libc::EPOLLIN | libc::EPOLLET).cast_unsigned();
+    let mut event = libc::epoll_event { events, u64: 0 };
+    let fd = ring.as_fd().as_raw_fd();
+    // SAFETY: both descriptors are open and `event` outlives the call.
+    assert_eq!(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, &raw mut event) }, 0);
+    // SAFETY: room for one event is given, which outlives the call.
+    let count = unsafe { libc::epoll_wait(epoll, &raw mut event, 1, 2000) };
+    // SAFETY: the descriptor is ours and nobody else has it.
+    unsafe { libc::close(epoll) };
+    count == 1
+}
