@@ -146,7 +146,12 @@ impl Store {
         within(START, "every volume is served", || {
             self.daemon.check()?;
             let Answer::Status(status) = self.call(Verb::Status)? else { bail!("no status") };
-            let fault = status.attachments.iter().find_map(|attachment| attachment.fault.clone());
+            let pools = self.pools()?;
+            let is_used =
+                |id| self.config.attachments.iter().any(|attachment| attachment.pool == id);
+            let used = pools.iter().filter(|pool| is_used(pool.id));
+            let attachments = status.attachments.iter().map(|attachment| &attachment.fault);
+            let fault = used.map(|pool| &pool.fault).chain(attachments).flatten().next().cloned();
             match fault {
                 Some(fault) => bail!("{fault}"),
                 None if status.attachments.len() == count => Ok(()),

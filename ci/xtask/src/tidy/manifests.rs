@@ -80,9 +80,10 @@ fn settings(folder: &str, kind: Kind, files: &[File]) -> Option<String> {
     }
 }
 
-/// Libraries do not print; tests, which stand at a file's end, may.
+/// Libraries of the product do not print; tests, which stand at a file's end, and tools may.
 fn prints(folder: &str, kind: Kind, files: &[File]) -> Vec<String> {
-    if kind == Kind::Program {
+    let is_tool = folder.starts_with("ci/") || folder.starts_with("perf/");
+    if kind == Kind::Program || is_tool {
         return Vec::new();
     }
     let inside = format!("{folder}/src/");
@@ -138,5 +139,7 @@ mod tests {
         let files = [file("a/b/src/lib.rs", text)];
         assert_eq!(prints("a/b", Kind::Driver, &files), ["a/b/src/lib.rs:1: only programs print"]);
         assert_eq!(prints("a/b", Kind::Program, &files), Vec::<String>::new());
+        let files = [file("ci/b/src/lib.rs", text)];
+        assert_eq!(prints("ci/b", Kind::Driver, &files), Vec::<String>::new());
     }
 }
