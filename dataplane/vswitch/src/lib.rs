@@ -43,4 +43,5 @@ pub use drop_reason::DropReason;
 pub use limits::Limits;
 pub use packet::{BURST_MAX, HEADERS_MAX, Offload, Packet, PortIndex, Verdict};
 pub use snapshot::{PortChange, Snapshot};
+pub use status::FLOWS_LISTED_MAX;
 pub use switch::{ControlFrame, FlowCounters, Switch};

@@ -7,6 +7,9 @@ use crate::{DropReason, PortCounters, PortIndex};
 use plinth_ids::{MacAddress, Moment, Vni};
 use plinth_switch_api::{DropCount, FlowStatus, PortStatus, UPLINK};
 
+/// The most flow entries that one question is answered with.
+pub const FLOWS_LISTED_MAX: usize = 4096;
+
 impl Switch {
     /// Every port with its counters, the uplink first. `is_up` is what the driver knows of it.
     pub fn ports(&self, is_up: impl Fn(PortIndex) -> bool) -> Vec<PortStatus> {
@@ -54,18 +57,28 @@ impl Switch {
         &self.counters[index.get()]
     }
 
-    /// The newest `limit` flow entries of the configuration in force.
+    /// The newest `limit` flow entries of the configuration in force, at most
+    /// [`FLOWS_LISTED_MAX`].
     ///
-    /// Reads the whole flow table and allocates: for the management thread's rare question. It
-    /// takes about a millisecond for 65 536 entries, and the worker forwards nothing meanwhile.
+    /// Reads the whole flow table and allocates: for the management thread's rare question. The
+    /// worker forwards nothing meanwhile.
     pub fn flows(&self, now: Moment, limit: usize) -> Vec<FlowStatus> {
+        let limit = limit.min(FLOWS_LISTED_MAX);
         let time = crate::flow::milliseconds(now);
-        let mut newest: Vec<(u32, &Entry, u32)> = self
-            .flows
-            .list(now)
-            .map(|(entry, idle)| (time.wrapping_sub(entry.made), entry, idle))
-            .collect();
-        newest.sort_by_key(|&(age, entry, _)| (age, entry.key.words));
+        let order = |left: &(u32, &Entry, u32), right: &(u32, &Entry, u32)| {
+            (left.0, left.1.key.words).cmp(&(right.0, right.1.key.words))
+        };
+        // The newest so far, in no order, and as many again; a list of all entries would be large
+        // enough to cost more than reading the table.
+        let mut newest = Vec::with_capacity(2 * limit + 1);
+        for (entry, idle) in self.flows.list(now) {
+            newest.push((time.wrapping_sub(entry.made), entry, idle));
+            if newest.len() > 2 * limit {
+                newest.select_nth_unstable_by(limit, order);
+                newest.truncate(limit);
+            }
+        }
+        newest.sort_unstable_by(order);
         newest.truncate(limit);
         newest.into_iter().filter_map(|(_, entry, idle)| self.flow_status(entry, idle)).collect()
     }

@@ -354,6 +354,24 @@ fn the_lists_say_what_happened() {
 }
 
 #[test]
+fn the_newest_flows_are_listed_first_and_no_more_than_asked() {
+    let mut rig = Rig::resolved(&two_vpcs());
+    for number in 0..300 {
+        rig.now += Duration::from_millis(1);
+        let frame = frames::udp((mac(1), mac(2)), (v4(1), v4(2)), (number, 9), b"x");
+        rig.send(rig.index(1), frame);
+    }
+    let keys = |limit| -> Vec<String> {
+        rig.switch.flows(rig.now, limit).into_iter().map(|flow| flow.key).collect()
+    };
+    let expected: Vec<String> =
+        (0..300).rev().map(|number| format!("udp 10.0.0.1:{number} -> 10.0.0.2:9")).collect();
+    for limit in [0, 1, 7, 299, 300, 1000, usize::MAX] {
+        assert_eq!(keys(limit), expected[..limit.min(300)], "limit {limit}");
+    }
+}
+
+#[test]
 fn a_switch_without_configuration_drops_everything() {
     let mut rig = Rig::resolved(&two_vpcs());
     rig.switch = plinth_vswitch::Switch::new(limits(), SEED);
