@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A disk between a fake driver and a worker.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set up has failed")]
 
 use plinth_backends::blk::{
     BlkClass, BlkDevice, BlkOperation, BlkOptions, BlkStatus, BlkTag, CopyError,

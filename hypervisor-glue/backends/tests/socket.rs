@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A served disk, driven over its socket by the `vhost` crate's frontend.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set up has failed")]
 
 mod support;
 
 use plinth_backends::fake::FakeDisk;
 use plinth_backends::{Device, DeviceOptions, DeviceToken, ServeError, Shrinkable, WorkerLink};
+use plinth_guest_memory::{GuestAddress, OwnMemory};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -282,11 +284,7 @@ fn memory_may_change_under_traffic() {
     client.set_memory(&disk);
     client.set_inflight(&mut None);
     client.start(&disk);
-    let extra = plinth_guest_memory::OwnMemory::new(
-        plinth_guest_memory::GuestAddress(0x4000_0000),
-        1 << 20,
-    )
-    .unwrap();
+    let extra = OwnMemory::new(GuestAddress(0x4000_0000), 1 << 20).unwrap();
     for round in 0..60u8 {
         // Requests are under way while the table changes: none is lost, none is torn.
         let data = vec![round; 8 * 512];
@@ -310,6 +308,36 @@ fn memory_may_change_under_traffic() {
         assert_eq!(answer(&mut disk, 1).data, vec![round; 16 * 512]);
     }
     assert_eq!(backend.device().status().failures, 0);
+}
+
+#[test]
+fn memory_that_was_replaced_is_not_touched_any_more() {
+    let folder = Folder::new("replaced");
+    let socket = folder.0.join("blk.sock");
+    let _backend = Backend::start(&socket, &image());
+    let mut disk = fake_disk();
+    let client = &mut Client::connect(&socket);
+    client.set_memory(&disk);
+    client.start(&disk);
+    check_io(&mut disk, 1);
+    // The same guest in another file, as after a move; the driver goes on in the old one.
+    let spec = disk.guest.own.spec;
+    let other = OwnMemory::new(spec.guest, spec.length).unwrap();
+    let copy_all = |disk: &FakeDisk| {
+        let length = usize::try_from(spec.length).unwrap();
+        disk.guest.own.memory.copy_between(spec.guest, &other.memory, spec.guest, length).unwrap();
+    };
+    copy_all(&disk);
+    client.frontend.set_mem_table(&[region(&other.spec, &other.file)]).unwrap();
+    disk.read(0, 0, 512);
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(disk.poll(0), None, "nobody looks at the old memory");
+    copy_all(&disk);
+    let used = GuestAddress(disk.guest.layouts[0].used.0 + 2);
+    wait_for("the answer in the new memory", || {
+        (other.memory.u16_at(used).unwrap().load(Ordering::Acquire) == 3).then_some(())
+    });
+    assert_eq!(disk.poll(0), None, "and nobody writes to it");
 }
 
 #[test]

@@ -195,6 +195,7 @@ pub(crate) unsafe fn zero(target: *mut u8, length: usize) {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "the numbers of these tests are small")]
 mod tests {
     use super::*;
 

@@ -299,6 +299,7 @@ impl GuestMemory {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "the numbers of these tests are small")]
 mod tests {
     use super::*;
     use crate::memfd::sealed_memfd;

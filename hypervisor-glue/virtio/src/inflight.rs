@@ -201,7 +201,7 @@ impl InflightQueue {
     /// Chains `head` to the batch that will be given back next.
     #[inline]
     pub(crate) fn give_back(&self, head: u16) {
-        self.shared.u16_at(self.entry(head) + 6).store(self.word(12), Ordering::Relaxed);
+        self.set_next(head, self.word(12));
         fence(Ordering::Release);
         self.set_word(12, head);
     }
@@ -246,16 +246,25 @@ impl InflightQueue {
         self.shared.u16_at(self.entry(head) + 6).load(Ordering::Relaxed)
     }
 
+    #[inline]
+    fn set_next(&self, head: u16, next: u16) {
+        self.shared.u16_at(self.entry(head) + 6).store(next, Ordering::Relaxed);
+    }
+
     fn counter_at(&self, head: u16) -> u64 {
         self.shared.u64_at(self.entry(head) + 8).load(Ordering::Relaxed)
     }
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "the numbers of these tests are small")]
 mod tests {
     use super::*;
 
     const SIZE: u16 = 8;
+
+    /// One store of the protocol.
+    type Step<'a> = Box<dyn FnMut(&InflightQueue) + 'a>;
 
     fn open(file: &File) -> InflightQueue {
         let length = Inflight::bytes(2, SIZE);
@@ -293,14 +302,10 @@ mod tests {
                 queue.take(head);
             }
             let mut used = 7;
-            let mut steps: Vec<Box<dyn FnMut(&InflightQueue)>> = vec![
-                Box::new(|queue| {
-                    queue.shared.u16_at(queue.entry(6) + 6).store(0, Ordering::Relaxed)
-                }),
+            let mut steps: Vec<Step<'_>> = vec![
+                Box::new(|queue| queue.set_next(6, 0)),
                 Box::new(|queue| queue.set_word(12, 6)),
-                Box::new(|queue| {
-                    queue.shared.u16_at(queue.entry(2) + 6).store(6, Ordering::Relaxed)
-                }),
+                Box::new(|queue| queue.set_next(2, 6)),
                 Box::new(|queue| queue.set_word(12, 2)),
                 Box::new(|_| used = 9),
                 Box::new(|queue| queue.set_mark(6, false)),

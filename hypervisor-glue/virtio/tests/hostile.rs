@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Rings that no honest driver makes: each fault has its own name, and none goes further.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set up has failed")]
 
 use plinth_guest_memory::{
     GuestAddress, GuestMemory, OwnMemory, RegionSpec, Shrinkable, sealed_memfd,

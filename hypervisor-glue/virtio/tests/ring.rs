@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Both sides of a ring against each other, and against a list of what was sent.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set up has failed")]
 
 use plinth_guest_memory::Shrinkable;
 use plinth_guest_memory::{GuestAddress, OwnMemory};
@@ -83,6 +84,7 @@ struct Model {
     chains: u64,
 }
 
+#[expect(clippy::too_many_lines, reason = "one arm for each kind of step")]
 fn run(features: RingFeatures, steps: Vec<Step>) -> Result<Model, TestCaseError> {
     let mut pair = pair(features);
     let mut model = Model::default();

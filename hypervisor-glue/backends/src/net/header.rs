@@ -84,6 +84,7 @@ fn rest_field(packet: &mut [u8], start: usize, offset: usize) -> Option<&mut [u8
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "the numbers of these tests are small")]
 mod tests {
     use super::*;
 
