@@ -171,7 +171,10 @@ async fn pool_create(shared: &Shared, request: PoolCreate) -> Result<Answer, Ref
     };
     let key = Key::Pool(name.clone());
     let plan = |cluster: &Cluster, _: &Observed| cluster.pool_create(request, now());
-    shared.link(node).change_and_act(&key, plan).await?;
+    let link = shared.link(node);
+    link.change_and_act(&key, plan).await?;
+    // So that the answer has its capacity, and what comes next finds it served.
+    link.await_pools().await;
     show(shared, |state| {
         let pool = find(&state.cluster.pools, "pool", &name)?;
         Ok(Answer::Pool(state.cluster.pool_view(pool, &state.observed)))

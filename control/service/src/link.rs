@@ -222,7 +222,7 @@ impl Link {
     }
 
     /// Gives the agent a moment to have a pool that was just made in its spec.
-    async fn await_pools(&self) {
+    pub(crate) async fn await_pools(&self) {
         let mut changed = self.store.watch();
         let wait = async {
             loop {
