@@ -91,11 +91,6 @@ impl UringDisk {
         self.ring.in_flight() + self.ended.len()
     }
 
-    /// Changes whenever [`AsFd`] would give another descriptor than before.
-    pub fn descriptor_version(&self) -> u64 {
-        self.ring.renewals()
-    }
-
     /// The ring failed for good: everything under way ends with [`DiskError::Gone`]. The kernel
     /// may still have the buffers, so others go back in their place.
     fn lose(&mut self) {
@@ -192,7 +187,7 @@ impl Disk for UringDisk {
     }
 }
 
-/// Readable when there may be something to complete.
+/// Becomes ready when there may be something to complete. To be watched edge-triggered.
 impl AsFd for UringDisk {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ring.as_fd()

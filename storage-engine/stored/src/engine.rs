@@ -20,7 +20,7 @@ use plinth_backends::{DeviceToken, QueueEvent};
 use plinth_ids::{Moment, PoolId, VolumeId};
 use plinth_rt::{Inbox, Poller, Wake};
 use plinth_store::BufferPool;
-use plinth_volume::VolumeCompletion;
+use plinth_volume::{VolumeCompletion, VolumeRefusal};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -177,6 +177,10 @@ impl Engine {
 
     fn hold(&mut self, pool: PoolId, volume: VolumeId) -> Result<Held, EngineRefusal> {
         let volumes = &mut self.pool(pool)?.volumes;
+        // One user at a time: two guests, or a guest and an import, would write over each other.
+        if volumes.status(volume).is_some_and(|status| status.is_attached) {
+            return Err(VolumeRefusal::Attached.into());
+        }
         let handle = volumes.attach(volume)?;
         let status = volumes.status(volume).expect("a volume that was just attached is there");
         Ok(Held { handle, status })
@@ -254,7 +258,7 @@ impl Engine {
                 std::mem::take(&mut self.pools).into_iter().partition(Pool::has_ended);
             self.pools = rest;
             for pool in ended {
-                self.watch_version += 1 + pool.disk().descriptor_version();
+                self.watch_version += 1;
                 pool.end();
             }
         }
@@ -307,10 +311,7 @@ impl Poller for Engine {
     }
 
     fn watch_version(&self) -> u64 {
-        // Each term only rises, so that the sum changes when one does. A pool that goes takes its
-        // own away; `settle` makes up for that.
-        let disks: u64 = self.pools.iter().map(|pool| pool.disk().descriptor_version()).sum();
-        self.watch_version + disks
+        self.watch_version
     }
 }
 

@@ -102,14 +102,6 @@ impl PoolDisk {
         }
     }
 
-    /// Changes whenever the descriptor is another than before.
-    pub(crate) fn descriptor_version(&self) -> u64 {
-        match self {
-            Self::Uring(disk) => disk.descriptor_version(),
-            Self::Memory(_) => 0,
-        }
-    }
-
     /// Whether it may be sent to another thread: nothing is under way.
     pub(crate) fn is_idle(&self) -> bool {
         match self {

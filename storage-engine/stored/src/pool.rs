@@ -86,13 +86,10 @@ impl Pool {
         self.volumes.store().disk()
     }
 
-    /// Whether a sleeping worker is surely woken when something can go on.
-    ///
-    /// The ring's descriptor mostly tells of a completion at once, but not always: seen on Linux
-    /// 6.18 with a single request under way, whose completion was noticed only when something
-    /// else woke the worker. So while requests are under way the worker also looks by the clock.
+    /// Whether a sleeping worker is woken when something can go on. A disk in memory announces
+    /// nothing; while it has something, the worker looks by the clock.
     pub(crate) fn announces(&self) -> bool {
-        self.in_flight == 0
+        self.disk().descriptor().is_some() || self.in_flight == 0
     }
 
     pub(crate) fn facts(&self) -> PoolFacts {

