@@ -98,13 +98,13 @@ pub fn mount_patched(data: &[u8]) -> bool {
         }
     }
     for patch in data.chunks_exact(8).take(64) {
-        let number = |at: usize| u64::from(u16::from_le_bytes([patch[at], patch[at + 1]]));
-        let Some(&page) = metadata.get(number(0) as usize % metadata.len().max(1)) else {
+        let number = |at: usize| usize::from(u16::from_le_bytes([patch[at], patch[at + 1]]));
+        let Some(&page) = metadata.get(number(0) % metadata.len().max(1)) else {
             continue;
         };
         let mut bytes = [0; PAGE];
         disk.peek(page * PAGE as u64, &mut bytes);
-        let from = number(2) as usize % PAGE;
+        let from = number(2) % PAGE;
         let to = (from + usize::from(patch[4] % 16) + 1).min(PAGE);
         for (index, byte) in bytes[from..to].iter_mut().enumerate() {
             *byte = patch[6 + index % 2];
@@ -129,7 +129,7 @@ pub fn mount_patched(data: &[u8]) -> bool {
 /// Mounts a disk that holds exactly these bytes.
 pub fn mount_bytes(data: &[u8]) -> bool {
     let mut disk = MemoryDisk::new(LENGTH);
-    let length = data.len().min(LENGTH as usize);
+    let length = data.len().min(usize::try_from(LENGTH).unwrap_or(0));
     disk.overwrite(0, &data[..length]);
     Store::mount(disk, options()).is_ok()
 }
@@ -146,7 +146,7 @@ mod tests {
         const ROUNDS: u32 = 1500;
         for _ in 0..ROUNDS {
             let patches = 1 + seed.below(4);
-            let data: Vec<u8> = (0..patches).flat_map(|_| seed.next().to_le_bytes()).collect();
+            let data: Vec<u8> = (0..patches).flat_map(|_| seed.draw().to_le_bytes()).collect();
             mounted += u32::from(mount_patched(&data));
         }
         assert!(mounted > ROUNDS / 10 && mounted < ROUNDS, "{mounted} of {ROUNDS} were mounted");

@@ -22,7 +22,8 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-const SECTOR: usize = 512;
+const SECTOR_SIZE: u32 = 512;
+const SECTOR: usize = SECTOR_SIZE as usize;
 const SECTORS_PER_BLOCK: u64 = (BLOCK_SIZE / SECTOR) as u64;
 
 /// A small generator of numbers: SplitMix64 (Steele, Lea, Flood 2014).
@@ -30,7 +31,7 @@ const SECTORS_PER_BLOCK: u64 = (BLOCK_SIZE / SECTOR) as u64;
 pub struct Seed(pub u64);
 
 impl Seed {
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -40,7 +41,7 @@ impl Seed {
 
     /// A number below `limit`, which is not 0.
     pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
+        self.draw() % limit
     }
 
     /// True once in `times`.
@@ -370,8 +371,8 @@ impl Disk for MemoryDisk {
     fn geometry(&self) -> DiskGeometry {
         DiskGeometry {
             length: self.length,
-            sector_size: SECTOR as u32,
-            atomic_write_size: SECTOR as u32,
+            sector_size: SECTOR_SIZE,
+            atomic_write_size: SECTOR_SIZE,
             has_discard: true,
         }
     }

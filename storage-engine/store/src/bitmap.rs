@@ -26,7 +26,7 @@ impl UnitBitmap {
         loop {
             let mut words = vec![0_u64; bits.div_ceil(64)].into_boxed_slice();
             if let Some(last) = words.last_mut()
-                && bits % 64 != 0
+                && !bits.is_multiple_of(64)
             {
                 *last = !0 << (bits % 64);
             }

@@ -179,8 +179,8 @@ impl<D: Disk> Store<D> {
         let written = self.written_of(slot, index);
         let mut partial = 0;
         for edge in [offset, offset + length] {
-            if !edge.is_multiple_of(BLOCK_SIZE as u32) {
-                let block = edge / BLOCK_SIZE as u32;
+            if !edge.is_multiple_of(plinth_format::BLOCK_SIZE) {
+                let block = edge / plinth_format::BLOCK_SIZE;
                 if block / UNIT_BLOCKS == index {
                     partial |= 1 << (block % UNIT_BLOCKS);
                 }
@@ -328,7 +328,7 @@ impl<D: Disk> Store<D> {
             }
             StepKind::Touch | StepKind::SetAttribute { .. } => {}
             StepKind::RemoveAttribute { name } => {
-                needs.record_bytes += ATTRIBUTE_RECORD + name.len()
+                needs.record_bytes += ATTRIBUTE_RECORD + name.len();
             }
         }
         Ok(())

@@ -505,7 +505,7 @@ fn follows(last: &Segment, next: &Segment) -> bool {
 
 /// Fills the rest of the first and last block with what was there, or zeros.
 fn merge_edges(buffer: &mut IoBuffer, offset: u32, length: u32, step: usize, old: &[Old]) {
-    let block_size = BLOCK_SIZE as u32;
+    let block_size = plinth_format::BLOCK_SIZE;
     let (first, _) = block_range(offset, length);
     let mut fill = |block: u32, from: usize, to: usize| {
         let at = (block - first) as usize * BLOCK_SIZE;

@@ -103,7 +103,7 @@ impl Op {
 
 /// The blocks around a range, as first and one past the last.
 pub(crate) const fn block_range(offset: u32, length: u32) -> (u32, u32) {
-    let block = BLOCK_SIZE as u32;
+    let block = plinth_format::BLOCK_SIZE;
     (offset / block, (offset + length).div_ceil(block))
 }
 
@@ -125,7 +125,7 @@ fn check_buffer(offset: u32, length: u32, buffer: &mut IoBuffer) -> Result<(), S
 
 fn check_blocks(offset: u32, length: u32) -> Result<(), StoreRefusal> {
     check_range(offset, length)?;
-    let block = BLOCK_SIZE as u32;
+    let block = plinth_format::BLOCK_SIZE;
     let is_aligned = offset.is_multiple_of(block) && length.is_multiple_of(block);
     if is_aligned { Ok(()) } else { Err(StoreRefusal::BadRange { offset, length }) }
 }
@@ -175,7 +175,7 @@ fn step(operation: Operation) -> Result<Step, StoreRefusal> {
             plain(key, StepKind::Zero { offset, length })
         }
         Operation::Truncate { key, size } => {
-            if size > OBJECT_SIZE_MAX || !size.is_multiple_of(BLOCK_SIZE as u32) {
+            if size > OBJECT_SIZE_MAX || !size.is_multiple_of(plinth_format::BLOCK_SIZE) {
                 return Err(StoreRefusal::BadRange { offset: size, length: 0 });
             }
             plain(key, StepKind::Truncate { size })

@@ -241,10 +241,10 @@ impl Space {
     /// Takes over a bitmap page that was read, and says which count pages to read.
     pub(crate) fn load_bitmap(&mut self, page: u32, from: &BitmapPage) -> u16 {
         let first = page * BITMAP_UNITS;
-        for (index, word) in from.words.iter().enumerate() {
+        for (index, word) in (0..).zip(&from.words) {
             let mut bits = word.get();
             while bits != 0 {
-                let unit = first + index as u32 * 64 + bits.trailing_zeros();
+                let unit = first + index * 64 + bits.trailing_zeros();
                 if unit < self.unit_count {
                     self.bitmap.set(unit);
                 }
@@ -257,8 +257,8 @@ impl Space {
     }
 
     pub(crate) fn load_counts(&mut self, page: u32, from: &CountPage) {
-        for (index, count) in from.owners.iter().enumerate() {
-            let unit = page * COUNT_UNITS + index as u32;
+        for (index, count) in (0..).zip(&from.owners) {
+            let unit = page * COUNT_UNITS + index;
             if count.get() > 1 && unit < self.unit_count {
                 self.set_count(unit, count.get());
             }

@@ -5,6 +5,9 @@
 //! `PLINTH_HISTORIES=n` runs that many histories instead of those that CI has time for,
 //! `PLINTH_SEED=n` begins with that one. A failure names its seed.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop where it stands")]
+#![allow(clippy::disallowed_methods, reason = "who runs the test tells it what to do")]
+
 #[path = "support/history.rs"]
 mod history;
 mod support;
@@ -21,7 +24,7 @@ fn number(name: &str, default: u64) -> u64 {
 
 fn plan(seed: u64, durability: Durability) -> Plan {
     let steps = 12 + usize::try_from(seed % 4 * 12).unwrap();
-    let mix = if seed % 5 == 0 { Mix::Handover } else { Mix::Any };
+    let mix = if seed.is_multiple_of(5) { Mix::Handover } else { Mix::Any };
     Plan { seed, steps, durability, omit: Omit::Nothing, mix, cuts: 3 }
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The crash test is worth what it finds: each protection left out must make a history fail.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop where it stands")]
+
 #[path = "support/history.rs"]
 mod history;
 mod support;

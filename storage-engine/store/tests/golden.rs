@@ -5,6 +5,9 @@
 //! store as a power cut left it: one checkpoint, and a journal with deferred blocks behind it.
 //! `PLINTH_GOLDEN=path` writes the image that this program would make, for a new version.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop where it stands")]
+#![allow(clippy::disallowed_methods, reason = "who runs the test tells it what to do")]
+
 mod support;
 
 use plinth_disks::memory::MemoryDisk;

@@ -2,6 +2,8 @@
 //! The store against a slow obvious model: a map from sector to the number written there, in
 //! which a clone is a copy.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop where it stands")]
+
 #[path = "support/history.rs"]
 mod history;
 mod support;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whole stories through the doors of a store.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop where it stands")]
+
 mod support;
 
 use plinth_disks::memory::{Cache, Cut, Fault, FaultRule, MemoryDisk};

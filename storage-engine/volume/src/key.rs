@@ -38,12 +38,13 @@ pub(crate) fn id_range(pool: PoolId) -> RangeInclusive<ObjectKey> {
 }
 
 pub(crate) fn volume_of(key: &ObjectKey) -> VolumeId {
-    // The shift leaves the volume's 64 bits at the bottom; the mask takes the kind away.
-    VolumeId((key.object.0 >> 32 & u128::from(u64::MAX)) as u64)
+    let bits = key.object.0 >> 32 & u128::from(u64::MAX);
+    VolumeId(u64::try_from(bits).expect("the mask leaves 64 bits"))
 }
 
 pub(crate) fn index_of(key: &ObjectKey) -> u32 {
-    (key.object.0 & u128::from(u32::MAX)) as u32
+    let bits = key.object.0 & u128::from(u32::MAX);
+    u32::try_from(bits).expect("the mask leaves 32 bits")
 }
 
 #[cfg(test)]

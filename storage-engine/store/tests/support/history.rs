@@ -8,6 +8,7 @@
 //! has all acknowledged ones, and a transaction must be in all its objects' prefixes or in none.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::cast_possible_truncation, reason = "numbers below small limits")]
 
 use crate::{key, settle};
 use plinth_disks::memory::{Cache, Cut, Fault, FaultRule, MemoryDisk, Seed};
@@ -230,6 +231,9 @@ fn request(step: &Step) -> StoreRequest {
     }
 }
 
+/// What is done after every poll.
+type AtEach<'a> = dyn FnMut(&Store<MemoryDisk>, &Progress) -> Result<(), String> + 'a;
+
 /// How a history is run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
@@ -283,17 +287,17 @@ impl Plan {
     pub(crate) fn run(&self, tally: &mut Tally) -> Result<(), String> {
         let mut seed = Seed(self.seed);
         let steps = generate(&mut seed, self.steps, self.mix);
-        let refused = self.drive(&steps, &[], &mut |_, _| Ok(()))?;
+        let refused = self.drive(&steps, &mut |_, _| Ok(()))?;
         tally.refused += refused.iter().filter(|&&is_refused| is_refused).count() as u64;
         let mut cut_seed = Seed(self.seed ^ 0x5eed);
         let mut counters = Tally::default();
-        self.drive(&steps, &refused, &mut |store, progress| {
+        self.drive(&steps, &mut |store, progress| {
             for number in 0..self.cuts {
                 let cut = match number {
-                    0 => Cut::Any(cut_seed.next()),
+                    0 => Cut::Any(cut_seed.draw()),
                     1 => Cut::Lose,
                     2 => Cut::Keep,
-                    _ => Cut::Any(cut_seed.next()),
+                    _ => Cut::Any(cut_seed.draw()),
                 };
                 counters.cuts += 1;
                 let disk = store.disk().cut(cut);
@@ -363,12 +367,7 @@ impl Plan {
     }
 
     /// Submits the steps a few at a time; calls `at_each` after every poll.
-    fn drive(
-        &self,
-        steps: &[Step],
-        _refused: &[bool],
-        at_each: &mut dyn FnMut(&Store<MemoryDisk>, &Progress) -> Result<(), String>,
-    ) -> Result<Vec<bool>, String> {
+    fn drive(&self, steps: &[Step], at_each: &mut AtEach<'_>) -> Result<Vec<bool>, String> {
         let mut disk = MemoryDisk::new(DISK_LENGTH);
         Store::format(&mut disk, &format_options()).map_err(|e| e.to_string())?;
         disk.restart(self.cache(), self.seed);
@@ -416,7 +415,7 @@ impl Plan {
 
     /// Cuts the power once more, while the store recovers.
     fn cut_recovery(&self, mut disk: MemoryDisk, seed: &mut Seed) -> Result<MemoryDisk, String> {
-        disk.restart(self.cache(), seed.next());
+        disk.restart(self.cache(), seed.draw());
         disk.add_rule(FaultRule {
             is_write: true,
             bytes: 0..DISK_LENGTH,
@@ -429,7 +428,7 @@ impl Plan {
             Err(error) if disk_is_gone(&error) => {}
             Err(error) => return Err(format!("the first recovery: {error:?}")),
         }
-        Ok(disk.cut(Cut::Any(seed.next())))
+        Ok(disk.cut(Cut::Any(seed.draw())))
     }
 
     /// Mounts what is left and compares it with the model.
@@ -554,23 +553,24 @@ fn explain(
 fn misfit(object: u64, list: &[(usize, Model)], found: &Model) -> String {
     let differences = |model: &Model| {
         let sectors = model.sectors.keys().chain(found.sectors.keys());
-        let mut wrong: Vec<(u32, Option<u64>, Option<u64>)> = sectors
-            .filter(|sector| model.sectors.get(sector) != found.sectors.get(sector))
-            .map(|&sector| {
-                (sector, model.sectors.get(&sector).copied(), found.sectors.get(&sector).copied())
-            })
+        let at = |of: &Model, sector: &u32| of.sectors.get(sector).copied();
+        let wrong = sectors.filter(|sector| at(model, sector) != at(found, sector));
+        let mut words: Vec<String> = wrong
+            .map(|s| format!("sector {s}: {:?} and not {:?}", at(found, s), at(model, s)))
             .collect();
-        wrong.dedup();
-        wrong
+        words.dedup();
+        words
     };
-    let nearest = list.iter().min_by_key(|(_, model)| differences(model).len());
-    let wrong = nearest.map(|(step, model)| (*step, differences(model)));
-    let exists =
-        (nearest.map(|(_, model)| (model.exists, model.attribute)), found.exists, found.attribute);
-    let (step, mut sectors) = wrong.unwrap_or_default();
-    sectors.truncate(6);
+    let Some((step, model)) = list.iter().min_by_key(|(_, model)| differences(model).len()) else {
+        return format!("object {object} has no legal state");
+    };
+    let mut words = differences(model);
+    words.truncate(6);
+    let (exists, attribute) = (found.exists, found.attribute);
     format!(
-        "object {object} is in no legal state; nearest after step {step}: {sectors:?} {exists:?}"
+        "object {object} is in no legal state; nearest after step {step}: {words:?}; there: \
+         {exists} and not {}; attribute {attribute:?} and not {:?}",
+        model.exists, model.attribute
     )
 }
 
