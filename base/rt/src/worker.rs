@@ -48,7 +48,7 @@ pub struct ModeError {
 /// `spin` is what an idle gap may last before a wake-up is paid for it. The timed poll is only
 /// used while a source has no descriptor: a packet that comes to it while the worker sleeps
 /// waits for up to `timed_poll_min` if the last work is recent, up to `timed_poll_max` if it is
-/// not; one look costs some 5 µs of CPU.
+/// not; one look costs tens of µs of CPU, most of it the wake-up (docs/dataplane-io.md).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Timing {
     pub spin: Duration,
