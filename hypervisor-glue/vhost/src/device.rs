@@ -73,7 +73,8 @@ impl Device {
     /// Ends the connection, takes all queues back from the worker, removes the socket.
     ///
     /// Waits for the worker's answers, so it must not be called on the worker's thread, nor may
-    /// the device be dropped there.
+    /// the device be dropped there. A worker that has ended must have dropped its end of the
+    /// events' channel: else nobody answers, and this waits without end.
     pub fn stop(self) {
         drop(self);
     }
