@@ -2,7 +2,7 @@
 //! An idle node does not burn its cores (X6): a bound that the mission sets, not a speed.
 
 use crate::vm::{Parts, Vm};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use plinth_ids::MacAddress;
 use plinth_stage::runner::Length;
 use plinth_stage::{Scratch, Store, Switch};
@@ -37,15 +37,10 @@ pub(crate) fn idle_node(_length: Length) -> Result<()> {
     thread::sleep(SETTLE);
     let daemons = [switch.daemon().process(), store.daemon().process()];
     let processes = [daemons[0], daemons[1], vm.process()];
-    let begin = Instant::now();
-    let before = processes.map(|process| ticks(process).unwrap_or(0.0));
-    thread::sleep(WATCH);
-    let elapsed = begin.elapsed().as_secs_f64();
-    let mut shares = [0.0; 3];
-    for ((share, process), before) in shares.iter_mut().zip(processes).zip(before) {
-        *share = (ticks(process)? - before) / TICKS_PER_SECOND / elapsed * 100.0;
-    }
-    let [switch_share, store_share, guest_share] = shares;
+    let shares = share(&processes, WATCH)?;
+    let &[switch_share, store_share, guest_share] = &*shares else {
+        bail!("three processes have three shares")
+    };
     println!(
         "   of one core: plinth-switchd {switch_share:.1} %, plinth-stored {store_share:.1} %, \
          an emulated guest {guest_share:.1} %"
@@ -53,6 +48,20 @@ pub(crate) fn idle_node(_length: Length) -> Result<()> {
     let ours = switch_share + store_share;
     ensure!(ours < SHARE_MAX, "our daemons use {ours:.1} % of a core while nothing happens");
     Ok(())
+}
+
+/// What each process uses of one core over `watch`, in percent.
+pub(crate) fn share(processes: &[u32], watch: Duration) -> Result<Vec<f64>> {
+    let begin = Instant::now();
+    let before: Vec<f64> =
+        processes.iter().map(|process| ticks(*process)).collect::<Result<_>>()?;
+    thread::sleep(watch);
+    let elapsed = begin.elapsed().as_secs_f64();
+    let used = processes.iter().zip(before);
+    used.map(|(process, before)| {
+        Ok((ticks(*process)? - before) / TICKS_PER_SECOND / elapsed * 100.0)
+    })
+    .collect()
 }
 
 /// CPU time of a process and its threads, user and system.

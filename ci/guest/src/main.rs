@@ -7,6 +7,7 @@
 mod disk;
 mod idle;
 mod network;
+mod node;
 mod vm;
 
 use plinth_stage::runner::{self, Need, Test};
@@ -19,6 +20,16 @@ const GUEST: &[Need] = &[
     Need::Program("busybox", "busybox-static"),
 ];
 
+/// The demonstration lives at places that are the same for all, so nobody else may be there.
+const WHOLE: &[Need] = &[
+    Need::Root,
+    Need::Program("qemu-system-x86_64", "qemu-system-x86"),
+    Need::Program("busybox", "busybox-static"),
+    Need::Absent("/run/plinth"),
+    Need::Absent(node::RUN),
+    Need::Absent(node::STATE),
+];
+
 const fn test(name: &'static str, limit_seconds: u64, run: runner::Run) -> Test {
     Test { name, needs: GUEST, limit_seconds, run }
 }
@@ -29,6 +40,12 @@ const TESTS: &[Test] = &[
     test("guests_ping_across_two_nodes", 180, network::two_nodes),
     test("an_imported_disk_boots_by_itself", 180, disk::imported),
     test("an_idle_node_leaves_its_cores_alone", 180, idle::idle_node),
+    Test {
+        name: "two_nodes_come_up_outlive_their_control_and_leave_nothing",
+        needs: WHOLE,
+        limit_seconds: 300,
+        run: node::whole,
+    },
 ];
 
 fn main() -> ExitCode {

@@ -24,6 +24,8 @@ pub enum Need {
     Program(&'static str, &'static str),
     /// A file or device.
     Path(&'static str),
+    /// A path that the test will make and remove, and that must not be somebody's.
+    Absent(&'static str),
 }
 
 impl Need {
@@ -35,6 +37,9 @@ impl Need {
             Self::Program(name, package) => (!is_installed(name))
                 .then(|| format!("{name} is not installed; ci/setup installs {package}")),
             Self::Path(path) => (!Path::new(path).exists()).then(|| format!("there is no {path}")),
+            Self::Absent(path) => Path::new(path).exists().then(|| {
+                format!("{path} is there and may be in use; `make down` and move it away")
+            }),
         }
     }
 }
@@ -233,6 +238,8 @@ mod tests {
     fn unmet_needs_say_what_is_missing() {
         assert_eq!(Need::Path("/").unmet(), None);
         assert_eq!(Need::Path("/not/there").unmet().unwrap(), "there is no /not/there");
+        assert_eq!(Need::Absent("/not/there").unmet(), None);
+        assert!(Need::Absent("/").unmet().unwrap().contains("may be in use"));
         assert_eq!(Need::Program("sh", "dash").unmet(), None);
         let why = Need::Program("no-such-program", "some-package").unmet().unwrap();
         assert!(why.contains("ci/setup installs some-package"), "{why}");

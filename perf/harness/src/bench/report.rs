@@ -84,6 +84,9 @@ pub(crate) fn write(results: &Path, report: &Path) -> Result<()> {
 
 fn markdown(all: &[CaseResult]) -> String {
     let mut text = String::from(HEAD);
+    if all.is_empty() {
+        text.push_str("\nNo results are kept.\n");
+    }
     for result in all {
         let circumstances = &result.circumstances;
         let machine = &circumstances.machine;
@@ -136,7 +139,7 @@ fn row(series: &Series, ours: Option<f64>) -> String {
 }
 
 const HEAD: &str = "# Measured\n\n\
-    Made by `make bench` from `perf/results/`; how it is measured and what it does not say is in \
+    Made by `make bench` from the folder `results` beside this page; how it is measured and what it \
     [docs/perf.md](../docs/perf.md).\n\
     Every figure is the median of runs that took turns with the other contenders of its table.\n\
     A ratio above 1 means that ours is faster.\n";
