@@ -149,14 +149,11 @@ impl<D: Disk> Store<D> {
         if self.overlay.newest().is_some_and(|seq| seq > confirmed) {
             self.wants_confirm = true;
         }
-        let mut from = 0;
         while self.overlay.writing_count() < self.overlay.capacity() / 2 {
-            let Some((first, buffer, seqs)) =
-                self.overlay.next_run(from, confirmed, &mut self.io.pool)
+            let Some((first, buffer, seqs)) = self.overlay.next_run(confirmed, &mut self.io.pool)
             else {
                 break;
             };
-            from = first + seqs.len() as u64;
             let address = self.layout.data_address(first);
             self.io.write(address, buffer, Context::WriteBack { first, seqs });
         }

@@ -7,6 +7,7 @@
 //! one write; a block that is overwritten again before that is written back once.
 
 use crate::buffer::{BLOCK_SIZE, BufferPool, IoBuffer};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug)]
@@ -19,9 +20,15 @@ struct Deferred {
 #[derive(Debug)]
 pub(crate) struct Overlay {
     blocks: BTreeMap<u64, Deferred>,
+    /// How many blocks wait for each entry.
+    by_seq: BTreeMap<u64, u32>,
     /// Blocks that the disk is writing back.
     writing: BTreeSet<u64>,
     capacity: usize,
+    /// Where the next run is looked for, so that write backs go over the disk in one direction.
+    cursor: u64,
+    /// The newest confirmed entry at which everything that could be written back was.
+    exhausted_at: Option<u64>,
 }
 
 /// The most blocks in one write back.
@@ -29,7 +36,14 @@ const WRITE_BACK_MAX: usize = 32;
 
 impl Overlay {
     pub(crate) const fn new(capacity: usize) -> Self {
-        Self { blocks: BTreeMap::new(), writing: BTreeSet::new(), capacity }
+        Self {
+            blocks: BTreeMap::new(),
+            by_seq: BTreeMap::new(),
+            writing: BTreeSet::new(),
+            capacity,
+            cursor: 0,
+            exhausted_at: None,
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -57,12 +71,23 @@ impl Overlay {
     }
 
     pub(crate) fn put(&mut self, block: u64, seq: u64, bytes: &[u8], pool: &mut BufferPool) {
-        let deferred = self
-            .blocks
-            .entry(block)
-            .or_insert_with(|| Deferred { data: pool.take(BLOCK_SIZE), seq });
-        deferred.seq = seq;
-        deferred.data.as_bytes_mut().copy_from_slice(bytes);
+        *self.by_seq.entry(seq).or_insert(0) += 1;
+        let before = match self.blocks.entry(block) {
+            Entry::Occupied(mut place) => {
+                let deferred = place.get_mut();
+                deferred.data.as_bytes_mut().copy_from_slice(bytes);
+                Some(std::mem::replace(&mut deferred.seq, seq))
+            }
+            Entry::Vacant(place) => {
+                let mut data = pool.take(BLOCK_SIZE);
+                data.as_bytes_mut().copy_from_slice(bytes);
+                place.insert(Deferred { data, seq });
+                None
+            }
+        };
+        if let Some(before) = before {
+            self.uncount(before);
+        }
     }
 
     /// Forgets a block that nobody reads any more.
@@ -70,7 +95,17 @@ impl Overlay {
         if !self.blocks.is_empty()
             && let Some(deferred) = self.blocks.remove(&block)
         {
+            self.uncount(deferred.seq);
             pool.put(deferred.data);
+        }
+    }
+
+    fn uncount(&mut self, seq: u64) {
+        if let Some(count) = self.by_seq.get_mut(&seq) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_seq.remove(&seq);
+            }
         }
     }
 
@@ -90,17 +125,37 @@ impl Overlay {
 
     /// Whether a block of an entry before `seq` is still to be written back.
     pub(crate) fn has_before(&self, seq: u64) -> bool {
-        !self.writing.is_empty() || self.blocks.values().any(|deferred| deferred.seq < seq)
+        let oldest = self.by_seq.first_key_value();
+        !self.writing.is_empty() || oldest.is_some_and(|(&oldest, _)| oldest < seq)
     }
 
     /// The newest entry that a block waits for.
     pub(crate) fn newest(&self) -> Option<u64> {
-        self.blocks.values().map(|deferred| deferred.seq).max()
+        self.by_seq.last_key_value().map(|(&seq, _)| seq)
     }
 
-    /// The next run of neighbors from `from` on that may be written back: entries up to
-    /// `confirmed`. Gives the first block, the bytes, and each block's entry.
+    /// The next run of neighbors that may be written back: entries up to `confirmed`. Gives the
+    /// first block, the bytes, and each block's entry. When it gives nothing it has looked at
+    /// all, and looks again only after more is confirmed or something was written back.
     pub(crate) fn next_run(
+        &mut self,
+        confirmed: u64,
+        pool: &mut BufferPool,
+    ) -> Option<(u64, IoBuffer, Vec<u64>)> {
+        let has_old = self.by_seq.first_key_value().is_some_and(|(&seq, _)| seq <= confirmed);
+        if !has_old || self.exhausted_at == Some(confirmed) {
+            return None;
+        }
+        let found = self.run_from(self.cursor, confirmed, pool);
+        let found = found.or_else(|| self.run_from(0, confirmed, pool));
+        match &found {
+            Some((first, _, seqs)) => self.cursor = first + seqs.len() as u64,
+            None => self.exhausted_at = Some(confirmed),
+        }
+        found
+    }
+
+    fn run_from(
         &mut self,
         from: u64,
         confirmed: u64,
@@ -130,11 +185,13 @@ impl Overlay {
 
     /// A run is at its place. Blocks that were overwritten meanwhile stay.
     pub(crate) fn written(&mut self, first: u64, seqs: &[u64], pool: &mut BufferPool) {
+        self.exhausted_at = None;
         for (block, seq) in (first..).zip(seqs) {
             self.writing.remove(&block);
             if self.blocks.get(&block).is_some_and(|deferred| deferred.seq == *seq)
                 && let Some(deferred) = self.blocks.remove(&block)
             {
+                self.uncount(deferred.seq);
                 pool.put(deferred.data);
             }
         }
