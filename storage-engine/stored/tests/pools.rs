@@ -296,3 +296,48 @@ fn a_memory_disk_serves_and_forgets() {
     wait_for("the empty pool", || daemon.pools()[0].fault.is_none().then_some(()));
     assert!(daemon.volumes().is_empty());
 }
+
+/// A file system with less room than the pool's sparse file says, unmounted on drop.
+struct SmallTmpfs(std::path::PathBuf);
+
+impl SmallTmpfs {
+    fn mount(path: &Path) -> Option<Self> {
+        fs::create_dir(path).unwrap();
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=24m", "plinth-test"])
+            .arg(path)
+            .output();
+        mount.is_ok_and(|output| output.status.success()).then(|| Self(path.into()))
+    }
+}
+
+impl Drop for SmallTmpfs {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_device_that_refuses_writes_leaves_its_pool_read_only_with_the_reason() {
+    let folder = Folder::new();
+    let Some(small) = SmallTmpfs::mount(&folder.path("small")) else {
+        println!("skipped: no right to mount a tmpfs");
+        return;
+    };
+    let daemon = Daemon::start(&folder);
+    let (device, socket) = (small.0.join("pool"), folder.path("blk.sock"));
+    daemon.format(&device, 128 * MIB);
+    daemon.apply(config(1, &device, &[]));
+    daemon.create(VOLUME, 64 * MIB).unwrap();
+    daemon.apply(config(2, &device, &[attachment(VOLUME, &socket, 1)]));
+    let mut guest = Guest::boot(&socket, 1);
+    assert_eq!(guest.write(0, &bytes(1, 4096)), OK);
+    let step = (DATA_MAX / 512) as u64;
+    let written = (1..200).take_while(|at| guest.write(at * step, &bytes(*at, DATA_MAX)) == OK);
+    assert!(written.count() < 100, "the device had room");
+    let fault = daemon.pools()[0].fault.clone().unwrap();
+    assert!(fault.contains("read-only") && fault.contains("errno 28"), "{fault}");
+    assert!(guest.read(0, 4096) == bytes(1, 4096), "reads go on");
+    drop(guest);
+    assert_eq!(daemon.stop(), Some(0), "and it ends in order");
+}
