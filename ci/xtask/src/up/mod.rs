@@ -98,3 +98,33 @@ fn refuse_another(layout: &Layout) -> Result<()> {
 fn text(path: &Path) -> String {
     path.display().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    /// A root folder with nothing in it lacks everything that is looked for below it.
+    #[test]
+    fn the_preflight_names_every_lack_with_its_remedy() {
+        let root = std::env::temp_dir().join(format!("plinth-bare-{}", std::process::id()));
+        std::fs::create_dir_all(root.join("proc/sys/kernel")).unwrap();
+        std::fs::write(root.join("proc/sys/kernel/io_uring_disabled"), "2\n").unwrap();
+        std::fs::write(root.join("proc/sys/kernel/osrelease"), "4.19.0\n").unwrap();
+        let output = Command::new(crate::shell::root().join("ci/preflight"))
+            .env("ROOT", &root)
+            .output()
+            .unwrap();
+        std::fs::remove_dir_all(&root).unwrap();
+        assert!(!output.status.success());
+        let said = String::from_utf8(output.stderr).unwrap();
+        for lack in ["Debian", "/dev/net/tun", "memory: 0", "io_uring", "this is 4.19.0", "disk: 0"]
+        {
+            assert!(said.contains(lack), "{lack}: {said}");
+        }
+        let lacks = said.lines().filter(|line| line.starts_with("missing: ")).count();
+        let remedies = said.lines().filter(|line| line.starts_with("  mend it: ")).count();
+        assert!(lacks >= 6, "{said}");
+        assert_eq!(lacks, remedies, "{said}");
+        assert!(said.ends_with("Nothing was changed.\n"), "{said}");
+    }
+}
