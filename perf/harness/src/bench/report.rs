@@ -139,8 +139,8 @@ fn row(series: &Series, ours: Option<f64>) -> String {
 }
 
 const HEAD: &str = "# Measured\n\n\
-    Made by `make bench` from the folder `results` beside this page; how it is measured and what it \
-    [docs/perf.md](../docs/perf.md).\n\
+    Made by `make bench` from the results beside this page; how it is measured and what it does \
+    not say is in [docs/perf.md](../docs/perf.md).\n\
     Every figure is the median of runs that took turns with the other contenders of its table.\n\
     A ratio above 1 means that ours is faster.\n";
 
