@@ -41,8 +41,8 @@ impl Cluster {
 
     /// A node joins with the token whose secret has this digest.
     ///
-    /// A node that was cut off before the answer came may join again with the same token and
-    /// name: the token is then used by that very node.
+    /// The token is spent by it, also when the answer is lost on its way: the node then needs
+    /// another token and another name.
     pub fn node_join(
         &self,
         digest: &str,
