@@ -9,6 +9,7 @@
 //! | `wire-headers` | a guest or the wire | `dataplane/wire` |
 //! | `switch-guest`, `switch-uplink` | a guest, the wire | `dataplane/vswitch` |
 //! | `control-frame` | anyone who reaches the QUIC port | `control/api` |
+//! | `store-metadata`, `store-disk` | a disk that lies | `storage-engine/store` |
 //! | `switch-request`, `store-request` | whoever may open the unix socket | the two `-api` crates |
 
 use crate::runner::Target;
@@ -37,6 +38,8 @@ pub fn all() -> Vec<Target> {
             seeds: switch_packets,
         },
         Target { name: "control-frame", run: frame::fuzz_frame, seeds: control_frames },
+        Target { name: "store-metadata", run: store_metadata, seeds: store_patches },
+        Target { name: "store-disk", run: store_disk, seeds: store_disks },
         Target { name: "switch-request", run: switch_request, seeds: switch_requests },
         Target { name: "store-request", run: store_request, seeds: store_requests },
     ]
@@ -94,6 +97,32 @@ fn device(choice: u8) -> Vec<u8> {
     let mut image = vec![0; 0x6000];
     own.memory.copy_out(GuestAddress(base), &mut image).expect(why);
     [&[choice, 0][..], &image].concat()
+}
+
+/// A store whose metadata was written by somebody else. That it mounts is as good as that it
+/// does not; a panic is the finding.
+fn store_metadata(data: &[u8]) {
+    plinth_disks::hostile::mount_patched(data);
+}
+
+/// A disk of any bytes at all.
+fn store_disk(data: &[u8]) {
+    plinth_disks::hostile::mount_bytes(data);
+}
+
+/// Patches of eight bytes for `mount_patched`: page, byte, length, checksum or not, bytes.
+fn store_patches() -> Vec<Vec<u8>> {
+    let one = |page: u8, byte: u8| vec![page, 0, byte, 0, 3, 1, 0xff, 0x01];
+    let mut seeds: Vec<_> = (0..8).map(|page| one(page, page * 16)).collect();
+    seeds.push(seeds.concat());
+    seeds
+}
+
+/// Nothing, and pages that begin as ours do.
+fn store_disks() -> Vec<Vec<u8>> {
+    let mut page = vec![0; 4096];
+    page[..8].copy_from_slice(b"PLNsuper");
+    vec![Vec::new(), page.clone(), page.repeat(3)]
 }
 
 fn switch_packets() -> Vec<Vec<u8>> {
