@@ -211,15 +211,23 @@ impl DeviceQueue {
         Ok(())
     }
 
-    /// Takes back the newest `heads` that were popped: they will be popped again. For a receive
-    /// queue that has not buffers enough for a packet.
+    /// Takes back the newest `heads` that were popped, in the order of popping: they will be
+    /// popped again. For a receive queue that has not buffers enough for a packet.
+    ///
+    /// With an in-flight record their marks stand, and they wait as leftovers do: the record's
+    /// sum, used index + marks = next entry, is then true at every moment a kill may come.
     ///
     /// # Panics
-    /// If a head was not taken, or there is an in-flight record, which knows no such step.
+    /// If a head was not taken.
     pub fn rewind(&mut self, heads: &[u16]) {
-        assert!(self.inflight.is_none(), "a recorded chain cannot be taken back");
         for head in heads {
             self.unmark(*head);
+        }
+        if self.inflight.is_some() {
+            for head in heads.iter().rev() {
+                self.leftover.push_front(*head);
+            }
+            return;
         }
         let count = u16::try_from(heads.len()).expect("no more heads are taken than a ring has");
         self.next_available = self.next_available.wrapping_sub(count);

@@ -49,7 +49,7 @@ impl DeviceClass for NetClass {
     }
 
     fn keeps_inflight(&self) -> bool {
-        false
+        true
     }
 
     fn offers_config(&self) -> bool {
