@@ -8,7 +8,7 @@
 use plinth_dpdk::{
     DeviceName, Eal, EalConfig, EalError, EthDev, EthOptions, Mbuf, Memory, Mempool, OpenError,
 };
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The process's environment, started by whichever test comes first.
 fn eal() -> Eal {
@@ -22,6 +22,13 @@ fn eal() -> Eal {
     })
 }
 
+/// Lets one test at a time at DPDK's memory: one of them takes all there is, and gives it back.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    // A test that failed while it had the turn says so itself.
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A pool of the test's own, so that its books can be checked.
 fn pool() -> Mempool {
     Mempool::new(eal(), 511, 2048).unwrap()
@@ -33,6 +40,7 @@ fn name(text: &str) -> DeviceName {
 
 #[test]
 fn ordinary_pages_are_said_to_be_ordinary_and_no_file_is_left() {
+    let _turn = turn();
     assert_eq!(eal().memory(), Memory::OrdinaryPages);
     let ours = format!("plinth-{}", std::process::id());
     for folder in ["/var/run/dpdk", "/tmp/dpdk"] {
@@ -42,12 +50,14 @@ fn ordinary_pages_are_said_to_be_ordinary_and_no_file_is_left() {
 
 #[test]
 fn a_second_start_is_refused() {
+    let _turn = turn();
     eal();
     assert!(matches!(Eal::init(&EalConfig::default()), Err(EalError::StartedBefore)));
 }
 
 #[test]
 fn a_buffer_grows_at_both_ends_up_to_its_room() {
+    let _turn = turn();
     let mut mbuf = pool().take().unwrap();
     assert!(mbuf.is_empty());
     mbuf.append(3).unwrap().copy_from_slice(b"def");
@@ -68,6 +78,7 @@ fn a_buffer_grows_at_both_ends_up_to_its_room() {
 
 #[test]
 fn a_dropped_buffer_goes_back_and_an_empty_pool_says_so() {
+    let _turn = turn();
     let pool = Mempool::new(eal(), 63, 256).unwrap();
     let mut held = Vec::new();
     while let Some(mbuf) = pool.take() {
@@ -84,12 +95,14 @@ fn a_dropped_buffer_goes_back_and_an_empty_pool_says_so() {
 
 #[test]
 fn a_pool_that_does_not_fit_names_the_remedy() {
+    let _turn = turn();
     let error = Mempool::new(eal(), 1 << 20, 9000).unwrap_err();
     assert!(error.to_string().contains("more memory"), "{error}");
 }
 
 #[test]
 fn packets_sent_into_a_ring_come_back_in_order_and_no_buffer_is_lost() {
+    let _turn = turn();
     let pool = pool();
     let (device, mut queue) =
         EthDev::open(eal(), &name("net_ring0"), &pool, &EthOptions::default()).unwrap();
@@ -119,6 +132,7 @@ fn packets_sent_into_a_ring_come_back_in_order_and_no_buffer_is_lost() {
 
 #[test]
 fn what_a_full_device_does_not_take_stays_with_the_sender() {
+    let _turn = turn();
     let pool = Mempool::new(eal(), 2047, 256).unwrap();
     let (_device, mut queue) =
         EthDev::open(eal(), &name("net_ring1"), &pool, &EthOptions::default()).unwrap();
@@ -148,6 +162,7 @@ fn what_a_full_device_does_not_take_stays_with_the_sender() {
 
 #[test]
 fn receiving_stops_at_the_room_that_the_caller_gave() {
+    let _turn = turn();
     let (_device, mut queue) =
         EthDev::open(eal(), &name("net_null0"), &pool(), &EthOptions::default()).unwrap();
     let mut received = Vec::with_capacity(5);
@@ -159,6 +174,7 @@ fn receiving_stops_at_the_room_that_the_caller_gave() {
 
 #[test]
 fn a_device_is_refused_twice_and_closed_with_its_last_owner() {
+    let _turn = turn();
     let pool = pool();
     let open = || EthDev::open(eal(), &name("net_null1"), &pool, &EthOptions::default());
     let (device, queue) = open().unwrap();
@@ -172,6 +188,7 @@ fn a_device_is_refused_twice_and_closed_with_its_last_owner() {
 
 #[test]
 fn an_interface_that_is_missing_is_named_with_dpdks_own_words() {
+    let _turn = turn();
     let missing = name("net_af_packet7,iface=plinth-none");
     let error = EthDev::open(eal(), &missing, &pool(), &EthOptions::default()).unwrap_err();
     let OpenError::Attach { device, log, .. } = &error else { panic!("{error}") };
@@ -181,6 +198,7 @@ fn an_interface_that_is_missing_is_named_with_dpdks_own_words() {
 
 #[test]
 fn a_driver_that_does_not_exist_is_refused() {
+    let _turn = turn();
     let none = name("net_nonesuch0");
     let error = EthDev::open(eal(), &none, &pool(), &EthOptions::default()).unwrap_err();
     assert!(matches!(error, OpenError::Attach { .. }), "{error}");
@@ -188,6 +206,7 @@ fn a_driver_that_does_not_exist_is_refused() {
 
 #[test]
 fn what_a_registered_thread_left_in_its_cache_is_the_next_ones() {
+    let _turn = turn();
     let pool = pool();
     let eal = eal();
     let take_all = move |count: usize| {
