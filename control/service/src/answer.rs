@@ -10,7 +10,7 @@ use plinth_api::{
     VmCreate, VolumeCreate,
 };
 use plinth_client::Token;
-use plinth_ids::Name;
+use plinth_ids::{Name, NodeId};
 use plinth_planner::{Change, Cluster, Key, Observed, State as ResourceState};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -212,13 +212,12 @@ async fn vm_create(shared: &Shared, request: VmCreate) -> Result<Answer, Refusal
     let name = request.name.clone();
     let plan = |cluster: &Cluster, observed: &Observed| {
         let change = cluster.vm_create(&request, observed, now())?;
-        Ok((change.writes.iter().find_map(system_volume), change))
+        let system = change.writes.iter().find_map(system_volume);
+        Ok((system.zip(change.writes.iter().find_map(node_of_vm)), change))
     };
-    let system = shared.store.transact(plan).await?;
-    if let Some(system) = system
-        && let Some(link) = shared.link_of(&system).await
-    {
-        link.act_now(&system).await?;
+    // The node is read off the plan: when the refusal is quick, the records are gone by now.
+    if let Some((system, node)) = shared.store.transact(plan).await? {
+        shared.link(node).act_now(&system).await?;
         is_made(shared, &name).await?;
     }
     if request.start {
@@ -233,6 +232,14 @@ fn system_volume(write: &plinth_planner::Write) -> Option<Key> {
         plinth_planner::Write::Put(plinth_planner::Record::Volume(volume)) => {
             Some(Key::Volume(volume.name.clone()))
         }
+        _ => None,
+    }
+}
+
+/// Where a new VM was placed, read off its record.
+fn node_of_vm(write: &plinth_planner::Write) -> Option<NodeId> {
+    match write {
+        plinth_planner::Write::Put(plinth_planner::Record::Vm(vm)) => Some(vm.node),
         _ => None,
     }
 }

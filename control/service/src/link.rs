@@ -8,6 +8,7 @@ use plinth_api::{
 use plinth_client::{CallError, ConnectError, Dialer, Exchange, Peer, certificate_name};
 use plinth_ids::{Epoch, NodeId};
 use plinth_planner::{Act, Cluster, Key, Observed};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -22,6 +23,8 @@ const ACT_LIMIT: Duration = Duration::from_secs(120);
 const PATIENCE_SECONDS: u64 = 5;
 /// How long an act rests that its node could not carry out.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// How many refusals are kept for those who were overtaken.
+const REFUSED_MAX: usize = 64;
 
 /// Keeps one agent in step with the records.
 #[derive(Debug)]
@@ -33,6 +36,9 @@ pub struct Link {
     /// Held while an act is carried out: a node does one at a time, and each is read off the
     /// records under this lock, so that a late answer never meets a record that moved on.
     work: Mutex<()>,
+    /// Why a node refused what it was given last for a key, for whoever asked for it and was
+    /// overtaken by [`Link::run`]. Newer answers take the place of older ones.
+    refused: Mutex<BTreeMap<Key, Refusal>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +56,8 @@ pub(crate) enum LinkError {
 impl Link {
     pub(crate) fn new(node: NodeId, store: Arc<Store>, dialer: Arc<Dialer>) -> Arc<Self> {
         let (peer, work) = (Mutex::new(None), Mutex::new(()));
-        Arc::new(Self { node, store, dialer, peer, work })
+        let refused = Mutex::new(BTreeMap::new());
+        Arc::new(Self { node, store, dialer, peer, work, refused })
     }
 
     /// Probes, pushes and works for ever.
@@ -193,10 +200,14 @@ impl Link {
         self.act(key).await
     }
 
-    /// Carries out what is due for a record now.
+    /// Carries out what is due for a record that was just committed, or says what came of it
+    /// where that was done meanwhile.
     pub(crate) async fn act_now(&self, key: &Key) -> Result<(), Refusal> {
         let _guard = self.work.lock().await;
-        self.act(key).await
+        let acted = self.act(key).await;
+        let told = self.refused.lock().await.remove(key);
+        acted?;
+        told.map_or(Ok(()), Err)
     }
 
     async fn act(&self, key: &Key) -> Result<(), Refusal> {
@@ -205,6 +216,17 @@ impl Link {
             self.carry_out(act).await?;
         }
         Ok(())
+    }
+
+    async fn remember(&self, key: &Key, answer: &Result<AgentAnswer, Refusal>) {
+        let mut refused = self.refused.lock().await;
+        match answer {
+            Ok(_) => refused.remove(key),
+            Err(refusal) => refused.insert(key.clone(), refusal.clone()),
+        };
+        if refused.len() > REFUSED_MAX {
+            refused.pop_first();
+        }
     }
 
     /// Sends one act and settles its answer. The caller holds the work lock.
@@ -217,6 +239,7 @@ impl Link {
             Ok(reply) => reply.result,
             Err(err) => Err(self.unreachable(&act.key, &err).await),
         };
+        self.remember(&act.key, &answer).await;
         self.store.change(|cluster, _| Ok(cluster.settle(act, &answer))).await?;
         answer.map(drop)
     }

@@ -81,6 +81,23 @@ async fn what_a_node_refuses_is_told_and_forgotten() {
     running.volume("data-1").await.unwrap();
 }
 
+/// Between the commit of a VM and its act, the link's own loop may carry the act out: whoever
+/// asked was then told that the VM is gone, and not why.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_reaches_whoever_asked_however_quick_it_is() {
+    let (lab, running, _) = furnished().await;
+    lab.agent.state().refusal = Some(Refusal::new(Code::NoRoom, "the pool is full"));
+    let ask = |vm_name: String| running.ask(Request::VmCreate(vm(&vm_name)));
+    for round in 0..8 {
+        let one = |number: u32| ask(format!("web-{round}-{number}"));
+        let (a, b, c, d) = tokio::join!(one(0), one(1), one(2), one(3));
+        for answer in [a, b, c, d] {
+            assert_eq!(answer.unwrap_err().text, "the pool is full");
+        }
+    }
+    assert!(running.service.cluster().await.vms.is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_node_could_not_try_is_done_after_a_restart() {
     let (lab, running, registry) = furnished().await;
