@@ -122,9 +122,9 @@ impl Contender {
             _ => bail!("{} serves no disks", self.name()),
         };
         // Every block exists before it is measured: a hole costs a disk nothing.
-        let mut fill = perf(scratch, "blk", seconds)?;
+        let mut fill = perf(scratch, "blk", FILL_SECONDS)?;
         fill.arg("--socket").arg(&socket).args(["--order", "seq", "--block-size", "131072"]);
-        fill.args(["--depth", "16", "--writes", "100", "--warm-up", "0", "--seconds", "120"]);
+        fill.args(["--depth", "16", "--writes", "100", "--warm-up", "0"]);
         fill.args(["--flush-every", "4096", "--count", &(DISK / 131_072).to_string()]);
         output(&mut fill).context("filling the disk")?;
         let mut command = perf(scratch, "blk", seconds)?;
@@ -173,6 +173,9 @@ impl Contender {
         Ok(Run { figure: result.received_pps, p50, p99, losses: result.lost, command })
     }
 }
+
+/// The longest that filling the disk may take; it ends when the disk is full.
+const FILL_SECONDS: f64 = 120.0;
 
 fn free_hugepages() -> u64 {
     let path = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
@@ -236,18 +239,19 @@ fn qemu_storage_daemon(scratch: &Scratch, folder: &Path) -> Result<(PathBuf, Dae
 }
 
 fn testpmd(scratch: &Scratch, sockets: &[PathBuf; 2]) -> Result<Daemon> {
-    // Its standard input must stay open, or it ends; a shell's sleep holds it.
+    // Its standard input must stay open, or it ends: a pipe that it opens for writing too.
     let script = format!(
-        "sleep 600 | exec dpdk-testpmd --lcores 0@0,1@1 --main-lcore 0 -n 1 --no-huge -m 512 \
+        "mkfifo {input} && exec dpdk-testpmd --lcores 0@0,1@1 --main-lcore 0 -n 1 --no-huge -m 512 \
          --no-pci --no-shconf --file-prefix plt{} --vdev net_vhost0,iface={} \
          --vdev net_vhost1,iface={} -- --nb-cores=1 --forward-mode=io --auto-start \
-         --no-mlockall --total-num-mbufs=8192",
+         --no-mlockall --total-num-mbufs=8192 <>{input}",
         std::process::id(),
         sockets[0].display(),
-        sockets[1].display()
+        sockets[1].display(),
+        input = scratch.join("testpmd.input").display(),
     );
-    let mut command = Command::new("setsid");
-    command.args(["--wait", "bash", "-c", &script]);
+    let mut command = Command::new("bash");
+    command.args(["-c", &script]);
     let daemon = Daemon::start("testpmd", command, &scratch.join("testpmd.log"))?;
     until(START, "testpmd listens", || sockets.iter().all(|socket| socket.exists()))?;
     Ok(daemon)
