@@ -28,13 +28,14 @@ pub(crate) struct UpOptions {
     nodes: u8,
 }
 
-const STEPS: usize = 10;
+/// Besides one for each node.
+const STEPS: usize = 8;
 
 pub(crate) fn up(options: &UpOptions) -> Result<()> {
     need_root()?;
     let layout = Layout::new(options.nodes);
     refuse_another(&layout)?;
-    let mut steps = Steps::new(STEPS);
+    let mut steps = Steps::new(STEPS + layout.numbers().count());
 
     steps.begin("makes the guest image");
     let image = plinth_guest_image::build(&crate::shell::root().join("target/guest-image"))?;
@@ -48,9 +49,6 @@ pub(crate) fn up(options: &UpOptions) -> Result<()> {
         if number == 1 {
             cli.wait_for_service()?;
         }
-    }
-    if layout.numbers().count() == 1 {
-        steps.skip();
     }
     steps.begin("waits for every node");
     cli.wait_for_nodes(layout.numbers().count() as u64)?;

@@ -27,11 +27,6 @@ impl Steps {
         self.begun = Some((what.to_owned(), Instant::now()));
     }
 
-    /// A step that this layout does not have.
-    pub(super) fn skip(&mut self) {
-        self.all -= 1;
-    }
-
     pub(super) fn end(&mut self) {
         self.finish();
         if self.is_terminal {
