@@ -21,6 +21,7 @@
 mod affinity;
 mod clock;
 mod counting;
+mod descriptor;
 mod epoll;
 mod inbox;
 mod signals;
@@ -31,6 +32,7 @@ mod worker;
 pub use affinity::{AffinityError, allow_all_cpus, allowed_cpus, pin_to};
 pub use clock::{Clock, cycles};
 pub use counting::{CountingAllocator, allocations};
+pub use descriptor::replace_descriptor;
 pub use inbox::{Inbox, InboxSender, SendError, inbox};
 pub use signals::StopSignals;
 pub use stats::{StatsSnapshot, WorkerStats};

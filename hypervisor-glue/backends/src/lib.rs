@@ -28,6 +28,6 @@ mod slots;
 
 pub use kicks::KickChange;
 pub use plinth_vhost::{
-    Device, DeviceOptions, DeviceStatus, DeviceToken, QueueChange, QueueEvent, ServeError,
-    Shrinkable, WorkerLink,
+    Device, DeviceOptions, DeviceStatus, DeviceToken, HandOverError, HandOverLine, HandedDevice,
+    QueueChange, QueueEvent, ServeError, Shrinkable, WorkerLink,
 };

@@ -92,6 +92,28 @@ pub(crate) fn acknowledge_enable(mut socket: &UnixStream, is_done: bool) -> io::
     socket.write_all(&reply)
 }
 
+/// The messages in which a frontend agrees on features and on protocol features, as it sent them
+/// to the process before this one.
+pub(crate) fn agreement([features, protocol_features]: [u64; 2]) -> [Vec<u8>; 4] {
+    let message = |request: FrontendReq, body: Option<u64>| {
+        let body = body.map(u64::to_le_bytes);
+        let body = body.as_ref().map_or(&[][..], |bytes| &bytes[..]);
+        let length = u32::try_from(body.len()).expect("it has eight bytes or none");
+        let mut message = Vec::with_capacity(HEADER + body.len());
+        for word in [u32::from(request), VERSION, length] {
+            message.extend(word.to_le_bytes());
+        }
+        message.extend(body);
+        message
+    };
+    [
+        message(FrontendReq::GET_FEATURES, None),
+        message(FrontendReq::SET_FEATURES, Some(features)),
+        message(FrontendReq::GET_PROTOCOL_FEATURES, None),
+        message(FrontendReq::SET_PROTOCOL_FEATURES, Some(protocol_features)),
+    ]
+}
+
 fn word(bytes: &[u8], at: usize) -> u32 {
     let word = bytes[at..].first_chunk().expect("messages are read whole");
     u32::from_le_bytes(*word)
@@ -104,6 +126,15 @@ pub(crate) struct Backchannel {
 }
 
 impl Backchannel {
+    /// A channel that another process has handed over.
+    pub(crate) const fn from_stream(stream: UnixStream) -> Self {
+        Self { stream }
+    }
+
+    pub(crate) fn into_stream(self) -> UnixStream {
+        self.stream
+    }
+
     /// Sends CONFIG_CHANGE_MSG, without asking for an answer.
     pub(crate) fn announce_config_change(&mut self) -> io::Result<()> {
         let mut message = [0; HEADER];

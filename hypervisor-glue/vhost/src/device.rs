@@ -2,12 +2,14 @@
 //! One device: its socket, its thread, its life.
 
 use crate::event::{DeviceClass, DeviceToken, WorkerLink};
+use crate::handover::{HandedConnection, HandedDevice};
 use crate::listen::{ServeError, SocketFile};
 use crate::server::{Server, Shared};
 use plinth_guest_memory::Shrinkable;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// How one device is served.
 #[derive(Clone, Debug)]
@@ -48,16 +50,73 @@ impl Device {
         class: Arc<dyn DeviceClass>,
         worker: WorkerLink,
     ) -> Result<Self, ServeError> {
+        let socket = SocketFile::bind(&options.socket)?;
+        Self::start(socket, options, class, worker, None)
+    }
+
+    /// Goes on with a device that another process has handed over: its rings are polled again,
+    /// and its frontend has noticed nothing. A connection that cannot be gone on with (another
+    /// number of rings, features that are not offered any more) is closed, the reason noted, and
+    /// its frontend connects again.
+    ///
+    /// # Errors
+    /// When no thread or descriptor is left. The device is as it was handed over only for the
+    /// process that handed it over and kept its own descriptors.
+    pub fn take_over(
+        options: DeviceOptions,
+        class: Arc<dyn DeviceClass>,
+        worker: WorkerLink,
+        handed: HandedDevice,
+    ) -> Result<Self, ServeError> {
+        let HandedDevice { listener, connection, .. } = handed;
+        let socket = SocketFile::adopt(listener, &options.socket);
+        Self::start(socket, options, class, worker, connection)
+    }
+
+    fn start(
+        socket: SocketFile,
+        options: DeviceOptions,
+        class: Arc<dyn DeviceClass>,
+        worker: WorkerLink,
+        handed: Option<HandedConnection>,
+    ) -> Result<Self, ServeError> {
         let path = options.socket.clone();
         let start = |source| ServeError::Start { path: path.clone(), source };
-        let socket = SocketFile::bind(&options.socket)?;
         let shared = Arc::new(Shared::new().map_err(start)?);
-        let server = Server::new(socket, options, class, worker, shared.clone()).map_err(start)?;
+        let mut server =
+            Server::new(socket, options, class, worker, shared.clone()).map_err(start)?;
+        let serve = move || {
+            if let Some(handed) = handed {
+                server.adopt(handed);
+            }
+            server.run();
+        };
         let thread = std::thread::Builder::new()
             .name("vhost-user".to_owned())
-            .spawn(move || server.run())
+            .spawn(serve)
             .map_err(start)?;
         Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Asks the device to make itself ready for another process: its rings leave the worker.
+    /// Returns at once, so that several devices do it side by side.
+    pub fn begin_hand_over(&self) {
+        self.shared.request_hand_over();
+    }
+
+    /// The device without a process, to be sent to another one or taken over by this one again.
+    /// Its socket goes on listening.
+    ///
+    /// # Errors
+    /// Gives the device back when it was not ready within `patience`, because requests are under
+    /// way that do not end or a frontend is in the middle of a message: then it goes on here.
+    pub fn finish_hand_over(mut self, patience: Duration) -> Result<HandedDevice, Self> {
+        let Some(handed) = self.shared.wait_for_hand_over(patience) else { return Err(self) };
+        if let Some(thread) = self.thread.take() {
+            // It ends by itself after it has handed over.
+            let _ = thread.join();
+        }
+        Ok(handed)
     }
 
     /// Tells the frontend that the configuration space has changed, such as a disk's size. One
@@ -82,8 +141,8 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        self.shared.request_stop();
         if let Some(thread) = self.thread.take() {
+            self.shared.request_stop();
             // A panic of the thread has been reported by the hook that aborts, or by the test.
             let _ = thread.join();
         }

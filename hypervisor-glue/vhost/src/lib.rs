@@ -31,6 +31,7 @@
 mod backchannel;
 mod device;
 mod event;
+mod handover;
 mod listen;
 mod protocol;
 mod ring;
@@ -41,5 +42,6 @@ pub use event::{
     ConfigRefusal, DeviceClass, DeviceToken, QueueChange, QueueEvent, StartedQueue, StopTicket,
     WorkerLink,
 };
+pub use handover::{HandOverError, HandOverLine, HandedDevice};
 pub use listen::ServeError;
 pub use plinth_guest_memory::Shrinkable;

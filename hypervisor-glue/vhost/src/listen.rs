@@ -52,6 +52,16 @@ impl SocketFile {
         listener.set_nonblocking(true).map_err(listen)?;
         Ok(Self { listener, path: own(), identity: identity(path) })
     }
+
+    /// Goes on with a socket that another process listened on.
+    pub(crate) fn adopt(listener: UnixListener, path: &Path) -> Self {
+        Self { listener, path: path.to_path_buf(), identity: identity(path) }
+    }
+
+    /// Leaves the file where it is: somebody else listens from now on.
+    pub(crate) fn keep_file(&mut self) {
+        self.identity = None;
+    }
 }
 
 impl Drop for SocketFile {

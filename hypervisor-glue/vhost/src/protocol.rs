@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What each message of a frontend does. One `Protocol` is one connection.
 
+use crate::DeviceOptions;
 use crate::event::{DeviceClass, QueueChange, QueueEvent, StartedQueue, StopTicket, WorkerLink};
+use crate::handover::{HandedRecord, HandedRing, HandedState};
 use crate::ring::{RequestError, Ring, used_index};
 use crate::server::Shared;
-use crate::{DeviceOptions, Shrinkable};
 use crossbeam_channel::RecvTimeoutError;
 use plinth_guest_memory::{GuestAddress, GuestMemory, REGIONS_MAX, RegionSpec};
 use plinth_virtio::{DeviceQueue, Inflight, Notifier, QUEUE_SIZE_MAX, RingFeatures};
@@ -41,7 +42,11 @@ pub(crate) struct Protocol {
     features: u64,
     protocol_features: u64,
     memory: Arc<GuestMemory>,
+    /// What `memory` was mapped from, for a process that comes after this one.
+    regions: Vec<(RegionSpec, File)>,
     inflight: Option<Inflight>,
+    /// The file of `inflight`, for the same.
+    record: Option<HandedRecord>,
     rings: Vec<Ring>,
 }
 
@@ -62,9 +67,72 @@ impl Protocol {
             features: 0,
             protocol_features: 0,
             memory,
+            regions: Vec::new(),
             inflight: None,
+            record: None,
             rings,
         }
+    }
+
+    /// Goes on where another process has handed its connection over. No ring runs yet:
+    /// [`Protocol::resume`] starts them.
+    pub(crate) fn adopt(&mut self, handed: HandedState) -> Result<(), RequestError> {
+        let HandedState { features, protocol_features, regions, record, rings } = handed;
+        if rings.len() != self.rings.len() {
+            let (found, wanted) = (rings.len(), self.rings.len());
+            return Err(RequestError::HandedRings { found, wanted });
+        }
+        (self.features, self.protocol_features) = (features, protocol_features);
+        let shrinkable = self.options.shrinkable;
+        let mut memory = GuestMemory::default();
+        for (spec, file) in &regions {
+            memory = memory
+                .with_region(*spec, file, shrinkable)
+                .map_err(|source| RequestError::Memory { source })?;
+        }
+        self.memory = Arc::new(memory);
+        self.regions = regions;
+        if let Some(record) = record {
+            self.inflight = Some(self.open_record(&record)?);
+            self.record = Some(record);
+        }
+        for (own, handed) in self.rings.iter_mut().zip(rings) {
+            let HandedRing { size, addresses, base, kick, call, error, is_started, is_enabled } =
+                handed;
+            let running = None;
+            *own =
+                Ring { size, addresses, base, kick, call, error, is_started, is_enabled, running };
+        }
+        Ok(())
+    }
+
+    /// Hands to the worker every ring that the frontend has started.
+    pub(crate) fn resume(&mut self) -> Result<(), RequestError> {
+        self.start_all()
+    }
+
+    /// Takes every ring back and gives away all that the frontend has said and brought.
+    pub(crate) fn hand_over(&mut self) -> HandedState {
+        self.take_back_all();
+        let rings = std::mem::take(&mut self.rings);
+        let handed = |ring: Ring| {
+            let Ring { size, addresses, base, kick, call, error, is_started, is_enabled, .. } =
+                ring;
+            HandedRing { size, addresses, base, kick, call, error, is_started, is_enabled }
+        };
+        HandedState {
+            features: self.features,
+            protocol_features: self.protocol_features,
+            regions: std::mem::take(&mut self.regions),
+            record: self.record.take(),
+            rings: rings.into_iter().map(handed).collect(),
+        }
+    }
+
+    fn open_record(&self, record: &HandedRecord) -> Result<Inflight, RequestError> {
+        let HandedRecord { file, offset, length, queues, size } = record;
+        Inflight::open(file, *offset, *length, *queues, *size, self.options.shrinkable)
+            .map_err(|source| RequestError::Inflight { source })
     }
 
     /// Whether rings are enabled by message. Before that was agreed, they are when started.
@@ -258,9 +326,15 @@ impl VhostUserBackendReqHandlerMut for Protocol {
         self.exchange(|protocol| {
             // The old table goes first: a guest with much memory is not mapped twice.
             protocol.memory = Arc::new(GuestMemory::default());
-            let memory = GuestMemory::map(table, shrinkable)
-                .map_err(|source| RequestError::Memory { source })?;
+            protocol.regions.clear();
+            let mut memory = GuestMemory::default();
+            for (spec, file) in &table {
+                memory = memory
+                    .with_region(*spec, file, shrinkable)
+                    .map_err(|source| RequestError::Memory { source })?;
+            }
             protocol.memory = Arc::new(memory);
+            protocol.regions = table;
             Ok(None)
         })
     }
@@ -414,11 +488,11 @@ impl VhostUserBackendReqHandlerMut for Protocol {
 
     fn set_inflight_fd(&mut self, inflight: &VhostUserInflight, file: File) -> VhostResult<()> {
         let (queues, size) = self.inflight_shape(inflight).map_err(failure)?;
-        let shrinkable: Shrinkable = self.options.shrinkable;
         let (offset, length) = (inflight.mmap_offset, inflight.mmap_size);
         self.exchange(|protocol| {
-            let opened = Inflight::open(&file, offset, length, queues, size, shrinkable);
-            protocol.inflight = Some(opened.map_err(|source| RequestError::Inflight { source })?);
+            let record = HandedRecord { file, offset, length, queues, size };
+            protocol.inflight = Some(protocol.open_record(&record)?);
+            protocol.record = Some(record);
             Ok(())
         })
     }
@@ -439,6 +513,7 @@ impl VhostUserBackendReqHandlerMut for Protocol {
         self.exchange(|protocol| {
             let memory = protocol.memory.with_region(spec, &file, shrinkable);
             protocol.memory = Arc::new(memory.map_err(|source| RequestError::Memory { source })?);
+            protocol.regions.push((spec, file));
             Ok(None)
         })
     }
@@ -449,6 +524,9 @@ impl VhostUserBackendReqHandlerMut for Protocol {
         self.exchange(|protocol| {
             let memory = protocol.memory.without_region(guest, length, frontend);
             protocol.memory = Arc::new(memory.map_err(|source| RequestError::Memory { source })?);
+            protocol.regions.retain(|(spec, _)| {
+                (spec.guest, spec.length, spec.frontend) != (guest, length, frontend)
+            });
             Ok(())
         })
     }

@@ -36,6 +36,8 @@ pub(crate) enum RequestError {
     InflightShape { queues: u16, size: u16 },
     #[error("the driver writes to the configuration space")]
     Config { source: crate::ConfigRefusal },
+    #[error("a connection of {found} rings was handed over for a device of {wanted}")]
+    HandedRings { found: usize, wanted: usize },
     #[error("{what} is not offered")]
     NotOffered { what: &'static str },
 }

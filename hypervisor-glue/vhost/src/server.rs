@@ -3,15 +3,17 @@
 
 use crate::backchannel::{self, Backchannel, Glimpse};
 use crate::event::{DeviceClass, WorkerLink};
+use crate::handover::{HandedConnection, HandedDevice};
 use crate::listen::SocketFile;
 use crate::protocol::Protocol;
 use crate::{DeviceOptions, DeviceStatus};
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use vhost::vhost_user::{BackendReqHandler, Error as VhostError, VhostUserBackendReqHandlerMut};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -31,6 +33,18 @@ pub(crate) struct Shared {
     /// Relaxed, both: the eventfd behind them orders them.
     must_stop: AtomicBool,
     must_announce: AtomicBool,
+    hand_over: Mutex<HandOver>,
+    /// Told when `hand_over` becomes `Done`.
+    handed: Condvar,
+}
+
+/// How far a hand-over is. `No` again when it was called off.
+#[derive(Debug, Default)]
+enum HandOver {
+    #[default]
+    No,
+    Wanted,
+    Done(Box<HandedDevice>),
 }
 
 impl Shared {
@@ -41,7 +55,43 @@ impl Shared {
             wake: EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?,
             must_stop: AtomicBool::new(false),
             must_announce: AtomicBool::new(false),
+            hand_over: Mutex::default(),
+            handed: Condvar::new(),
         })
+    }
+
+    fn hand_over(&self) -> MutexGuard<'_, HandOver> {
+        // Each section is one assignment.
+        self.hand_over.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn request_hand_over(&self) {
+        *self.hand_over() = HandOver::Wanted;
+        self.wake();
+    }
+
+    /// Waits for the thread to hand over. Calls it off when that takes longer than `patience`.
+    pub(crate) fn wait_for_hand_over(&self, patience: Duration) -> Option<HandedDevice> {
+        let deadline = Instant::now() + patience;
+        let mut state = self.hand_over();
+        loop {
+            match std::mem::take(&mut *state) {
+                HandOver::Done(device) => return Some(*device),
+                HandOver::No => return None,
+                HandOver::Wanted => {}
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            *state = HandOver::Wanted;
+            let waited = self.handed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn wants_hand_over(&self) -> bool {
+        matches!(*self.hand_over(), HandOver::Wanted)
     }
 
     pub(crate) fn status(&self) -> MutexGuard<'_, DeviceStatus> {
@@ -157,8 +207,85 @@ impl Server {
                     _ => self.wake(),
                 }
             }
+            if self.shared.wants_hand_over() {
+                match self.hand_over() {
+                    Some(server) => self = server,
+                    None => return,
+                }
+            }
         }
         self.disconnect();
+    }
+
+    /// Takes the rings back and puts the device where [`Shared::wait_for_hand_over`] finds it.
+    /// Gives itself back when that was called off meanwhile, or cannot be done.
+    fn hand_over(mut self) -> Option<Self> {
+        let shared = self.shared.clone();
+        if let Some(connection) = &self.connection {
+            // This waits for the worker, for as long as requests are under way.
+            connection.protocol().take_back_all();
+        }
+        let mut state = shared.hand_over();
+        let listener = self.socket.listener.try_clone();
+        if let (HandOver::Wanted, Ok(listener)) = (&*state, listener) {
+            let connection = self.connection.take().map(|served| {
+                let handed = served.protocol().hand_over();
+                let backchannel = served.backchannel.map(Backchannel::into_stream);
+                HandedConnection { stream: served.socket, backchannel, state: handed }
+            });
+            self.socket.keep_file();
+            let path = self.options.socket.clone();
+            *state = HandOver::Done(Box::new(HandedDevice { path, listener, connection }));
+            shared.handed.notify_all();
+            return None;
+        }
+        *state = HandOver::No;
+        drop(state);
+        tracing::warn!(socket = %self.name(), "the hand-over was called off; the device goes on");
+        if let Some(Err(error)) = self.connection.as_ref().map(|served| served.protocol().resume())
+        {
+            self.note_failure(&error);
+            self.disconnect();
+        }
+        Some(self)
+    }
+
+    /// Goes on with the connection that another process had.
+    pub(crate) fn adopt(&mut self, handed: HandedConnection) {
+        match self.try_adopt(handed) {
+            Ok(connection) => {
+                self.connection = Some(connection);
+                let mut status = self.shared.status();
+                status.is_connected = true;
+                status.connections += 1;
+            }
+            Err(error) => {
+                // The frontend sees its connection end, and comes again.
+                *self.shared.connection() = None;
+                self.note_failure(&error);
+            }
+        }
+    }
+
+    fn try_adopt(&self, handed: HandedConnection) -> Result<Connection, VhostError> {
+        let HandedConnection { stream, backchannel, state } = handed;
+        let own = |error: io::Error| VhostError::ReqHandlerError(error);
+        let (stand_in, feeder) = UnixStream::pair().map_err(own)?;
+        let mut connection = self.open(stand_in, stream).map_err(own)?;
+        // The crate keeps what was agreed on to itself and cannot be told: it hears the four
+        // messages again, from a socket of ours that is then exchanged for the frontend's.
+        let agreed = [state.features, state.protocol_features];
+        for message in backchannel::agreement(agreed) {
+            io::Write::write_all(&mut &feeder, &message).map_err(own)?;
+            connection.handler.handle_request()?;
+        }
+        plinth_rt::replace_descriptor(&connection.handler, connection.socket.as_fd())
+            .map_err(own)?;
+        let refused = |error| VhostError::ReqHandlerError(io::Error::other(error));
+        connection.protocol().adopt(state).map_err(refused)?;
+        connection.protocol().resume().map_err(refused)?;
+        connection.backchannel = backchannel.map(Backchannel::from_stream);
+        Ok(connection)
     }
 
     fn name(&self) -> std::path::Display<'_> {
@@ -193,7 +320,12 @@ impl Server {
     fn connect(&self, stream: UnixStream) -> io::Result<Connection> {
         stream.set_nonblocking(false)?;
         let socket = stream.try_clone()?;
-        *self.shared.connection() = Some(stream.try_clone()?);
+        self.open(stream, socket)
+    }
+
+    /// A connection whose messages the crate reads from `stream`, and which ends with `socket`.
+    fn open(&self, stream: UnixStream, socket: UnixStream) -> io::Result<Connection> {
+        *self.shared.connection() = Some(socket.try_clone()?);
         // The order matters: a stop that came before the line above found no connection, and is
         // seen at the next round, because its wake-up stays.
         let interest = EpollEvent::new(EventSet::IN | EventSet::READ_HANG_UP, CONNECTION);

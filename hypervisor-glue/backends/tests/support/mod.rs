@@ -3,7 +3,7 @@
 
 use plinth_backends::blk::{BlkClass, BlkDevice, BlkOperation, BlkOptions, BlkRequest, BlkStatus};
 use plinth_backends::fake::{Answer, FakeDisk};
-use plinth_backends::{Device, DeviceOptions, DeviceToken, Shrinkable, WorkerLink};
+use plinth_backends::{Device, DeviceOptions, DeviceToken, HandedDevice, Shrinkable, WorkerLink};
 use plinth_guest_memory::RegionSpec;
 use plinth_virtio::QueueLayout;
 use std::fs::File;
@@ -72,10 +72,20 @@ pub(crate) fn image() -> Image {
 
 impl Backend {
     pub(crate) fn start(socket: &Path, image: &Image) -> Self {
+        Self::start_with(socket, image, 2, None)
+    }
+
+    /// Goes on with what another backend has handed over.
+    pub(crate) fn take_over(image: &Image, queues: u16, handed: HandedDevice) -> Self {
+        let socket = handed.path().to_path_buf();
+        Self::start_with(&socket, image, queues, Some(handed))
+    }
+
+    fn start_with(socket: &Path, image: &Image, queues: u16, handed: Option<HandedDevice>) -> Self {
         let class = Arc::new(BlkClass::new(BlkOptions {
             capacity: CAPACITY,
             is_read_only: false,
-            queues: 2,
+            queues,
             serial: [b's'; 20],
             discard_unit: 64,
         }));
@@ -88,7 +98,10 @@ impl Backend {
             shrinkable: Shrinkable::Refuse,
         };
         let link = WorkerLink::new(sender, Arc::new(|| {}));
-        let device = Device::serve(options, class.clone(), link).unwrap();
+        let device = match handed {
+            None => Device::serve(options, class.clone(), link).unwrap(),
+            Some(handed) => Device::take_over(options, class.clone(), link, handed).unwrap(),
+        };
         let mut disk = BlkDevice::new(class.clone());
         let image = image.clone();
         let (held, over, open, again) =
