@@ -23,6 +23,7 @@ const ANSWER: Duration = Duration::from_secs(30);
 pub struct Store {
     daemon: Daemon,
     folder: PathBuf,
+    arguments: Vec<String>,
     /// What [`Store::apply`] sends; its epoch is counted up there.
     pub config: StoreConfig,
 }
@@ -33,16 +34,25 @@ impl Store {
     /// # Errors
     /// When it does not come up, with its log.
     pub fn start(scratch: &Scratch, tag: &str) -> Result<Self> {
+        Self::start_with(scratch, tag, &[])
+    }
+
+    /// The same with more arguments for the daemon, such as `--cpu 1`.
+    ///
+    /// # Errors
+    /// As [`Store::start`].
+    pub fn start_with(scratch: &Scratch, tag: &str, arguments: &[&str]) -> Result<Self> {
         let folder = scratch.join(tag);
         std::fs::create_dir_all(&folder).context("the store's folder")?;
-        let daemon = launch(&folder)?;
+        let arguments: Vec<_> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let daemon = launch(&folder, &arguments)?;
         let config = StoreConfig {
             version: CONFIG_VERSION,
             epoch: Epoch(0),
             pools: Vec::new(),
             attachments: Vec::new(),
         };
-        let mut store = Self { daemon, folder, config };
+        let mut store = Self { daemon, folder, arguments, config };
         store.wait_until_up()?;
         Ok(store)
     }
@@ -72,7 +82,8 @@ impl Store {
     pub fn make_pool_on(&mut self, id: u32, device: &Path, size: u64) -> Result<()> {
         let (id, device) = (PoolId(id), device.to_owned());
         // A disk in the store's memory is made empty at every start, and has its size in its name.
-        if !device.to_string_lossy().starts_with("memory:") {
+        let text = device.to_string_lossy();
+        if !text.starts_with("memory:") && !text.starts_with("null:") {
             let (device, size) = (device.clone(), Some(size));
             self.call(Verb::PoolFormat { id, device, size, overwrite: false })?;
         }
@@ -140,7 +151,7 @@ impl Store {
     /// # Errors
     /// When it does not come up, or an attachment does not.
     pub fn start_again(&mut self) -> Result<()> {
-        self.daemon = launch(&self.folder)?;
+        self.daemon = launch(&self.folder, &self.arguments)?;
         self.wait_until_up()?;
         let count = self.config.attachments.len();
         within(START, "every volume is served", || {
@@ -165,8 +176,13 @@ impl Store {
     }
 }
 
-fn launch(folder: &Path) -> Result<Daemon> {
+fn launch(folder: &Path, arguments: &[String]) -> Result<Daemon> {
     let mut command = Command::new(program("plinth-stored")?);
-    command.arg("--run-dir").arg(folder).arg("--state-dir").arg(folder.join("state"));
+    command
+        .arg("--run-dir")
+        .arg(folder)
+        .arg("--state-dir")
+        .arg(folder.join("state"))
+        .args(arguments);
     Daemon::start("plinth-stored", command, &folder.join("log"))
 }

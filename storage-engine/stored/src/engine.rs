@@ -170,7 +170,8 @@ impl Engine {
         };
         self.next_token += 1;
         let token = DeviceToken(self.next_token << 32 | place as u64);
-        let attachment = Attachment::new(token, spec, Arc::clone(&class), held.handle);
+        let is_null = self.pool(spec.pool)?.disk().is_null();
+        let attachment = Attachment::new(token, spec, Arc::clone(&class), held.handle, is_null);
         self.attachments[place] = Some(attachment);
         Ok(Attached { token, class })
     }

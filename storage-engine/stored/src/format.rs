@@ -139,13 +139,31 @@ pub(crate) enum PoolMountError {
     Format(#[from] FormatError),
     #[error("no random number for the pool can be had")]
     Random { source: io::Error },
+    #[error(
+        "a null pool answers guests without doing what they ask, and loses all they write: if that \
+         is wanted for measuring, start plinth-stored with --measuring"
+    )]
+    Null,
+}
+
+/// Whether pools may be served that lie to their guests.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Purpose {
+    Service,
+    Measuring,
 }
 
 /// Opens a pool's disk and reads what it needs: superblock, checkpoint, journal.
-pub(crate) fn mount(pool: &api::Pool) -> Result<Volumes<PoolDisk>, PoolMountError> {
+pub(crate) fn mount(
+    pool: &api::Pool,
+    purpose: Purpose,
+) -> Result<Volumes<PoolDisk>, PoolMountError> {
     let place = Place::parse(&pool.device)?;
+    if matches!(place, Place::Null { .. }) && purpose != Purpose::Measuring {
+        return Err(PoolMountError::Null);
+    }
     let mut disk = place.open()?;
-    if matches!(place, Place::Memory { .. }) {
+    if matches!(place, Place::Memory { .. } | Place::Null { .. }) {
         let id = new_id(pool.id).map_err(|source| PoolMountError::Random { source })?;
         Store::format(&mut disk, &FormatOptions { id, limits: None })?;
     }

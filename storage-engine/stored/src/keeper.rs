@@ -6,7 +6,7 @@
 //! comes late, or an attachment whose volume is made later, comes into service by itself. A fault
 //! stays with the pool or attachment that has it.
 
-use crate::format;
+use crate::format::{self, Purpose};
 use crate::message::{AttachSpec, Attached, EngineRefusal, Message};
 use crate::worker::WorkerPort;
 use plinth_backends::blk::BlkClass;
@@ -45,6 +45,7 @@ pub(crate) type VolumeKey = (PoolId, VolumeId);
 pub(crate) struct Keeper {
     port: WorkerPort,
     link: WorkerLink,
+    purpose: Purpose,
     scene: Mutex<Scene>,
     /// Held while differences are mended, so that two threads do not mend the same one. Whoever
     /// only looks takes `scene` alone and never waits for a slow disk.
@@ -52,8 +53,8 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    pub(crate) fn new(port: WorkerPort, link: WorkerLink) -> Self {
-        Self { port, link, scene: Mutex::default(), mending: Mutex::default() }
+    pub(crate) fn new(port: WorkerPort, link: WorkerLink, purpose: Purpose) -> Self {
+        Self { port, link, purpose, scene: Mutex::default(), mending: Mutex::default() }
     }
 
     /// A panic ends the process, so a lock is never found poisoned by a live one.
@@ -194,7 +195,8 @@ impl Keeper {
     }
 
     fn try_open(&self, pool: &Pool) -> Result<(), String> {
-        let volumes = format::mount(pool).map_err(|error| Chain(&error).to_string())?;
+        let volumes =
+            format::mount(pool, self.purpose).map_err(|error| Chain(&error).to_string())?;
         let (pool, volumes) = (pool.id, Box::new(volumes));
         self.port
             .ask(|answer| Message::PoolOpen { pool, volumes, answer })

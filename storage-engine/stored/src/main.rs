@@ -20,6 +20,7 @@ mod transfer;
 mod worker;
 
 use clap::Parser;
+use format::Purpose;
 use keeper::Keeper;
 use plinth_manage::{Kept, ListenError, LoadError, Server, ServerConfig};
 use plinth_obs::Chain;
@@ -52,6 +53,9 @@ struct Arguments {
     /// What the worker does when idle: adaptive sleeps after a while, poll never, interrupt at once
     #[arg(long, default_value = "adaptive")]
     mode: Mode,
+    /// Serve pools on null:SIZE too, which lose whatever guests write: to measure rings and dispatch
+    #[arg(long)]
+    measuring: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +98,8 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
     config.mode = arguments.mode;
     let (worker, port, link) =
         worker::start(config).map_err(|source| RunError::Worker { source })?;
-    let keeper = Arc::new(Keeper::new(port.clone(), link));
+    let purpose = if arguments.measuring { Purpose::Measuring } else { Purpose::Service };
+    let keeper = Arc::new(Keeper::new(port.clone(), link, purpose));
     if let Some(wanted) = wanted {
         tracing::info!(epoch = wanted.epoch.0, "kept configuration found");
         keeper.want(wanted);

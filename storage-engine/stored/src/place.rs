@@ -23,11 +23,16 @@ pub(crate) enum Place {
     Memory {
         size: u64,
     },
+    /// `null:SIZE`: a memory disk for what volumes keep about themselves, on which guests' requests
+    /// are answered at once and move no data. For measuring rings and dispatch only.
+    Null {
+        size: u64,
+    },
 }
 
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum PlaceError {
-    #[error("{path:?} is not an absolute path and not memory:SIZE")]
+    #[error("{path:?} is not an absolute path and neither memory:SIZE nor null:SIZE")]
     NotAbsolute { path: PathBuf },
     #[error(
         "{text:?} is no size of a memory disk: write a number of KiB, MiB or GiB up to 1024GiB, \
@@ -42,6 +47,10 @@ impl Place {
             let fault = || PlaceError::Size { text: size.to_owned() };
             return Ok(Self::Memory { size: parse_size(size).ok_or_else(fault)? });
         }
+        if let Some(size) = path.to_str().and_then(|text| text.strip_prefix("null:")) {
+            let fault = || PlaceError::Size { text: size.to_owned() };
+            return Ok(Self::Null { size: parse_size(size).ok_or_else(fault)? });
+        }
         if path.is_absolute() {
             Ok(Self::Device(path.into()))
         } else {
@@ -53,6 +62,7 @@ impl Place {
     pub(crate) fn open(&self) -> Result<PoolDisk, UringDiskError> {
         match self {
             Self::Memory { size } => Ok(PoolDisk::Memory(FlatDisk::new(*size))),
+            Self::Null { size } => Ok(PoolDisk::Null(FlatDisk::new(*size))),
             Self::Device(path) => open_patiently(path).map(|disk| PoolDisk::Uring(Box::new(disk))),
         }
     }
@@ -90,6 +100,8 @@ fn parse_size(text: &str) -> Option<u64> {
 pub(crate) enum PoolDisk {
     Uring(Box<UringDisk>),
     Memory(FlatDisk),
+    /// As `Memory`; guests' requests never come here.
+    Null(FlatDisk),
 }
 
 impl PoolDisk {
@@ -98,15 +110,20 @@ impl PoolDisk {
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Uring(disk) => Some(disk.as_fd()),
-            Self::Memory(_) => None,
+            Self::Memory(_) | Self::Null(_) => None,
         }
+    }
+
+    /// Whether guests' requests are answered without being carried out.
+    pub(crate) const fn is_null(&self) -> bool {
+        matches!(self, Self::Null(_))
     }
 
     /// Whether it may be sent to another thread: nothing is under way.
     pub(crate) fn is_idle(&self) -> bool {
         match self {
             Self::Uring(disk) => disk.in_flight() == 0,
-            Self::Memory(_) => true,
+            Self::Memory(_) | Self::Null(_) => true,
         }
     }
 }
@@ -115,28 +132,28 @@ impl Disk for PoolDisk {
     fn geometry(&self) -> DiskGeometry {
         match self {
             Self::Uring(disk) => disk.geometry(),
-            Self::Memory(disk) => disk.geometry(),
+            Self::Memory(disk) | Self::Null(disk) => disk.geometry(),
         }
     }
 
     fn enqueue(&mut self, tag: DiskTag, request: DiskRequest) -> Result<(), DiskRequest> {
         match self {
             Self::Uring(disk) => disk.enqueue(tag, request),
-            Self::Memory(disk) => disk.enqueue(tag, request),
+            Self::Memory(disk) | Self::Null(disk) => disk.enqueue(tag, request),
         }
     }
 
     fn submit(&mut self) {
         match self {
             Self::Uring(disk) => disk.submit(),
-            Self::Memory(disk) => disk.submit(),
+            Self::Memory(disk) | Self::Null(disk) => disk.submit(),
         }
     }
 
     fn complete(&mut self, into: &mut Vec<DiskCompletion>) {
         match self {
             Self::Uring(disk) => disk.complete(into),
-            Self::Memory(disk) => disk.complete(into),
+            Self::Memory(disk) | Self::Null(disk) => disk.complete(into),
         }
     }
 }
@@ -150,7 +167,8 @@ mod tests {
         let size = |text: &str| Place::parse(Path::new(text));
         assert_eq!(size("memory:1GiB"), Ok(Place::Memory { size: 1 << 30 }));
         assert_eq!(size("memory:512KiB"), Ok(Place::Memory { size: 512 << 10 }));
-        for wrong in ["memory:", "memory:1", "memory:GiB", "memory:0MiB", "memory:-1MiB"] {
+        assert_eq!(size("null:1GiB"), Ok(Place::Null { size: 1 << 30 }));
+        for wrong in ["null:", "memory:", "memory:1", "memory:GiB", "memory:0MiB", "memory:-1MiB"] {
             assert!(matches!(size(wrong), Err(PlaceError::Size { .. })), "{wrong}");
         }
         for wrong in ["memory:99999999999999999999GiB", "memory:18014398509481984KiB"] {

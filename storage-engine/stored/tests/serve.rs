@@ -219,3 +219,25 @@ fn two_volumes_are_two_disks() {
     assert!(!sockets[0].exists());
     assert!(guests[1].read(0, 8192) == bytes(2, 8192));
 }
+
+/// A null pool would lose a guest's data without a word, so it takes a switch to have one.
+#[test]
+fn a_null_pool_is_served_to_measure_and_not_otherwise() {
+    let folder = Folder::new();
+    let device = std::path::Path::new("null:64MiB");
+    let daemon = Daemon::start(&folder);
+    daemon.apply(config(1, device, &[]));
+    let fault = daemon.pools()[0].fault.clone().unwrap_or_default();
+    assert!(fault.contains("--measuring"), "{fault}");
+    drop(daemon);
+    let daemon = Daemon::start_with(&folder, &["--measuring"]);
+    wait_for("the pool", || daemon.pools()[0].fault.is_none().then_some(()));
+    daemon.create(VOLUME, 32 * MIB).unwrap();
+    let attachment = attachment(VOLUME, &folder.path("blk.sock"), 1);
+    daemon.apply(config(2, device, &[attachment]));
+    let mut guest = Guest::boot(&folder.path("blk.sock"), 1);
+    assert_eq!(guest.write(8, &bytes(1, 4096)), OK);
+    assert_eq!(guest.run(&Io::Read { sector: 8, length: 4096 }).status, OK);
+    assert_eq!(daemon.volumes()[0].written, 0, "nothing was carried out");
+    assert_eq!(daemon.status().requests, 2);
+}

@@ -82,6 +82,11 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts one with its folders in `folder` and waits until it answers.
     pub(crate) fn start(folder: &Folder) -> Self {
+        Self::start_with(folder, &[])
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn start_with(folder: &Folder, arguments: &[&str]) -> Self {
         let socket = folder.path("stored.sock");
         let process = Command::new(env!("CARGO_BIN_EXE_plinth-stored"))
             .arg("--run-dir")
@@ -90,6 +95,7 @@ impl Daemon {
             .arg(folder.path("state"))
             .arg("--socket")
             .arg(&socket)
+            .args(arguments)
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
