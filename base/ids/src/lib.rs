@@ -13,7 +13,9 @@ mod vni;
 
 pub use mac::{MacAddress, MacError};
 pub use name::{Name, NameError};
-pub use number::{Epoch, Generation, ImageId, NodeId, PoolId, PortId, VmId, VolumeId};
+pub use number::{
+    DiskId, Epoch, Generation, ImageId, NodeId, PoolId, PortId, SnapshotId, VmId, VolumeId,
+};
 pub use vni::{Vni, VniError};
 
 /// Time since the process started, as its runtime's clock had it. Pure crates take it as an

@@ -43,6 +43,33 @@ number!(
     PoolId, u32, "pool-"
 );
 number!(
+    /// A state of a volume that is kept. Never used again in its pool after it is deleted.
+    SnapshotId, u64, "snapshot-"
+);
+
+/// A disk of a pool, by its number in that pool: the first is 1.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(transparent)]
+pub struct DiskId(pub u32);
+
+impl DiskId {
+    /// The disk that a pool is made with.
+    pub const FIRST: Self = Self(1);
+}
+
+impl Default for DiskId {
+    fn default() -> Self {
+        Self::FIRST
+    }
+}
+
+impl fmt::Display for DiskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "disk-{}", self.0)
+    }
+}
+
+number!(
     /// Where packets enter or leave one node's switch: a VM's NIC or an uplink.
     PortId, u32, "port-"
 );

@@ -187,6 +187,8 @@ fn store_requests() -> Vec<Vec<u8>> {
         r#"{"id":2,"verb":{"volume-grow":{"pool":1,"volume":2,"size":4096}}}"#,
         r#"{"id":3,"verb":{"pool-format":{"id":1,"device":"/d","size":1048576,"overwrite":false}}}"#,
         r#"{"id":4,"verb":{"apply":{"version":1,"epoch":1,"pools":[{"id":1,"device":"/d","durability":"flush"}],"attachments":[{"pool":1,"volume":2,"socket":"/s","queues":1,"is_read_only":false}]}}}"#,
+        r#"{"id":5,"verb":{"apply":{"version":2,"epoch":2,"workers":[1],"pools":[{"id":1,"disks":[{"id":1,"device":"/d","is_draining":true}],"durability":"flush","class":"performance","scrub":{"light_interval":null,"deep_interval":1,"rate":1},"ladder":{"warn":1,"nearfull":2,"full":3}}],"attachments":[{"pool":1,"volume":2,"socket":"/s","queues":1,"is_read_only":false,"limits":{"iops":1,"iops_burst":2,"bytes_per_second":3,"bytes_burst":4}}]}}}"#,
+        r#"{"id":6,"verb":{"snapshot-create":{"pool":1,"volume":2,"snapshot":3,"name":"a"}}}"#,
     ];
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }

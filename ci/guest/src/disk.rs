@@ -57,8 +57,14 @@ pub(crate) fn imported(_length: Length) -> Result<()> {
     store.call(Verb::VolumeCreate { pool, volume, name, size })?;
     store.call(Verb::VolumeImport { pool, volume, source })?;
     let socket = scratch.join("system.sock");
-    let attachment =
-        Attachment { pool, volume, socket: socket.clone(), queues: 1, is_read_only: false };
+    let attachment = Attachment {
+        pool,
+        volume,
+        socket: socket.clone(),
+        queues: 1,
+        is_read_only: false,
+        limits: None,
+    };
     store.config.attachments.push(attachment);
     store.apply()?;
     let disks = vec![socket];

@@ -5,7 +5,7 @@ use crate::daemon::{Daemon, program};
 use crate::scratch::Scratch;
 use crate::wait::within;
 use anyhow::{Context, Result, anyhow, bail};
-use plinth_ids::{Epoch, PoolId, VolumeId};
+use plinth_ids::{DiskId, Epoch, PoolId, VolumeId};
 use plinth_manage::Client;
 use plinth_store_api::{
     Answer, Attachment, CONFIG_VERSION, Durability, Pool, PoolStatus, Reply, Request, StoreConfig,
@@ -48,6 +48,7 @@ impl Store {
         let daemon = launch(&folder, &arguments)?;
         let config = StoreConfig {
             version: CONFIG_VERSION,
+            workers: Vec::new(),
             epoch: Epoch(0),
             pools: Vec::new(),
             attachments: Vec::new(),
@@ -85,9 +86,15 @@ impl Store {
         let text = device.to_string_lossy();
         if !text.starts_with("memory:") && !text.starts_with("null:") {
             let (device, size) = (device.clone(), Some(size));
-            self.call(Verb::PoolFormat { id, device, size, overwrite: false })?;
+            self.call(Verb::PoolFormat {
+                id,
+                disk: DiskId::FIRST,
+                device,
+                size,
+                overwrite: false,
+            })?;
         }
-        self.config.pools.push(Pool { id, device, durability: Durability::Flush });
+        self.config.pools.push(Pool::of_one(id, device, Durability::Flush));
         self.apply()
     }
 
@@ -106,8 +113,14 @@ impl Store {
         let (pool, volume) = (PoolId(pool), VolumeId(volume));
         self.call(Verb::VolumeCreate { pool, volume, name, size })?;
         let socket = self.folder.join(format!("blk-{}.sock", volume.0));
-        let attachment =
-            Attachment { pool, volume, socket: socket.clone(), queues, is_read_only: false };
+        let attachment = Attachment {
+            pool,
+            volume,
+            socket: socket.clone(),
+            queues,
+            is_read_only: false,
+            limits: None,
+        };
         self.config.attachments.push(attachment);
         self.apply()?;
         Ok(socket)

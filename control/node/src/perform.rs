@@ -6,7 +6,7 @@ use crate::keeper::Trouble;
 use crate::store::Store;
 use crate::switch::Switch;
 use plinth_api::{AgentAnswer, Code, Command, DiskFormat, PoolSpec, Refusal};
-use plinth_ids::{Name, PoolId, VolumeId};
+use plinth_ids::{DiskId, Name, PoolId, VolumeId};
 use plinth_store_api::Verb;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -50,13 +50,13 @@ impl Inner {
                 done(Verb::VolumeCreate { pool, volume, name, size })
             }
             Command::VolumeClone { pool, source, volume, name, size } => {
-                done(Verb::VolumeClone { pool, source, volume, name, size })
+                done(Verb::VolumeClone { pool, source, snapshot: None, volume, name, size })
             }
             Command::VolumeGrow { pool, volume, size } => {
                 done(Verb::VolumeGrow { pool, volume, size })
             }
             Command::VolumeDelete { pool, volume } => {
-                match done(Verb::VolumeDelete { pool, volume }) {
+                match done(Verb::VolumeDelete { pool, volume, wipe: false }) {
                     Err(Trouble::Refused { code, .. }) if code == "volume-missing" => {
                         Ok(AgentAnswer::Done)
                     }
@@ -94,6 +94,7 @@ impl Inner {
         }
         let verb = Verb::PoolFormat {
             id: fresh.id,
+            disk: DiskId::FIRST,
             device: PathBuf::from(&fresh.device),
             size,
             overwrite,

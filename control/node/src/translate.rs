@@ -91,15 +91,15 @@ pub fn store_config(
         socket: places.volume_socket(disk.volume),
         queues: *queues,
         is_read_only: disk.is_read_only,
+        limits: None,
     });
-    let pools = pools.into_values().map(|pool| store::Pool {
-        id: pool.id,
-        device: PathBuf::from(&pool.device),
-        durability: durability(pool.durability),
-    });
+    let pools = pools
+        .into_values()
+        .map(|pool| store::Pool::of_one(pool.id, &pool.device, durability(pool.durability)));
     store::StoreConfig {
         version: store::CONFIG_VERSION,
         epoch: Epoch(0),
+        workers: Vec::new(),
         pools: pools.collect(),
         attachments: attachments.collect(),
     }
@@ -253,7 +253,7 @@ mod tests {
         };
         let devices = |spec: &NodeSpec| -> Vec<PathBuf> {
             let config = store_config(spec, &[pool("/fresh")], &Needs::default(), &places);
-            config.pools.into_iter().map(|pool| pool.device).collect()
+            config.pools.into_iter().map(|pool| pool.disks[0].device.clone()).collect()
         };
         assert_eq!(devices(&spec), [PathBuf::from("/fresh")]);
         spec.pools.push(pool("/spec"));

@@ -7,57 +7,23 @@
 //! pool itself. Messages are JSON, one a line, over a unix socket. A field that is not known is
 //! an error: a configuration that is half understood must not be carried out.
 
-use plinth_ids::{Epoch, Name, PoolId, VolumeId};
+mod config;
+mod status;
+
+pub use config::{
+    Attachment, CONFIG_VERSION, ConfigError, Durability, Ladder, Pool, PoolClass, PoolDisk,
+    SCRUB_RATE_DEFAULT, ScrubSchedule, StoreConfig, VolumeLimits,
+};
+pub use status::{
+    AttachmentMetrics, AttachmentStatus, BadBlock, Diff, DiffRange, DiskCounters, DiskDetail,
+    DiskMetrics, DiskState, DiskStatus, FoundBy, Job, JobKind, Latency, Level, Metrics, Parent,
+    PoolStatus, ScrubKind, ScrubRun, ScrubStatus, SlowRequest, SnapshotStatus, Status,
+    VolumeDetail, VolumeStatus, Wait,
+};
+
+use plinth_ids::{DiskId, Epoch, Name, PoolId, SnapshotId, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-
-/// The format version of [`StoreConfig`] that this crate reads and writes.
-pub const CONFIG_VERSION: u32 = 1;
-
-/// Everything that one store process is to serve.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct StoreConfig {
-    /// [`CONFIG_VERSION`].
-    pub version: u32,
-    /// A snapshot with a lower number than the one in force is refused.
-    pub epoch: Epoch,
-    pub pools: Vec<Pool>,
-    pub attachments: Vec<Attachment>,
-}
-
-/// A pool on one device or file, formatted earlier by [`Verb::PoolFormat`].
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Pool {
-    pub id: PoolId,
-    pub device: PathBuf,
-    pub durability: Durability,
-}
-
-/// When a write that asks for durability is acknowledged. A guest's FLUSH always flushes.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Durability {
-    /// After the device's cache was flushed.
-    #[default]
-    Flush,
-    /// When the device has taken it: its cache survives power loss.
-    Device,
-}
-
-/// A volume that is served on a vhost-user-blk socket.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Attachment {
-    pub pool: PoolId,
-    pub volume: VolumeId,
-    /// Path of the vhost-user socket, made by the store.
-    pub socket: PathBuf,
-    /// 1 to 16.
-    pub queues: u16,
-    pub is_read_only: bool,
-}
 
 /// One request. `id` comes back with the reply.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -73,10 +39,12 @@ pub enum Verb {
     /// Carry this out and keep it. Idempotent.
     Apply(StoreConfig),
     Status,
-    /// Makes an empty pool. Refused where a pool is already, unless `overwrite`.
+    /// Makes an empty disk of a new pool. Refused where a pool is already, unless `overwrite`.
     /// `size` in bytes makes or grows a sparse file; a device is taken whole with `None`.
     PoolFormat {
         id: PoolId,
+        #[serde(default)]
+        disk: DiskId,
         device: PathBuf,
         size: Option<u64>,
         overwrite: bool,
@@ -89,10 +57,13 @@ pub enum Verb {
         name: Name,
         size: u64,
     },
-    /// A volume with the contents of another; nothing is copied until either is written.
+    /// A volume with the contents of another, or of a snapshot of it; nothing is copied until
+    /// either is written.
     VolumeClone {
         pool: PoolId,
         source: VolumeId,
+        #[serde(default)]
+        snapshot: Option<SnapshotId>,
         volume: VolumeId,
         name: Name,
         size: u64,
@@ -102,10 +73,13 @@ pub enum Verb {
         volume: VolumeId,
         size: u64,
     },
-    /// Refused while the volume is attached.
+    /// Refused while the volume is attached or has snapshots. `wipe` writes zeros over what only
+    /// it has before that is free again.
     VolumeDelete {
         pool: PoolId,
         volume: VolumeId,
+        #[serde(default)]
+        wipe: bool,
     },
     Volumes {
         pool: PoolId,
@@ -122,6 +96,117 @@ pub enum Verb {
         pool: PoolId,
         volume: VolumeId,
         target: PathBuf,
+    },
+    /// Answers [`Answer::VolumeDetail`].
+    VolumeShow {
+        pool: PoolId,
+        volume: VolumeId,
+    },
+    /// Gives a clone units of its own for all that it shares, in the background.
+    VolumeFlatten {
+        pool: PoolId,
+        volume: VolumeId,
+    },
+    /// Where a snapshot differs from an earlier one of the same volume, or from nothing. Answers
+    /// one piece, from the offset `start` on.
+    VolumeDiff {
+        pool: PoolId,
+        volume: VolumeId,
+        #[serde(default)]
+        from: Option<SnapshotId>,
+        to: SnapshotId,
+        #[serde(default)]
+        start: u64,
+    },
+    /// Writes what differs between two snapshots to a new file, a delta.
+    DeltaExport {
+        pool: PoolId,
+        volume: VolumeId,
+        #[serde(default)]
+        from: Option<SnapshotId>,
+        to: SnapshotId,
+        target: PathBuf,
+    },
+    /// Brings an unattached volume from the snapshot that a delta starts at to the one that it
+    /// ends at. Snapshots are matched by name; the one at the end is made, as `snapshot`. Refused
+    /// if the volume's last snapshot is not the delta's first, or the volume was written since.
+    DeltaImport {
+        pool: PoolId,
+        volume: VolumeId,
+        snapshot: SnapshotId,
+        source: PathBuf,
+    },
+    /// Keeps the volume as it is, also while it is written. Idempotent for the same id and name.
+    SnapshotCreate {
+        pool: PoolId,
+        volume: VolumeId,
+        snapshot: SnapshotId,
+        name: Name,
+    },
+    Snapshots {
+        pool: PoolId,
+        volume: VolumeId,
+    },
+    /// Answers when the snapshot cannot be seen any more; its space comes back in the background.
+    SnapshotDelete {
+        pool: PoolId,
+        volume: VolumeId,
+        snapshot: SnapshotId,
+    },
+    /// Makes the volume what the snapshot is. Refused while the volume is attached.
+    SnapshotRollback {
+        pool: PoolId,
+        volume: VolumeId,
+        snapshot: SnapshotId,
+    },
+    /// Answers [`Answer::Disks`].
+    Disks {
+        pool: PoolId,
+    },
+    /// Answers [`Answer::Disk`].
+    DiskShow {
+        pool: PoolId,
+        disk: DiskId,
+    },
+    /// Makes an empty disk for a pool that has data; a configuration with the disk then brings it
+    /// into service. A disk is drained by a configuration too: [`PoolDisk::is_draining`].
+    PoolDiskAdd {
+        pool: PoolId,
+        disk: DiskId,
+        device: PathBuf,
+        size: Option<u64>,
+        overwrite: bool,
+    },
+    /// Forgets a drained or failed disk for good; a configuration without it follows. Refused
+    /// while anything that is needed is on it.
+    PoolDiskRemove {
+        pool: PoolId,
+        disk: DiskId,
+    },
+    /// Begins a scrub of one disk or all of them. `rate` in bytes a second, the pool's if `None`.
+    ScrubStart {
+        pool: PoolId,
+        #[serde(default)]
+        disk: Option<DiskId>,
+        #[serde(default)]
+        kind: ScrubKind,
+        #[serde(default)]
+        rate: Option<u64>,
+    },
+    ScrubStop {
+        pool: PoolId,
+        #[serde(default)]
+        disk: Option<DiskId>,
+    },
+    /// Answers [`Answer::Scrubs`].
+    ScrubStatus {
+        pool: PoolId,
+    },
+    /// Read from shared memory; nothing is stopped for it.
+    Metrics,
+    /// The last slow requests, newest first.
+    SlowRequests {
+        limit: u32,
     },
 }
 
@@ -140,6 +225,15 @@ pub enum Answer {
     Pools(Vec<PoolStatus>),
     Volume(VolumeStatus),
     Volumes(Vec<VolumeStatus>),
+    VolumeDetail(Box<VolumeDetail>),
+    Diff(Diff),
+    Snapshot(SnapshotStatus),
+    Snapshots(Vec<SnapshotStatus>),
+    Disks(Vec<DiskStatus>),
+    Disk(Box<DiskDetail>),
+    Scrubs(Vec<ScrubStatus>),
+    Metrics(Metrics),
+    SlowRequests(Vec<SlowRequest>),
 }
 
 /// The answer is no. `code` is stable, `text` is for people and names the remedy.
@@ -147,68 +241,6 @@ pub enum Answer {
 pub struct Refusal {
     pub code: String,
     pub text: String,
-}
-
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct Status {
-    pub process: u32,
-    pub version: String,
-    /// Of the configuration in force, if any.
-    pub epoch: Option<Epoch>,
-    pub attachments: Vec<AttachmentStatus>,
-    /// Share of time since the last question that the worker spent on requests, 0 to 1.
-    pub busy: f64,
-    /// Cycles of the time-stamp counter spent in rounds that moved requests.
-    pub busy_cycles: u64,
-    pub requests: u64,
-    pub sleeps: u64,
-}
-
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct AttachmentStatus {
-    pub volume: VolumeId,
-    pub socket: PathBuf,
-    /// Why the socket is not there, for people; it is tried again. `None` when it is.
-    #[serde(default)]
-    pub fault: Option<String>,
-    /// Whether a frontend has connected and started its queues.
-    pub is_up: bool,
-    pub reads: u64,
-    pub writes: u64,
-    pub flushes: u64,
-    pub bytes_read: u64,
-    pub bytes_written: u64,
-    pub errors: u64,
-}
-
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct PoolStatus {
-    pub id: PoolId,
-    pub device: PathBuf,
-    /// `None` in service; else why not, for people.
-    pub fault: Option<String>,
-    /// Bytes that data can use, and bytes taken, whole units.
-    pub capacity: u64,
-    pub used: u64,
-    pub volumes: u64,
-    pub objects: u64,
-    /// Blocks that failed their checksum since start.
-    pub checksum_errors: u64,
-}
-
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct VolumeStatus {
-    pub volume: VolumeId,
-    pub name: Name,
-    /// Bytes.
-    pub size: u64,
-    /// Bytes of the units that the volume's objects have, shared ones included.
-    pub written: u64,
-    pub objects: u64,
-    /// Seconds since 1970.
-    pub created_at: u64,
-    pub updated_at: u64,
-    pub attached: Option<PathBuf>,
 }
 
 #[cfg(test)]

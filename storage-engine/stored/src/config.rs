@@ -4,7 +4,7 @@
 
 use crate::place::Place;
 use crate::refusal::ConfigRefusal;
-use plinth_store_api::{CONFIG_VERSION, StoreConfig};
+use plinth_store_api::{CONFIG_VERSION, Ladder, Pool, StoreConfig};
 use std::collections::BTreeSet;
 
 /// The most queues of one attachment.
@@ -32,15 +32,37 @@ pub(crate) fn check(
 
 fn check_pools(offered: &StoreConfig) -> Result<(), ConfigRefusal> {
     let (mut pools, mut devices) = (BTreeSet::new(), BTreeSet::new());
+    if offered.workers.len() > 1 {
+        return Err(ConfigRefusal::NotServed { what: "more than one worker" });
+    }
     for pool in &offered.pools {
         if !pools.insert(pool.id) {
             return Err(ConfigRefusal::PoolTwice { pool: pool.id });
         }
-        let place = Place::parse(&pool.device)
-            .map_err(|source| ConfigRefusal::Place { pool: pool.id, source })?;
-        if matches!(place, Place::Device(_)) && !devices.insert(&pool.device) {
-            return Err(ConfigRefusal::DeviceTwice { device: pool.device.clone() });
+        let [disk] = pool.disks.as_slice() else {
+            return Err(ConfigRefusal::Disks { pool: pool.id, disks: pool.disks.len() });
+        };
+        if disk.is_draining {
+            return Err(ConfigRefusal::NotServed { what: "draining a disk" });
         }
+        let place = Place::parse(&disk.device)
+            .map_err(|source| ConfigRefusal::Place { pool: pool.id, source })?;
+        if matches!(place, Place::Device(_)) && !devices.insert(&disk.device) {
+            return Err(ConfigRefusal::DeviceTwice { device: disk.device.clone() });
+        }
+        check_settings(pool)?;
+    }
+    Ok(())
+}
+
+fn check_settings(pool: &Pool) -> Result<(), ConfigRefusal> {
+    let Ladder { warn, nearfull, full } = pool.ladder;
+    if warn > nearfull || nearfull > full || full > 100 {
+        return Err(ConfigRefusal::Ladder { pool: pool.id, warn, nearfull, full });
+    }
+    let scrub = &pool.scrub;
+    if scrub.rate == 0 || scrub.light_interval == Some(0) || scrub.deep_interval == Some(0) {
+        return Err(ConfigRefusal::Scrub { pool: pool.id });
     }
     Ok(())
 }
@@ -64,6 +86,9 @@ fn check_attachments(offered: &StoreConfig) -> Result<(), ConfigRefusal> {
         if attachment.queues == 0 || attachment.queues > QUEUES_MAX {
             return Err(ConfigRefusal::Queues { volume, queues: attachment.queues });
         }
+        if attachment.limits.is_some() {
+            return Err(ConfigRefusal::NotServed { what: "limits of a volume" });
+        }
     }
     Ok(())
 }
@@ -72,13 +97,11 @@ fn check_attachments(offered: &StoreConfig) -> Result<(), ConfigRefusal> {
 mod tests {
     use super::*;
     use plinth_ids::{Epoch, PoolId, VolumeId};
-    use plinth_store_api::{Attachment, Durability, Pool};
+    use plinth_store_api::{Attachment, Durability, PoolDisk, VolumeLimits};
 
     fn legal() -> StoreConfig {
-        let pool = |number: u32| Pool {
-            id: PoolId(number),
-            device: format!("/pools/{number}").into(),
-            durability: Durability::Flush,
+        let pool = |number: u32| {
+            Pool::of_one(PoolId(number), format!("/pools/{number}"), Durability::Flush)
         };
         let attachment = |number: u64| Attachment {
             pool: PoolId(1),
@@ -86,10 +109,12 @@ mod tests {
             socket: format!("/sockets/{number}").into(),
             queues: 1,
             is_read_only: false,
+            limits: None,
         };
         StoreConfig {
             version: CONFIG_VERSION,
             epoch: Epoch(5),
+            workers: Vec::new(),
             pools: vec![pool(1), pool(2)],
             attachments: vec![attachment(1), attachment(2)],
         }
@@ -121,8 +146,26 @@ mod tests {
             })
         };
         assert!(matches!(fault(|c| c.pools[1].id = PoolId(1)), R::PoolTwice { .. }));
-        assert!(matches!(fault(|c| c.pools[1].device = "/pools/1".into()), R::DeviceTwice { .. }));
-        assert!(matches!(fault(|c| c.pools[1].device = "pool".into()), R::Place { .. }));
+        assert!(matches!(
+            fault(|c| c.pools[1].disks[0].device = "/pools/1".into()),
+            R::DeviceTwice { .. }
+        ));
+        assert!(matches!(fault(|c| c.pools[1].disks[0].device = "pool".into()), R::Place { .. }));
+        assert!(matches!(fault(|c| c.pools[0].disks.clear()), R::Disks { disks: 0, .. }));
+        assert!(matches!(
+            fault(|c| c.pools[0].disks.push(PoolDisk::first("/second"))),
+            R::Disks { disks: 2, .. }
+        ));
+        assert!(matches!(fault(|c| c.pools[0].ladder.warn = 86), R::Ladder { .. }));
+        assert!(matches!(fault(|c| c.pools[0].ladder.full = 101), R::Ladder { .. }));
+        assert!(matches!(fault(|c| c.pools[0].scrub.rate = 0), R::Scrub { .. }));
+        assert!(matches!(fault(|c| c.pools[0].scrub.light_interval = Some(0)), R::Scrub { .. }));
+        assert!(matches!(fault(|c| c.workers = vec![0, 1]), R::NotServed { .. }));
+        assert!(matches!(fault(|c| c.pools[0].disks[0].is_draining = true), R::NotServed { .. }));
+        assert!(matches!(
+            fault(|c| c.attachments[0].limits = Some(VolumeLimits::performance_default(1))),
+            R::NotServed { .. }
+        ));
         assert!(matches!(fault(|c| c.attachments[1].volume = VolumeId(1)), R::VolumeTwice { .. }));
         assert!(matches!(
             fault(|c| c.attachments[1].socket = "/sockets/1".into()),

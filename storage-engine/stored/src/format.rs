@@ -125,6 +125,8 @@ fn make_room(path: &Path, size: Option<u64>) -> Result<(), PoolFormatError> {
 /// Why a pool of the configuration is not in service.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PoolMountError {
+    #[error("the configuration gives the pool no disk")]
+    NoDisk,
     #[error(transparent)]
     Place(#[from] PlaceError),
     #[error("the pool's device cannot be used")]
@@ -158,7 +160,8 @@ pub(crate) fn mount(
     pool: &api::Pool,
     purpose: Purpose,
 ) -> Result<Volumes<PoolDisk>, PoolMountError> {
-    let place = Place::parse(&pool.device)?;
+    let disk = pool.disks.first().ok_or(PoolMountError::NoDisk)?;
+    let place = Place::parse(&disk.device)?;
     if matches!(place, Place::Null { .. }) && purpose != Purpose::Measuring {
         return Err(PoolMountError::Null);
     }

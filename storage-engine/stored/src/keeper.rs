@@ -183,7 +183,7 @@ impl Keeper {
                 scene.pools.insert(pool.id, pool.clone());
                 scene.pool_faults.remove(&pool.id);
                 drop(scene);
-                tracing::info!(pool = %pool.id, device = ?pool.device, "pool in service");
+                tracing::info!(pool = %pool.id, disks = ?pool.disks, "pool in service");
             }
             Err(fault) => {
                 let old = self.scene().pool_faults.insert(pool.id, fault.clone());

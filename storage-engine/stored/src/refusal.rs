@@ -35,6 +35,17 @@ pub(crate) enum ConfigRefusal {
     SocketRelative { socket: PathBuf },
     #[error("the device of {pool} cannot be meant")]
     Place { pool: PoolId, source: PlaceError },
+    #[error("{pool} has {disks} disks; this version serves pools of exactly one")]
+    Disks { pool: PoolId, disks: usize },
+    #[error(
+        "the ladder {warn}/{nearfull}/{full} of {pool} cannot be meant: percentages that do not \
+         fall, up to 100"
+    )]
+    Ladder { pool: PoolId, warn: u8, nearfull: u8, full: u8 },
+    #[error("the scrub schedule of {pool} has a 0: leave an interval out to turn it off")]
+    Scrub { pool: PoolId },
+    #[error("{what} is not served by this version")]
+    NotServed { what: &'static str },
 }
 
 impl ConfigRefusal {
@@ -51,6 +62,10 @@ impl ConfigRefusal {
             Self::Queues { .. } => "queues",
             Self::SocketRelative { .. } => "socket-relative",
             Self::Place { .. } => "device-path",
+            Self::Disks { .. } => "pool-disks",
+            Self::Ladder { .. } => "ladder",
+            Self::Scrub { .. } => "scrub-schedule",
+            Self::NotServed { .. } => "not-served",
         }
     }
 }
@@ -93,6 +108,11 @@ pub(crate) const fn volume_code(refusal: &VolumeRefusal) -> &'static str {
         VolumeRefusal::Store(StoreRefusal::ReadOnly) => "pool-read-only",
         VolumeRefusal::Store(_) => "store",
     }
+}
+
+/// A verb, or a part of one, that nobody carries out.
+pub(crate) fn not_served(what: &'static str) -> Refusal {
+    ConfigRefusal::NotServed { what }.into()
 }
 
 /// A refusal with a code and the whole chain of an error.

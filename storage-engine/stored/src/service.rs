@@ -5,15 +5,15 @@ use crate::config;
 use crate::format;
 use crate::keeper::Keeper;
 use crate::message::{EngineRefusal, Message};
-use crate::refusal::{refused, volume_code};
+use crate::refusal::{not_served, refused, volume_code};
 use crate::transfer::{self, TransferError};
 use crate::worker::WorkerPort;
-use plinth_ids::{PoolId, VolumeId};
+use plinth_ids::{DiskId, PoolId, VolumeId};
 use plinth_manage::{Kept, LineFault, Service};
 use plinth_rt::{StatsSnapshot, WorkerStats};
 use plinth_store_api::{
-    Answer, AttachmentStatus, PoolStatus, Refusal, Reply, Request, Status, StoreConfig, Verb,
-    VolumeStatus,
+    Answer, AttachmentStatus, Level, PoolStatus, Refusal, Reply, Request, Status, StoreConfig,
+    Verb, VolumeStatus,
 };
 use plinth_volume::{VolumeRequest, VolumeSpec};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,7 +48,10 @@ impl Stored {
         match verb {
             Verb::Apply(config) => self.apply(config),
             Verb::Status => self.status(),
-            Verb::PoolFormat { id, device, size, overwrite } => {
+            Verb::PoolFormat { disk, .. } if disk != DiskId::FIRST => {
+                Err(not_served("a second disk of a pool"))
+            }
+            Verb::PoolFormat { id, device, size, overwrite, .. } => {
                 format::format_pool(id, &device, size, overwrite)
                     .map(|()| Answer::Done)
                     .map_err(|error| refused(error.code(), &error))
@@ -59,7 +62,8 @@ impl Stored {
                 self.change(pool, VolumeRequest::Create { spec })?;
                 self.volume(pool, volume)
             }
-            Verb::VolumeClone { pool, source, volume, name, size } => {
+            Verb::VolumeClone { snapshot: Some(_), .. } => Err(not_served("a clone of a snapshot")),
+            Verb::VolumeClone { pool, source, volume, name, size, .. } => {
                 let spec = VolumeSpec { volume, name, size, created_at: seconds_now() };
                 self.change(pool, VolumeRequest::Clone { source, spec })?;
                 self.volume(pool, volume)
@@ -69,7 +73,8 @@ impl Stored {
                 self.keeper.grown((pool, volume), size);
                 self.volume(pool, volume)
             }
-            Verb::VolumeDelete { pool, volume } => {
+            Verb::VolumeDelete { wipe: true, .. } => Err(not_served("wiping a volume")),
+            Verb::VolumeDelete { pool, volume, .. } => {
                 self.change(pool, VolumeRequest::Delete { volume })?;
                 Ok(Answer::Done)
             }
@@ -82,6 +87,24 @@ impl Stored {
                 let outcome = transfer::export(&self.port, pool, volume, &target);
                 self.transferred(pool, volume, outcome)
             }
+            Verb::VolumeShow { .. } => Err(not_served("volume-show")),
+            Verb::VolumeFlatten { .. } => Err(not_served("volume-flatten")),
+            Verb::VolumeDiff { .. } => Err(not_served("volume-diff")),
+            Verb::DeltaExport { .. } => Err(not_served("delta-export")),
+            Verb::DeltaImport { .. } => Err(not_served("delta-import")),
+            Verb::SnapshotCreate { .. } => Err(not_served("snapshot-create")),
+            Verb::Snapshots { .. } => Err(not_served("snapshots")),
+            Verb::SnapshotDelete { .. } => Err(not_served("snapshot-delete")),
+            Verb::SnapshotRollback { .. } => Err(not_served("snapshot-rollback")),
+            Verb::Disks { .. } => Err(not_served("disks")),
+            Verb::DiskShow { .. } => Err(not_served("disk-show")),
+            Verb::PoolDiskAdd { .. } => Err(not_served("pool-disk-add")),
+            Verb::PoolDiskRemove { .. } => Err(not_served("pool-disk-remove")),
+            Verb::ScrubStart { .. } => Err(not_served("scrub-start")),
+            Verb::ScrubStop { .. } => Err(not_served("scrub-stop")),
+            Verb::ScrubStatus { .. } => Err(not_served("scrub-status")),
+            Verb::Metrics => Err(not_served("metrics")),
+            Verb::SlowRequests { .. } => Err(not_served("slow-requests")),
         }
     }
 
@@ -145,13 +168,15 @@ impl Stored {
             };
             PoolStatus {
                 id: pool.id,
-                device: pool.device.clone(),
+                device: pool.disks.first().map(|disk| disk.device.clone()).unwrap_or_default(),
                 fault: known.map_or_else(not_open, |facts| facts.fault.clone()),
                 capacity: known.map_or(0, |facts| facts.capacity),
                 used: known.map_or(0, |facts| facts.used),
                 volumes: known.map_or(0, |facts| facts.volumes),
                 objects: known.map_or(0, |facts| facts.objects),
                 checksum_errors: known.map_or(0, |facts| facts.checksum_errors),
+                level: Level::Ok,
+                disks: Vec::new(),
             }
         };
         Ok(Answer::Pools(wanted.into_iter().map(status).collect()))

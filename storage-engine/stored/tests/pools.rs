@@ -4,7 +4,7 @@
 
 mod support;
 
-use plinth_ids::{PoolId, VolumeId};
+use plinth_ids::{DiskId, PoolId, VolumeId};
 use plinth_store_api::{Answer, Durability, Pool, StoreConfig, Verb};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -18,7 +18,7 @@ use support::{Daemon, Folder, MIB, PATIENCE, POOL, VOLUME, attachment, config, s
 const OTHER: PoolId = PoolId(2);
 
 fn pool(id: PoolId, device: &Path) -> Pool {
-    Pool { id, device: device.into(), durability: Durability::Flush }
+    Pool::of_one(id, device, Durability::Flush)
 }
 
 /// A configuration of two pools and no attachments.
@@ -29,7 +29,13 @@ fn two_pools(epoch: u64, folder: &Folder) -> StoreConfig {
 }
 
 fn format(daemon: &Daemon, id: PoolId, device: &Path, overwrite: bool) -> Result<Answer, String> {
-    let verb = Verb::PoolFormat { id, device: device.into(), size: Some(64 * MIB), overwrite };
+    let verb = Verb::PoolFormat {
+        id,
+        disk: DiskId::FIRST,
+        device: device.into(),
+        size: Some(64 * MIB),
+        overwrite,
+    };
     daemon.call(verb).map_err(|refusal| refusal.code)
 }
 
@@ -138,7 +144,7 @@ fn a_full_pool_refuses_writes_and_recovers_when_space_is_given_back() {
 fn an_attached_volume_is_not_deleted() {
     let folder = Folder::new();
     let daemon = serving(&folder, 64 * MIB, MIB, 1);
-    let delete = || daemon.call(Verb::VolumeDelete { pool: POOL, volume: VOLUME });
+    let delete = || daemon.call(Verb::VolumeDelete { pool: POOL, volume: VOLUME, wipe: false });
     assert_eq!(delete().unwrap_err().code, "volume-attached");
     assert_eq!(daemon.volumes()[0].attached, Some(folder.path("blk.sock")));
     daemon.apply(config(3, &folder.path("pool"), &[]));
@@ -160,6 +166,7 @@ fn a_clone_has_its_sources_bytes_and_its_own_life() {
     let verb = Verb::VolumeClone {
         pool: POOL,
         source: VOLUME,
+        snapshot: None,
         volume: clone,
         name: "clone".parse().unwrap(),
         size: 8 * MIB,

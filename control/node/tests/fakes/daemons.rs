@@ -161,7 +161,7 @@ impl Store {
         let pools = config.as_ref().map(|config| config.pools.as_slice()).unwrap_or_default();
         let known =
             pools.iter().find(|known| known.id == pool).ok_or_else(|| no("pool-missing"))?;
-        let kept: Kept<PoolFile> = Kept::at(&known.device);
+        let kept: Kept<PoolFile> = Kept::at(&known.disks[0].device);
         let mut content = kept.load().map_err(|_| no("pool-fault"))?;
         let content = content.as_mut().ok_or_else(|| no("pool-missing"))?;
         let result = act(content)?;
@@ -203,7 +203,7 @@ impl Store {
                     }
                 })
             }
-            store::Verb::VolumeDelete { pool, volume } => self.change(pool, |content| {
+            store::Verb::VolumeDelete { pool, volume, .. } => self.change(pool, |content| {
                 let removed = content.volumes.remove(&volume.0).ok_or_else(|| no("volume-missing"));
                 removed.map(|_| store::Answer::Done)
             }),
@@ -220,9 +220,7 @@ impl Store {
                 std::fs::write(&self.imported, bytes).map_err(|_| no("device"))?;
                 Ok(store::Answer::Done)
             }),
-            store::Verb::VolumeClone { .. }
-            | store::Verb::VolumeGrow { .. }
-            | store::Verb::VolumeExport { .. } => Err(no("not-played")),
+            _ => Err(no("not-played")),
         }
     }
 
@@ -243,17 +241,19 @@ impl Store {
         let config = self.config.lock().expect("no holder panics");
         let pools = config.as_ref().map(|config| config.pools.as_slice()).unwrap_or_default();
         let status = |pool: &store::Pool| {
-            let content = Kept::<PoolFile>::at(&pool.device).load();
+            let content = Kept::<PoolFile>::at(&pool.disks[0].device).load();
             let is_it = matches!(&content, Ok(Some(content)) if content.id == pool.id);
             store::PoolStatus {
                 id: pool.id,
-                device: pool.device.clone(),
+                device: pool.disks[0].device.clone(),
                 fault: (!is_it).then(|| "another pool is there".to_owned()),
                 capacity: 1 << 30,
                 used: 0,
                 volumes: 0,
                 objects: 0,
                 checksum_errors: 0,
+                level: store::Level::Ok,
+                disks: Vec::new(),
             }
         };
         pools.iter().map(status).collect()

@@ -7,7 +7,7 @@
 pub(crate) mod guest;
 pub(crate) mod pattern;
 
-use plinth_ids::{Epoch, Name, PoolId, VolumeId};
+use plinth_ids::{DiskId, Epoch, Name, PoolId, VolumeId};
 use plinth_manage::Client;
 use plinth_store_api::{
     Answer, Attachment, CONFIG_VERSION, Durability, Pool, PoolStatus, Refusal, Reply, Request,
@@ -129,7 +129,13 @@ impl Daemon {
 
     pub(crate) fn format(&self, device: &Path, size: u64) {
         let device = device.into();
-        let verb = Verb::PoolFormat { id: POOL, device, size: Some(size), overwrite: false };
+        let verb = Verb::PoolFormat {
+            id: POOL,
+            disk: DiskId::FIRST,
+            device,
+            size: Some(size),
+            overwrite: false,
+        };
         assert_eq!(self.call(verb), Ok(Answer::Done));
     }
 
@@ -174,9 +180,10 @@ impl Drop for Daemon {
 
 /// A configuration with one pool.
 pub(crate) fn config(epoch: u64, device: &Path, attachments: &[Attachment]) -> StoreConfig {
-    let pool = Pool { id: POOL, device: device.into(), durability: Durability::Flush };
+    let pool = Pool::of_one(POOL, device, Durability::Flush);
     StoreConfig {
         version: CONFIG_VERSION,
+        workers: Vec::new(),
         epoch: Epoch(epoch),
         pools: vec![pool],
         attachments: attachments.to_vec(),
@@ -184,7 +191,14 @@ pub(crate) fn config(epoch: u64, device: &Path, attachments: &[Attachment]) -> S
 }
 
 pub(crate) fn attachment(volume: VolumeId, socket: &Path, queues: u16) -> Attachment {
-    Attachment { pool: POOL, volume, socket: socket.into(), queues, is_read_only: false }
+    Attachment {
+        pool: POOL,
+        volume,
+        socket: socket.into(),
+        queues,
+        is_read_only: false,
+        limits: None,
+    }
 }
 
 /// A daemon that serves one volume of `size` bytes with `queues` queues, in a pool of `pool_size`.
