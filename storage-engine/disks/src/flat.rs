@@ -3,60 +3,75 @@
 //!
 //! A request costs one copy. Memory is taken from the system where it is first written, and given
 //! back only with the disk.
+//!
+//! A queued request is carried out by `complete`: between the two the processor fetches the first
+//! line of what will be read, so that a batch hides the way to cold memory.
 
+use plinth_bulk::Region;
 use plinth_store::{Disk, DiskCompletion, DiskError, DiskGeometry, DiskRequest, DiskTag};
+use std::io;
 
 /// What offsets and lengths are multiples of.
 const SECTOR: u32 = 512;
+
+/// Nothing of this disk survives a power cut, so that nothing is ever half there.
+const ATOMIC: u32 = 4096;
 
 /// Requests that may wait for `complete`.
 const DEPTH: usize = 1024;
 
 #[derive(Debug)]
 pub struct FlatDisk {
-    /// Words, not bytes: only of numbers does the system give fresh zeros without touching them.
-    words: Vec<u64>,
-    ended: Vec<DiskCompletion>,
+    region: Region,
+    queue: Vec<(DiskTag, DiskRequest)>,
 }
 
 impl FlatDisk {
     /// A disk of `length` bytes, rounded down to whole sectors.
-    pub fn new(length: u64) -> Self {
+    ///
+    /// # Errors
+    /// What the system says when there is no room for it.
+    pub fn open(length: u64) -> io::Result<Self> {
         let length = length - length % u64::from(SECTOR);
-        let words = usize::try_from(length / 8).unwrap_or(usize::MAX);
-        Self { words: vec![0; words], ended: Vec::with_capacity(DEPTH) }
+        let region = Region::new(usize::try_from(length).unwrap_or(usize::MAX))?;
+        Ok(Self { region, queue: Vec::with_capacity(DEPTH) })
+    }
+
+    /// As [`FlatDisk::open`], for tests and tools.
+    ///
+    /// # Panics
+    /// When the system has no room for it.
+    pub fn new(length: u64) -> Self {
+        Self::open(length).expect("the system has room for the disk")
     }
 
     fn length(&self) -> u64 {
-        self.words.len() as u64 * 8
+        self.region.length() as u64
     }
 
     /// The place of a request's bytes, when they are whole sectors of the disk.
-    fn range(&self, offset: u64, length: u64) -> Result<std::ops::Range<usize>, DiskError> {
+    fn place(&self, offset: u64, length: u64) -> Result<usize, DiskError> {
         let end = offset.saturating_add(length);
         let sector = u64::from(SECTOR);
         if end > self.length() || !offset.is_multiple_of(sector) || !length.is_multiple_of(sector) {
             return Err(DiskError::OutOfRange { offset, end });
         }
-        let place = |at: u64| usize::try_from(at).expect("it is inside a slice");
-        Ok(place(offset)..place(end))
+        Ok(usize::try_from(offset).expect("it is inside a region"))
     }
 
     fn carry_out(&mut self, request: &mut DiskRequest) -> Result<(), DiskError> {
         match request {
             DiskRequest::Read { offset, buffer } => {
-                let range = self.range(*offset, buffer.length() as u64)?;
-                let bytes: &[u8] = bytemuck::cast_slice(&self.words);
-                buffer.as_bytes_mut().copy_from_slice(&bytes[range]);
+                let place = self.place(*offset, buffer.length() as u64)?;
+                self.region.copy_out(place, buffer.as_bytes_mut());
             }
             DiskRequest::Write { offset, buffer } => {
-                let range = self.range(*offset, buffer.length() as u64)?;
-                let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut self.words);
-                bytes[range].copy_from_slice(buffer.as_bytes());
+                let place = self.place(*offset, buffer.length() as u64)?;
+                self.region.copy_in(place, buffer.as_bytes());
             }
             // A hint: the bytes stay as they are.
             DiskRequest::Discard { offset, length } => {
-                self.range(*offset, *length)?;
+                self.place(*offset, *length)?;
             }
             DiskRequest::Flush => {}
         }
@@ -69,27 +84,37 @@ impl Disk for FlatDisk {
         DiskGeometry {
             length: self.length(),
             sector_size: SECTOR,
-            atomic_write_size: SECTOR,
+            atomic_write_size: ATOMIC,
             has_discard: false,
         }
     }
 
-    fn enqueue(&mut self, tag: DiskTag, mut request: DiskRequest) -> Result<(), DiskRequest> {
-        if self.ended.len() == DEPTH {
+    #[inline]
+    fn enqueue(&mut self, tag: DiskTag, request: DiskRequest) -> Result<(), DiskRequest> {
+        if self.queue.len() == DEPTH {
             return Err(request);
         }
-        let result = self.carry_out(&mut request);
-        let buffer = match request {
-            DiskRequest::Read { buffer, .. } | DiskRequest::Write { buffer, .. } => Some(buffer),
-            DiskRequest::Flush | DiskRequest::Discard { .. } => None,
-        };
-        self.ended.push(DiskCompletion { tag, buffer, result });
+        if let DiskRequest::Read { offset, .. } = &request {
+            self.region.prefetch(usize::try_from(*offset).unwrap_or(usize::MAX));
+        }
+        self.queue.push((tag, request));
         Ok(())
     }
 
     fn submit(&mut self) {}
 
     fn complete(&mut self, into: &mut Vec<DiskCompletion>) {
-        into.append(&mut self.ended);
+        let mut queue = std::mem::take(&mut self.queue);
+        for (tag, mut request) in queue.drain(..) {
+            let result = self.carry_out(&mut request);
+            let buffer = match request {
+                DiskRequest::Read { buffer, .. } | DiskRequest::Write { buffer, .. } => {
+                    Some(buffer)
+                }
+                DiskRequest::Flush | DiskRequest::Discard { .. } => None,
+            };
+            into.push(DiskCompletion { tag, buffer, result });
+        }
+        self.queue = queue;
     }
 }

@@ -31,6 +31,8 @@ pub enum UringDiskError {
     Setup(#[from] SetupError),
     #[error("{path:?} has sectors of {sector} bytes; 512 to 4096 can be used")]
     Sector { path: PathBuf, sector: u32 },
+    #[error("the system has no room for a disk of {length} bytes in memory")]
+    Memory { length: u64, source: std::io::Error },
 }
 
 /// A disk of which this process is the only owner.

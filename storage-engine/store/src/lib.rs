@@ -29,6 +29,7 @@ mod execute;
 mod format;
 mod io;
 mod journal;
+mod keyhash;
 mod mount;
 mod objects;
 mod op;

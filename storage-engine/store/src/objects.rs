@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which objects there are and in which slot each one's map is.
 //!
-//! 64 bytes a slot and about 55 in the ordered tree: 30 MiB for the 2^18 full objects of a TiB.
+//! 64 bytes a slot, about 55 in the ordered tree and 8 to 16 in the hash: 33 MiB for the 2^18 full
+//! objects of a TiB. The tree is for lists; a request finds its object by the hash, in one or two
+//! cache lines where the tree takes ten.
 //! What a read needs (which map page is in memory) is in the slot's own cache line.
 
+use crate::keyhash::KeyHash;
 use crate::request::{ObjectId, ObjectKey, PgId};
 use crate::space::PageState;
 use bytemuck::Zeroable;
@@ -43,6 +46,7 @@ const FREE: Slot = Slot {
 pub(crate) struct Objects {
     slots: Vec<Slot>,
     by_key: BTreeMap<ObjectKey, u32>,
+    hash: KeyHash,
     /// Free slots below `slots.len()`; the lowest is used first, so that the index stays short.
     free: BTreeSet<u32>,
     pub(crate) pages: Vec<PageState>,
@@ -72,19 +76,22 @@ pub(crate) fn object_key(bytes: &KeyBytes) -> ObjectKey {
 }
 
 impl Objects {
-    pub(crate) fn new(slot_count: u32) -> Self {
+    /// `seed` is for the hash: any number that who names objects does not choose.
+    pub(crate) fn new(slot_count: u32, seed: u64) -> Self {
         let pages = slot_count.div_ceil(INDEX_ENTRIES) as usize;
         Self {
             slots: Vec::new(),
             by_key: BTreeMap::new(),
+            hash: KeyHash::new(seed),
             free: BTreeSet::new(),
             pages: vec![PageState::default(); pages],
             slot_count,
         }
     }
 
+    #[inline]
     pub(crate) fn find(&self, key: &ObjectKey) -> Option<u32> {
-        self.by_key.get(key).copied()
+        self.hash.find(key, |slot| &self.slots[slot as usize].key == key)
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -133,12 +140,14 @@ impl Objects {
         *self.change(slot) = Slot { key, incarnation, ..FREE };
         let earlier = self.by_key.insert(key, slot);
         assert!(earlier.is_none(), "{key} is made twice");
+        self.hash.insert(&key, slot, |slot| self.slots[slot as usize].key);
         Some(slot)
     }
 
     pub(crate) fn remove(&mut self, slot: u32) {
         let key = self.slots[slot as usize].key;
         self.by_key.remove(&key);
+        self.hash.remove(&key, slot, |slot| self.slots[slot as usize].key);
         *self.change(slot) = FREE;
         self.free.insert(slot);
     }
@@ -175,12 +184,15 @@ impl Objects {
     /// Builds the tree and the free list after recovery; an error is a key that two slots hold.
     pub(crate) fn rebuild(&mut self) -> Result<(), ObjectKey> {
         self.by_key.clear();
+        self.hash.clear();
         self.free.clear();
         for (slot, place) in (0..).zip(&self.slots) {
             if place.incarnation == 0 {
                 self.free.insert(slot);
             } else if self.by_key.insert(place.key, slot).is_some() {
                 return Err(place.key);
+            } else {
+                self.hash.insert(&place.key, slot, |slot| self.slots[slot as usize].key);
             }
         }
         Ok(())

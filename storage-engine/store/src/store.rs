@@ -218,6 +218,12 @@ pub(crate) struct Flushing {
     pub(crate) is_checkpoints: bool,
 }
 
+/// The store's id is random, and nobody who names objects knows it.
+fn hash_seed(id: &StoreId) -> u64 {
+    let half = |at: usize| id[at..at + 8].iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte));
+    half(0) ^ half(8).rotate_left(29)
+}
+
 impl<D: Disk> Store<D> {
     pub(crate) fn new(
         disk: D,
@@ -238,7 +244,7 @@ impl<D: Disk> Store<D> {
             layout,
             id,
             space: Space::new(layout.unit_count),
-            objects: Objects::new(layout.slot_count),
+            objects: Objects::new(layout.slot_count, hash_seed(&id)),
             cache: MapCache::new(options.cache_pages),
             overlay: Overlay::new(options.overlay_blocks),
             journal,

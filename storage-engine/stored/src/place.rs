@@ -61,11 +61,15 @@ impl Place {
     /// Opens the disk. Blocks, so not for the worker's thread.
     pub(crate) fn open(&self) -> Result<PoolDisk, UringDiskError> {
         match self {
-            Self::Memory { size } => Ok(PoolDisk::Memory(FlatDisk::new(*size))),
-            Self::Null { size } => Ok(PoolDisk::Null(FlatDisk::new(*size))),
+            Self::Memory { size } => memory(*size).map(PoolDisk::Memory),
+            Self::Null { size } => memory(*size).map(PoolDisk::Null),
             Self::Device(path) => open_patiently(path).map(|disk| PoolDisk::Uring(Box::new(disk))),
         }
     }
+}
+
+fn memory(length: u64) -> Result<FlatDisk, UringDiskError> {
+    FlatDisk::open(length).map_err(|source| UringDiskError::Memory { length, source })
 }
 
 fn open_patiently(path: &Path) -> Result<UringDisk, UringDiskError> {

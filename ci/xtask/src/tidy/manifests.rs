@@ -6,6 +6,7 @@ use crate::layers::{Kind, Metadata, Package};
 
 /// The crates that may hold `unsafe`. Adding a name needs an ADR.
 const FENCES: &[&str] = &[
+    "plinth-bulk",
     "plinth-dpdk",
     "plinth-dpdk-sys",
     "plinth-guest-memory",
