@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A served disk, driven over its socket by the `vhost` crate's frontend.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set up has failed")]
+#![allow(dead_code, reason = "the support module serves several tests")]
 
 mod support;
 
