@@ -184,6 +184,11 @@ pub(crate) fn mount(
     Ok(Volumes::start(store, pool.id))
 }
 
+/// Whether the pool's contents end with this process.
+pub(crate) fn is_volatile(pool: &api::Pool) -> bool {
+    matches!(Place::parse(&pool.device), Ok(Place::Memory { .. }))
+}
+
 /// Writes a checkpoint and lets go of the disk.
 pub(crate) fn unmount(volumes: Volumes<PoolDisk>) {
     drop(volumes.stop());

@@ -9,14 +9,16 @@
 use crate::format::{self, Purpose};
 use crate::message::{AttachSpec, Attached, EngineRefusal, Message};
 use crate::worker::WorkerPort;
+use crossbeam_channel::bounded;
 use plinth_backends::blk::BlkClass;
-use plinth_backends::{Device, DeviceOptions, DeviceToken, Shrinkable, WorkerLink};
+use plinth_backends::{Device, DeviceOptions, DeviceToken, HandedDevice, Shrinkable, WorkerLink};
 use plinth_ids::{PoolId, VolumeId};
 use plinth_obs::Chain;
 use plinth_store_api::{Attachment, Pool, StoreConfig};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tracing::field::display;
 
 /// What serves an attachment.
@@ -36,7 +38,15 @@ struct Scene {
     served: BTreeMap<VolumeKey, Served>,
     pool_faults: BTreeMap<PoolId, String>,
     attachment_faults: BTreeMap<VolumeKey, String>,
+    /// Devices that another process has handed over and that are not served yet.
+    handed: BTreeMap<VolumeKey, HandedDevice>,
+    adopted: Vec<VolumeKey>,
+    /// What was wanted before it was handed over.
+    given_up: Option<StoreConfig>,
 }
+
+/// What is left here of a device that was given away.
+type Parts = (Attachment, DeviceToken, Arc<BlkClass>);
 
 /// A volume's number is its pool's own.
 pub(crate) type VolumeKey = (PoolId, VolumeId);
@@ -115,6 +125,106 @@ impl Keeper {
             wanted.attachments.iter().any(|wanted| (wanted.pool, wanted.volume) == key)
         };
         scene.attachment_faults.retain(|key, _| is_wanted(key));
+    }
+
+    /// Devices of the process before this one, to be taken over instead of served anew.
+    pub(crate) fn adopt(&self, devices: Vec<(VolumeKey, HandedDevice)>) {
+        let mut scene = self.scene();
+        scene.adopted = devices.iter().map(|(key, _)| *key).collect();
+        scene.handed.extend(devices);
+    }
+
+    /// A device that was adopted and is not in service, and why.
+    pub(crate) fn unserved(&self) -> Option<(VolumeKey, String)> {
+        let scene = self.scene();
+        let key = *scene.adopted.iter().find(|key| !scene.served.contains_key(key))?;
+        let fault = scene.attachment_faults.get(&key).or(scene.pool_faults.get(&key.0));
+        Some((key, fault.map_or_else(|| "the configuration lacks it".to_owned(), String::clone)))
+    }
+
+    /// Gives every device away and closes every pool. Until [`Keeper::go_on`] nothing is wanted.
+    ///
+    /// # Errors
+    /// Says why nothing was given away; then everything is served as before.
+    pub(crate) fn hand_over(
+        &self,
+        patience: Duration,
+    ) -> Result<Vec<(VolumeKey, HandedDevice)>, String> {
+        let _mending = self.mending.lock().unwrap_or_else(PoisonError::into_inner);
+        let served = {
+            let mut scene = self.scene();
+            if let Some(pool) = scene.pools.values().find(|pool| format::is_volatile(pool)) {
+                return Err(format!("{} is in this process's memory and would be lost", pool.id));
+            }
+            scene.given_up = scene.wanted.take();
+            std::mem::take(&mut scene.served)
+        };
+        let deadline = Instant::now() + patience;
+        for served in served.values() {
+            served.device.begin_hand_over();
+        }
+        let (mut given, mut kept) = (Vec::new(), Vec::new());
+        for (key, Served { spec, device, token, class }) in served {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match device.finish_hand_over(left) {
+                Ok(handed) => given.push((key, handed, (spec, token, class))),
+                Err(device) => kept.push((key, Served { spec, device, token, class })),
+            }
+        }
+        if let Some((key, _)) = kept.first() {
+            let (pool, volume) = *key;
+            let text = format!("requests of {pool} {volume} did not end within {patience:?}");
+            self.take_back(given, kept);
+            return Err(text);
+        }
+        for (_, _, (_, token, _)) in &given {
+            let token = *token;
+            // Only a worker that has ended refuses, and then nothing is attached.
+            let _ = self.port.ask(|answer| Message::Detach { token, answer });
+        }
+        self.close_unwanted(&[]);
+        Ok(given.into_iter().map(|(key, handed, _)| (key, handed)).collect())
+    }
+
+    /// A hand-over is called off: what was given up goes on where it was.
+    fn take_back(
+        &self,
+        given: Vec<(VolumeKey, HandedDevice, Parts)>,
+        kept: Vec<(VolumeKey, Served)>,
+    ) {
+        let mut scene = self.scene();
+        scene.wanted = scene.given_up.take();
+        scene.served.extend(kept);
+        for (key, handed, (spec, token, class)) in given {
+            let shrinkable = Shrinkable::Refuse;
+            let options = DeviceOptions { socket: spec.socket.clone(), token, shrinkable };
+            match Device::take_over(options, class.clone(), self.link.clone(), handed) {
+                Ok(device) => {
+                    scene.served.insert(key, Served { spec, device, token, class });
+                }
+                Err(error) => {
+                    let err = display(Chain(&error));
+                    tracing::error!(
+                        ?key,
+                        err,
+                        "a volume is not served any more; it is tried again"
+                    );
+                    drop(self.port.tell(Message::Detach { token, answer: bounded(1).0 }));
+                }
+            }
+        }
+    }
+
+    /// Serves again what was handed over to a process that did not serve.
+    pub(crate) fn go_on(&self, devices: Vec<(VolumeKey, HandedDevice)>) {
+        {
+            let mut scene = self.scene();
+            scene.handed.extend(devices);
+            if let Some(wanted) = scene.given_up.take() {
+                scene.wanted = Some(wanted);
+            }
+        }
+        self.carry_out();
     }
 
     /// Ends everything in order: guests first, then pools with their checkpoints.
@@ -243,7 +353,15 @@ impl Keeper {
         let options =
             DeviceOptions { socket: spec.socket.clone(), token, shrinkable: Shrinkable::Refuse };
         let served_class: Arc<BlkClass> = Arc::clone(&class);
-        match Device::serve(options, class, self.link.clone()) {
+        let key = (spec.pool, spec.volume);
+        let handed = self.scene().handed.remove(&key);
+        // A socket that was moved by the configuration is made anew: its guest will come again.
+        let handed = handed.filter(|handed| handed.path() == spec.socket);
+        let served = match handed {
+            Some(handed) => Device::take_over(options, class, self.link.clone(), handed),
+            None => Device::serve(options, class, self.link.clone()),
+        };
+        match served {
             Ok(device) => Ok(Served { spec: spec.clone(), device, token, class: served_class }),
             Err(error) => {
                 // Nothing is served, so nothing can be under way: the answer is immediate.

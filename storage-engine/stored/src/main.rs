@@ -10,6 +10,7 @@ mod config;
 mod engine;
 mod flight;
 mod format;
+mod handover;
 mod keeper;
 mod message;
 mod place;
@@ -21,6 +22,7 @@ mod worker;
 
 use clap::Parser;
 use format::Purpose;
+use handover::{Active, TakeOverError};
 use keeper::Keeper;
 use plinth_manage::{Kept, ListenError, LoadError, Server, ServerConfig};
 use plinth_obs::Chain;
@@ -56,6 +58,9 @@ struct Arguments {
     /// Serve pools on null:SIZE too, which lose whatever guests write: to measure rings and dispatch
     #[arg(long)]
     measuring: bool,
+    /// Take over guests and disks from the plinth-stored that runs with the same folders
+    #[arg(long)]
+    take_over: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +75,10 @@ enum RunError {
     Worker { source: worker::StartError },
     #[error("the management socket cannot be served")]
     Listen { source: ListenError },
+    #[error("the socket for a successor cannot be made")]
+    Successor { source: std::io::Error },
+    #[error("nothing was taken over")]
+    TakeOver { source: TakeOverError },
 }
 
 fn main() -> ExitCode {
@@ -91,13 +100,20 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
     let signals = StopSignals::block().map_err(|source| RunError::Signals { source })?;
     make_folder(&arguments.run_dir)?;
     make_folder(&arguments.state_dir)?;
-    let kept = Kept::at(arguments.state_dir.join("stored.json"));
-    let wanted: Option<StoreConfig> = kept.load().map_err(|source| RunError::Load { source })?;
     let mut config = WorkerConfig::new("stored");
     config.cpu = arguments.cpu;
     config.mode = arguments.mode;
     let (worker, port, link) =
         worker::start(config).map_err(|source| RunError::Worker { source })?;
+    // From here on the disks are ours, and the kept configuration does not change any more.
+    let taken = if arguments.take_over {
+        let taken = handover::take_over(&arguments.run_dir);
+        Some(taken.map_err(|source| RunError::TakeOver { source })?)
+    } else {
+        None
+    };
+    let kept = Kept::at(arguments.state_dir.join("stored.json"));
+    let wanted: Option<StoreConfig> = kept.load().map_err(|source| RunError::Load { source })?;
     let purpose = if arguments.measuring { Purpose::Measuring } else { Purpose::Service };
     let keeper = Arc::new(Keeper::new(port.clone(), link, purpose));
     if let Some(wanted) = wanted {
@@ -105,13 +121,18 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
         keeper.want(wanted);
     }
     let stats = Arc::clone(worker.stats());
-    let service = service::Stored::new(Arc::clone(&keeper), port, kept, stats);
+    let service = Arc::new(service::Stored::new(Arc::clone(&keeper), port, kept, stats));
     let socket = arguments.socket.clone().unwrap_or_else(|| arguments.run_dir.join("stored.sock"));
     // Before the pools: a second process ends here, and has not touched a disk.
-    let server = Server::start(ServerConfig::new(&socket), Arc::new(service))
-        .map_err(|source| RunError::Listen { source })?;
-    tracing::info!(?socket, "plinth-stored serves");
-    loop {
+    let manage = move || Server::start(ServerConfig::new(&socket), Arc::clone(&service));
+    let server = manage().map_err(|source| RunError::Listen { source })?;
+    if let Some(taken) = taken {
+        resume(&keeper, taken);
+    }
+    let active = Active::start(&arguments.run_dir, Arc::clone(&keeper), server, Box::new(manage))
+        .map_err(|source| RunError::Successor { source })?;
+    tracing::info!("plinth-stored serves");
+    while !active.is_over() {
         keeper.carry_out();
         if signals.wait(MEND_EVERY) {
             break;
@@ -119,10 +140,28 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
     }
     tracing::info!("plinth-stored stops");
     // Nobody may ask for more; then guests are let go, pools are closed, the worker ends.
-    server.stop();
+    active.stop();
     keeper.stop();
     worker.stop();
     Ok(())
+}
+
+/// Brings into service what the process before this one has handed over, and lets that one end.
+///
+/// Where that fails the process ends on the spot. A device that is dropped in good order ends its
+/// frontend's connection and removes its socket, and both are the other process's, which goes on.
+fn resume(keeper: &Keeper, mut taken: handover::TakenOver) {
+    keeper.adopt(std::mem::take(&mut taken.devices));
+    keeper.carry_out();
+    let outcome = match keeper.unserved() {
+        Some(((pool, volume), fault)) => Err(TakeOverError::NotServing { pool, volume, fault }),
+        None => taken.serves(),
+    };
+    if let Err(error) = outcome {
+        let err = tracing::field::display(Chain(&error));
+        tracing::error!(err, "the process before this one goes on");
+        std::process::exit(1);
+    }
 }
 
 fn make_folder(path: &Path) -> Result<(), RunError> {

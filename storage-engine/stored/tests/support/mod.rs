@@ -87,6 +87,13 @@ impl Daemon {
 
     /// The same with more arguments.
     pub(crate) fn start_with(folder: &Folder, arguments: &[&str]) -> Self {
+        let mut daemon = Self::spawn(folder, arguments);
+        daemon.wait_until_it_answers();
+        daemon
+    }
+
+    /// Starts one and waits for nothing.
+    pub(crate) fn spawn(folder: &Folder, arguments: &[&str]) -> Self {
         let socket = folder.path("stored.sock");
         let process = Command::new(env!("CARGO_BIN_EXE_plinth-stored"))
             .arg("--run-dir")
@@ -99,12 +106,21 @@ impl Daemon {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let mut daemon = Self { process, socket };
+        Self { process, socket }
+    }
+
+    pub(crate) fn wait_until_it_answers(&mut self) {
         wait_for("a store that answers", || {
-            assert_eq!(daemon.process.try_wait().unwrap(), None, "the store has ended");
-            Client::connect(&daemon.socket, PATIENCE).ok()
+            assert_eq!(self.process.try_wait().unwrap(), None, "the store has ended");
+            Client::connect(&self.socket, PATIENCE).ok()
         });
-        daemon
+    }
+
+    /// Whether the process is gone, and in good order.
+    pub(crate) fn has_ended(&mut self) -> Option<()> {
+        let ended = self.process.try_wait().unwrap()?;
+        assert!(ended.success(), "{ended}");
+        Some(())
     }
 
     /// `kill -9`, and nothing else.

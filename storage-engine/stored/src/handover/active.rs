@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The old process's side: waits for a successor, gives everything away, and goes on if that
+//! comes to nothing.
+
+use super::{DRAIN_PATIENCE, PATIENCE, VERSION, Word, hear, say, socket_in};
+use crate::keeper::{Keeper, VolumeKey};
+use plinth_backends::{HandOverError, HandOverLine, HandedDevice};
+use plinth_manage::{ListenError, Server};
+use plinth_obs::Chain;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+use tracing::field::display;
+
+/// Starts the management server again after a hand-over that came to nothing.
+type Restart = Box<dyn Fn() -> Result<Server, ListenError> + Send>;
+
+/// Waits for a successor for as long as the process serves.
+#[derive(Debug)]
+pub(crate) struct Active {
+    path: PathBuf,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    is_stopping: AtomicBool,
+    /// The successor serves; nothing is left to do here.
+    is_over: AtomicBool,
+    management: Mutex<Option<Server>>,
+}
+
+impl Active {
+    /// Waits on a thread of its own. Takes the management server, because it is stopped before
+    /// anything is given away; `restart` makes it again.
+    pub(crate) fn start(
+        run_dir: &Path,
+        keeper: Arc<Keeper>,
+        management: Server,
+        restart: Restart,
+    ) -> io::Result<Self> {
+        let path = socket_in(run_dir);
+        let listener = bind(&path)?;
+        let shared = Arc::new(Shared {
+            is_stopping: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+            management: Mutex::new(Some(management)),
+        });
+        let host = Host { path: path.clone(), keeper, shared: shared.clone(), restart };
+        let thread = std::thread::Builder::new()
+            .name("handover".to_owned())
+            .spawn(move || host.wait_for_successors(listener))?;
+        Ok(Self { path, shared, thread: Some(thread) })
+    }
+
+    /// Whether another process serves in this one's place.
+    pub(crate) fn is_over(&self) -> bool {
+        self.shared.is_over.load(Ordering::Acquire)
+    }
+
+    /// Waits for nobody any more, and stops management.
+    pub(crate) fn stop(mut self) {
+        self.shared.is_stopping.store(true, Ordering::Release);
+        if !self.is_over() {
+            // Wakes the thread, which looks at the flag first.
+            let _ = UnixStream::connect(&self.path);
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        drop(self.shared.take_management());
+    }
+}
+
+impl Shared {
+    fn take_management(&self) -> Option<Server> {
+        self.management.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn set_management(&self, server: Server) {
+        *self.management.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
+    }
+}
+
+/// A socket that is left over from a dead process is replaced. A living one cannot be there: the
+/// management socket, which is made first, would have been refused.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    UnixListener::bind(path)
+}
+
+struct Host {
+    path: PathBuf,
+    keeper: Arc<Keeper>,
+    shared: Arc<Shared>,
+    restart: Restart,
+}
+
+impl Host {
+    fn wait_for_successors(self, mut listener: UnixListener) {
+        loop {
+            let stream = match listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::error!(err = %error, "no successor can be waited for any more");
+                    return;
+                }
+            };
+            if self.shared.is_stopping.load(Ordering::Acquire) {
+                let _ = std::fs::remove_file(&self.path);
+                return;
+            }
+            match self.meet(stream, listener) {
+                Ok(again) => listener = again,
+                Err(Over) => return,
+            }
+        }
+    }
+
+    /// One successor. Gives the listener back, or another one, when this process goes on.
+    fn meet(&self, stream: UnixStream, listener: UnixListener) -> Result<UnixListener, Over> {
+        let (line, process) = match greet(stream) {
+            Ok(met) => met,
+            Err(error) => {
+                let err = display(Chain(&error));
+                tracing::warn!(err, "a successor that makes no sense is left alone");
+                return Ok(listener);
+            }
+        };
+        tracing::info!("a successor has come; guests and pools are handed over");
+        let started = Instant::now();
+        drop(self.shared.take_management());
+        let devices = match self.keeper.hand_over(DRAIN_PATIENCE) {
+            Ok(devices) => devices,
+            Err(text) => {
+                tracing::warn!(err = text, "nothing was handed over");
+                let _ = say(&line, &Word::Refused { text });
+                self.go_on(Vec::new());
+                return Ok(listener);
+            }
+        };
+        // The next two lines make place for the successor's own sockets.
+        drop(listener);
+        let _ = std::fs::remove_file(&self.path);
+        match give(&line, &devices) {
+            Ok(()) => {
+                tracing::info!(took = ?started.elapsed(), "the successor serves; this one ends");
+                self.shared.is_over.store(true, Ordering::Release);
+                Err(Over)
+            }
+            Err(error) => {
+                let err = display(Chain(&error));
+                tracing::error!(err, "the successor does not serve; it is ended, and we go on");
+                kill(&process);
+                self.go_on(devices);
+                bind(&self.path).map_err(|error| {
+                    tracing::error!(err = %error, "no successor can be waited for any more");
+                    Over
+                })
+            }
+        }
+    }
+
+    /// Serves again.
+    fn go_on(&self, devices: Vec<(VolumeKey, HandedDevice)>) {
+        self.keeper.go_on(devices);
+        match (self.restart)() {
+            Ok(server) => self.shared.set_management(server),
+            Err(error) => {
+                let err = display(Chain(&error));
+                tracing::error!(err, "guests are served, but the management socket is not");
+            }
+        }
+    }
+}
+
+/// The thread ends.
+struct Over;
+
+/// Hears who it is. The pidfd is taken of the process that connected, before anything is given.
+fn greet(stream: UnixStream) -> Result<(HandOverLine, OwnedFd), HandOverError> {
+    let fault = |errno: rustix::io::Errno| HandOverError::Line { source: errno.into() };
+    let peer = rustix::net::sockopt::socket_peercred(&stream).map_err(fault)?;
+    let process = pidfd_open(peer.pid, PidfdFlags::empty()).map_err(fault)?;
+    let line = HandOverLine::new(stream, PATIENCE)?;
+    match hear(&line)? {
+        Word::Hello { version: VERSION } => Ok((line, process)),
+        Word::Hello { version } => {
+            let text = format!("it speaks version {VERSION} of the hand-over, not {version}");
+            let _ = say(&line, &Word::Refused { text });
+            Err(HandOverError::Version { found: version })
+        }
+        _ => Err(HandOverError::Ended),
+    }
+}
+
+/// Gives everything away and waits until the other serves.
+fn give(line: &HandOverLine, devices: &[(VolumeKey, HandedDevice)]) -> Result<(), HandOverError> {
+    for (key, device) in devices {
+        let (pool, volume) = *key;
+        say(line, &Word::Device { pool, volume })?;
+        let (body, descriptors) = device.emit();
+        line.send(&body, &descriptors)?;
+    }
+    say(line, &Word::Ready)?;
+    match hear(line)? {
+        Word::Serving => Ok(()),
+        _ => Err(HandOverError::Ended),
+    }
+}
+
+/// Ends the successor and waits for its end: it must not have a disk when this process opens it.
+fn kill(process: &OwnedFd) {
+    let _ = pidfd_send_signal(process, Signal::KILL);
+    // A pidfd is readable once its process has ended; SIGKILL cannot be put off for long, but by
+    // a disk that hangs, and then nobody can have it.
+    let _ = poll(&mut [PollFd::new(process, PollFlags::IN)], None);
+}
