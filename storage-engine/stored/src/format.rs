@@ -186,7 +186,9 @@ pub(crate) fn mount(
 
 /// Whether the pool's contents end with this process.
 pub(crate) fn is_volatile(pool: &api::Pool) -> bool {
-    matches!(Place::parse(&pool.device), Ok(Place::Memory { .. }))
+    let is_volatile =
+        |disk: &api::PoolDisk| matches!(Place::parse(&disk.device), Ok(Place::Memory { .. }));
+    pool.disks.iter().any(is_volatile)
 }
 
 /// Writes a checkpoint and lets go of the disk.
