@@ -6,9 +6,9 @@
 
 use crate::buffer::BLOCK_SIZE;
 use crate::disk::Disk;
-use crate::objects::NO_FRAME;
-use crate::op::{Old, Step, StepKind, Work, block_range};
-use crate::request::{ObjectKey, StoreRefusal};
+use crate::objects::{BAD_FRAME, NO_FRAME};
+use crate::op::{Old, Step, StepKind, Work, block_range, is_cloned_before};
+use crate::request::{ObjectKey, STEPS_MAX, StoreRefusal};
 use crate::space::Space;
 use crate::store::{Omit, Progress, Store, StoreState};
 use plinth_format::{
@@ -53,6 +53,8 @@ struct Needs {
 /// each attribute besides its bytes.
 const UNIT_RECORDS: usize = 192;
 const ATTRIBUTE_RECORD: usize = 20;
+/// A unit's owners are counted with 16 bits.
+const OWNERS_MAX: usize = u16::MAX as usize;
 
 enum Ready {
     Yes,
@@ -72,7 +74,7 @@ impl<D: Disk> Store<D> {
         let steps = match &mut work {
             Work::One(step) => std::slice::from_mut(step),
             Work::Many(steps) => steps.as_mut_slice(),
-            Work::Read { .. } | Work::Attributes { .. } | Work::Flush => &mut [],
+            Work::Read { .. } | Work::Attributes { .. } | Work::List(_) | Work::Flush => &mut [],
         };
         let ready = self.prepare(op, steps);
         if matches!(ready, Ready::Yes) {
@@ -145,13 +147,14 @@ impl<D: Disk> Store<D> {
         for (number, step) in steps.iter().enumerate() {
             let StepKind::Write { offset, length } = step.kind else { continue };
             let Some(slot) = self.objects.find(&step.key) else { continue };
+            let is_shared = self.will_be_shared(steps, number);
             let (first, end) = block_range(offset, length);
             let edges = [first / UNIT_BLOCKS, (end - 1) / UNIT_BLOCKS];
             for (edge, &unit) in edges.iter().enumerate() {
                 if edge == 1 && edges[0] == unit {
                     continue;
                 }
-                let mask = self.old_mask(slot, unit, offset, length);
+                let mask = self.old_mask(slot, unit, offset, length, is_shared);
                 let has = |old: &Old| old.step == number && old.unit == unit;
                 if mask == 0 || self.ops.get(op).is_some_and(|op| op.old.iter().any(has)) {
                     continue;
@@ -173,8 +176,13 @@ impl<D: Disk> Store<D> {
         if is_waiting { Ready::Wait } else { Ready::Yes }
     }
 
+    /// Whether the object of this step shares all its units by the time the step is carried out.
+    fn will_be_shared(&self, steps: &[Step], number: usize) -> bool {
+        self.options.omit != Omit::EarlierSteps && is_cloned_before(steps, number)
+    }
+
     /// The blocks of a unit whose old bytes a write of this range needs.
-    fn old_mask(&self, slot: u32, index: u32, offset: u32, length: u32) -> u8 {
+    fn old_mask(&self, slot: u32, index: u32, offset: u32, length: u32, is_shared: bool) -> u8 {
         let Some(unit) = self.unit_of(slot, index) else { return 0 };
         let written = self.written_of(slot, index);
         let mut partial = 0;
@@ -187,7 +195,8 @@ impl<D: Disk> Store<D> {
             }
         }
         let (first, end) = block_range(offset, length);
-        let kept = if self.space.is_shared(unit) { !unit_mask(index, first, end) } else { 0 };
+        let is_shared = is_shared || self.space.is_shared(unit);
+        let kept = if is_shared { !unit_mask(index, first, end) } else { 0 };
         written & (partial | kept)
     }
 
@@ -261,7 +270,9 @@ impl<D: Disk> Store<D> {
         let mut needs = Needs::default();
         let mut made: Vec<ObjectKey> = Vec::new();
         let mut pages: Vec<(ObjectKey, Box<MapPage>)> = Vec::new();
-        for step in steps {
+        let is_attribute = |step: &Step| matches!(step.kind, StepKind::SetAttribute { .. });
+        let sets_attributes = steps.iter().any(is_attribute);
+        for (number, step) in steps.iter().enumerate() {
             let found = self.objects.find(&step.key);
             needs.record_bytes += 160;
             let makes = match &step.kind {
@@ -275,10 +286,25 @@ impl<D: Disk> Store<D> {
                 made.push(step.key);
                 needs.objects += 1;
             }
-            self.step_needs(step, found, (is_full, steps.len() > 1), &mut needs)?;
-            if let StepKind::SetAttribute { name, value } = &step.kind {
-                needs.record_bytes += ATTRIBUTE_RECORD + name.len() + value.len();
-                self.check_attribute(&mut pages, step.key, found, name, value)?;
+            self.step_needs(steps, number, is_full, &mut needs)?;
+            match &step.kind {
+                StepKind::SetAttribute { name, value } => {
+                    // Once for the object, and once for each clone that is made of it behind this.
+                    let bytes = ATTRIBUTE_RECORD + name.len() + value.len();
+                    needs.record_bytes += bytes * (1 + clones_after(steps, number));
+                    let page = self.attribute_page(&mut pages, step.key);
+                    let set = page.set_attribute(name, value);
+                    set.map_err(|_| StoreRefusal::AttributesFull { key: step.key })?;
+                }
+                StepKind::RemoveAttribute { name } => {
+                    self.attribute_page(&mut pages, step.key).remove_attribute(name);
+                }
+                StepKind::Clone { source } if sets_attributes => {
+                    let page = Box::new(*self.attribute_page(&mut pages, *source));
+                    pages.retain(|(key, _)| *key != step.key);
+                    pages.push((step.key, page));
+                }
+                _ => {}
             }
         }
         Ok(needs)
@@ -286,16 +312,22 @@ impl<D: Disk> Store<D> {
 
     fn step_needs(
         &self,
-        step: &Step,
-        found: Option<u32>,
-        (is_full, is_one_of_many): (bool, bool),
+        steps: &[Step],
+        number: usize,
+        is_full: bool,
         needs: &mut Needs,
     ) -> Result<(), StoreRefusal> {
+        let step = &steps[number];
+        let found = self.objects.find(&step.key);
         match &step.kind {
             StepKind::Write { offset, length } => {
                 let (first, end) = block_range(*offset, *length);
+                let is_shared = self.will_be_shared(steps, number);
                 for index in first / UNIT_BLOCKS..=(end - 1) / UNIT_BLOCKS {
-                    let plan = self.plan_unit(found, index, first, end, is_full);
+                    let mut plan = self.plan_unit(found, index, first, end, is_full);
+                    if is_shared {
+                        plan.action = Action::Copy;
+                    }
                     let blocks = plan.mask.count_ones() as usize;
                     match plan.action {
                         Action::Place | Action::Copy => needs.units += 1,
@@ -303,7 +335,8 @@ impl<D: Disk> Store<D> {
                         Action::InPlace => {}
                     }
                     // An earlier step may let go of a unit that both shared, and change the plan.
-                    if is_one_of_many && plan.action != Action::Defer && found.is_some() {
+                    let may_change = steps.len() > 1 && !is_shared;
+                    if may_change && plan.action != Action::Defer && found.is_some() {
                         needs.deferred += blocks;
                     }
                     needs.record_bytes += UNIT_RECORDS;
@@ -352,37 +385,31 @@ impl<D: Disk> Store<D> {
         bytes
     }
 
-    /// Whether every unit of the object can have one more owner.
+    /// Whether every unit of the object can have one more owner. Other steps of the transaction
+    /// may give it more, so the last few places are kept for them.
     fn check_shares(&self, slot: u32, key: ObjectKey) -> Result<(), StoreRefusal> {
-        let is_full = |unit| self.space.owners(unit) == u16::MAX;
+        let is_full = |unit| usize::from(self.space.owners(unit)) + STEPS_MAX > OWNERS_MAX;
         let has_full = (0..OBJECT_UNITS).filter_map(|index| self.unit_of(slot, index)).any(is_full);
         if has_full { Err(StoreRefusal::TooManyClones { key }) } else { Ok(()) }
     }
 
-    /// Sets the attribute in a copy of the page, so that a transaction that would fill it up is
-    /// refused before anything is done.
-    fn check_attribute(
+    /// A copy of the page with an object's attributes, as the steps so far leave it: so that a
+    /// transaction that would fill it up is refused before anything is done.
+    fn attribute_page<'a>(
         &self,
-        pages: &mut Vec<(ObjectKey, Box<MapPage>)>,
+        pages: &'a mut Vec<(ObjectKey, Box<MapPage>)>,
         key: ObjectKey,
-        found: Option<u32>,
-        name: &[u8],
-        value: &[u8],
-    ) -> Result<(), StoreRefusal> {
-        let at = match pages.iter().position(|(other, _)| *other == key) {
-            Some(at) => at,
-            None => {
-                let frame = found.map(|slot| self.objects.slot(slot).frames[0]);
-                let page = match frame {
-                    Some(frame) => self.cache.frame(frame).page.clone(),
-                    None => Box::new(bytemuck::Zeroable::zeroed()),
-                };
-                pages.push((key, page));
-                pages.len() - 1
-            }
-        };
-        let set = pages[at].1.set_attribute(name, value);
-        set.map_err(|_| StoreRefusal::AttributesFull { key })
+    ) -> &'a mut MapPage {
+        let at = pages.iter().position(|(other, _)| *other == key).unwrap_or_else(|| {
+            let frame = self.objects.find(&key).map(|slot| self.objects.slot(slot).frames[0]);
+            let page = match frame {
+                Some(frame) if frame < BAD_FRAME => self.cache.frame(frame).page.clone(),
+                _ => Box::new(bytemuck::Zeroable::zeroed()),
+            };
+            pages.push((key, page));
+            pages.len() - 1
+        });
+        &mut pages[at].1
     }
 
     /// What a write of blocks `first..end` does with the unit at `index`.
@@ -442,6 +469,13 @@ pub(crate) fn unit_mask(index: u32, first: u32, end: u32) -> u8 {
     let to = end.min(start + UNIT_BLOCKS).saturating_sub(start);
     let bits = ((1_u32 << to) - 1) & !((1_u32 << from) - 1);
     u8::try_from(bits).expect("a unit has eight blocks")
+}
+
+/// How many clones are made of the object of a step behind that step.
+fn clones_after(steps: &[Step], number: usize) -> usize {
+    let key = steps[number].key;
+    let clones = |step: &&Step| matches!(&step.kind, StepKind::Clone { source } if *source == key);
+    steps[number..].iter().filter(clones).count()
 }
 
 /// The map pages that a step reads or changes, as key and half.

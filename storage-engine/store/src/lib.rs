@@ -15,6 +15,7 @@
 //! store.list(range, limit) -> objects; store.counters(); store.state(); store.capacity()
 //! store.unmount() -> D                                                   checkpoint, flush, give the disk back
 //! ```
+//! What stands on a store without caring how many disks it has uses [`ObjectStore`].
 
 mod bitmap;
 mod blocking;
@@ -30,7 +31,9 @@ mod format;
 mod io;
 mod journal;
 mod keyhash;
+mod list;
 mod mount;
+mod object_store;
 mod objects;
 mod op;
 mod overlay;
@@ -46,10 +49,11 @@ pub use check::{CheckFault, CheckReport};
 pub use disk::{Disk, DiskCompletion, DiskError, DiskGeometry, DiskRequest, DiskTag};
 pub use format::{FormatError, FormatOptions, Found};
 pub use mount::{MountError, repair_checksum};
+pub use object_store::ObjectStore;
 pub use plinth_format::{Layout, LayoutLimits, StoreId};
 pub use request::{
-    OBJECT_SIZE_MAX, ObjectId, ObjectKey, ObjectStatus, Operation, PgId, STEPS_MAX, StoreAnswer,
-    StoreCompletion, StoreRefusal, StoreRequest, StoreTag,
+    LIST_MAX, OBJECT_SIZE_MAX, ObjectId, ObjectKey, ObjectStatus, Operation, PgId, STEPS_MAX,
+    StoreAnswer, StoreCompletion, StoreRefusal, StoreRequest, StoreTag,
 };
 pub use store::{
     Durability, Omit, ReadOnlyReason, Store, StoreCapacity, StoreCounters, StoreOptions, StoreState,

@@ -3,8 +3,10 @@
 
 use crate::buffer::{BLOCK_SIZE, IoBuffer};
 use crate::request::{
-    OBJECT_SIZE_MAX, ObjectKey, Operation, STEPS_MAX, StoreRefusal, StoreRequest, StoreTag,
+    LIST_MAX, OBJECT_SIZE_MAX, ObjectKey, Operation, STEPS_MAX, StoreRefusal, StoreRequest,
+    StoreTag,
 };
+use std::ops::RangeInclusive;
 
 #[derive(Debug)]
 pub(crate) enum StepKind {
@@ -31,9 +33,17 @@ pub(crate) struct Step {
 pub(crate) enum Work {
     Read { key: ObjectKey, offset: u32, length: u32 },
     Attributes { key: ObjectKey },
+    List(Box<Listing>),
     One(Step),
     Many(Vec<Step>),
     Flush,
+}
+
+/// A range of keys that is asked for. In a box, so that it makes no other request larger.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    pub(crate) range: RangeInclusive<ObjectKey>,
+    pub(crate) limit: usize,
 }
 
 /// One unit's bytes from before a change, for the blocks in `mask`.
@@ -48,6 +58,8 @@ pub(crate) struct Old {
 #[derive(Debug)]
 pub(crate) struct Op {
     pub(crate) tag: StoreTag,
+    /// Rises from request to request.
+    pub(crate) number: u64,
     pub(crate) work: Work,
     pub(crate) buffer: Option<IoBuffer>,
     /// Disk requests on their way that hold the operation back.
@@ -62,9 +74,10 @@ pub(crate) struct Op {
 }
 
 impl Op {
-    pub(crate) fn new(tag: StoreTag, work: Work, buffer: Option<IoBuffer>) -> Self {
+    pub(crate) fn new(tag: StoreTag, number: u64, work: Work, buffer: Option<IoBuffer>) -> Self {
         Self {
             tag,
+            number,
             work,
             buffer,
             pending: 0,
@@ -81,14 +94,14 @@ impl Op {
         match &self.work {
             Work::One(step) => std::slice::from_ref(step),
             Work::Many(steps) => steps,
-            Work::Read { .. } | Work::Attributes { .. } | Work::Flush => &[],
+            Work::Read { .. } | Work::Attributes { .. } | Work::List(_) | Work::Flush => &[],
         }
     }
 
     pub(crate) fn for_each_key(&self, mut visit: impl FnMut(&ObjectKey)) {
         match &self.work {
             Work::Read { key, .. } | Work::Attributes { key } => visit(key),
-            Work::Flush => {}
+            Work::List(_) | Work::Flush => {}
             Work::One(_) | Work::Many(_) => {
                 for step in self.steps() {
                     visit(&step.key);
@@ -145,6 +158,10 @@ pub(crate) fn admit(request: StoreRequest) -> (Result<Work, StoreRefusal>, Optio
         }
         StoreRequest::Apply { transaction } => (admit_steps(transaction).map(Work::Many), None),
         StoreRequest::Attributes { key } => (Ok(Work::Attributes { key }), None),
+        StoreRequest::List { range, limit } => {
+            let listing = Listing { range, limit: limit.clamp(1, LIST_MAX) };
+            (Ok(Work::List(Box::new(listing))), None)
+        }
         StoreRequest::Flush => (Ok(Work::Flush), None),
     }
 }
@@ -189,47 +206,78 @@ fn step(operation: Operation) -> Result<Step, StoreRefusal> {
     })
 }
 
-/// What a step does to an object: reads or changes its data, replaces it, or less.
-#[derive(Clone, Copy, Eq, PartialEq)]
-enum Touch {
-    Data,
-    Whole,
-    Rest,
+/// What the steps so far did to an object.
+#[derive(Clone, Copy, Debug, Default)]
+struct Touched {
+    source: bool,
+    data: bool,
+    removed: bool,
+    cloned_into: bool,
+    rest: bool,
 }
 
+impl Touched {
+    const fn whole(self) -> bool {
+        self.removed || self.cloned_into
+    }
+}
+
+/// The order of steps that `Operation` promises: planning looks at the objects as they are before
+/// the transaction, and knows no more of earlier steps than what is allowed here.
 fn check_conflicts(steps: &[Step]) -> Result<(), StoreRefusal> {
     let group = (steps[0].key.pool, steps[0].key.pg);
-    let mut touches: Vec<(ObjectKey, Touch)> = Vec::with_capacity(steps.len() + 1);
+    let mut touched: Vec<(ObjectKey, Touched)> = Vec::with_capacity(steps.len() + 1);
+    let mut touch = |key: ObjectKey, allows: fn(&mut Touched) -> bool| {
+        let at = touched.iter().position(|(other, _)| *other == key).unwrap_or_else(|| {
+            touched.push((key, Touched::default()));
+            touched.len() - 1
+        });
+        let is_allowed = (key.pool, key.pg) == group && allows(&mut touched[at].1);
+        if is_allowed { Ok(()) } else { Err(StoreRefusal::BadTransaction { key }) }
+    };
     for step in steps {
-        let mut add = |key: ObjectKey, touch: Touch| {
-            let collides = |&(other, earlier): &(ObjectKey, Touch)| {
-                other == key
-                    && (touch == Touch::Whole
-                        || earlier == Touch::Whole
-                        || (touch == Touch::Data && earlier == Touch::Data))
-            };
-            if (key.pool, key.pg) != group || touches.iter().any(collides) {
-                return Err(StoreRefusal::BadTransaction { key });
-            }
-            touches.push((key, touch));
-            Ok(())
-        };
         match &step.kind {
             StepKind::Clone { source } => {
-                add(*source, Touch::Data)?;
-                add(step.key, Touch::Whole)?;
+                touch(*source, |of| {
+                    of.source = true;
+                    !of.data && !of.whole()
+                })?;
+                if *source == step.key {
+                    return Err(StoreRefusal::BadTransaction { key: *source });
+                }
+                touch(step.key, |of| {
+                    !of.data
+                        && !of.rest
+                        && !std::mem::replace(&mut of.cloned_into, true)
+                        && !of.removed
+                })?;
             }
-            StepKind::Remove => add(step.key, Touch::Whole)?,
+            StepKind::Remove => touch(step.key, |of| {
+                !of.data && !of.rest && !of.cloned_into && !std::mem::replace(&mut of.removed, true)
+            })?,
             StepKind::Write { .. }
             | StepKind::WriteFull { .. }
             | StepKind::Zero { .. }
-            | StepKind::Truncate { .. } => add(step.key, Touch::Data)?,
+            | StepKind::Truncate { .. } => {
+                touch(step.key, |of| !of.whole() && !std::mem::replace(&mut of.data, true))?;
+            }
             StepKind::Touch | StepKind::SetAttribute { .. } | StepKind::RemoveAttribute { .. } => {
-                add(step.key, Touch::Rest)?;
+                touch(step.key, |of| {
+                    of.rest = true;
+                    !of.removed
+                })?;
             }
         }
     }
     Ok(())
+}
+
+/// Whether a step before the `number`th clones this object: then its units are shared by the
+/// time that step is carried out.
+pub(crate) fn is_cloned_before(steps: &[Step], number: usize) -> bool {
+    let key = steps[number].key;
+    let clones = |step: &Step| matches!(&step.kind, StepKind::Clone { source } if *source == key);
+    number > 0 && steps[..number].iter().any(clones)
 }
 
 #[cfg(test)]
@@ -255,8 +303,18 @@ mod tests {
         assert_eq!(refusal(vec![zero(1), zero(2), touch(1)]), None);
         assert_eq!(refusal(vec![zero(1), zero(1)]), bad(1));
         assert_eq!(refusal(vec![zero(1), clone(1, 2)]), bad(1));
-        assert_eq!(refusal(vec![clone(1, 2), touch(2)]), bad(2));
         assert_eq!(refusal(vec![clone(1, 1)]), bad(1));
+        assert_eq!(refusal(vec![clone(1, 2), zero(2)]), bad(2));
+        assert_eq!(refusal(vec![touch(2), clone(1, 2)]), bad(2));
+        assert_eq!(refusal(vec![clone(1, 2), clone(2, 3)]), bad(2));
+        assert_eq!(refusal(vec![clone(1, 2), zero(1), zero(1)]), bad(1));
+        let remove = |object| Operation::Remove { key: key(object) };
+        assert_eq!(refusal(vec![remove(1), touch(1)]), bad(1));
+        assert_eq!(refusal(vec![remove(1), clone(2, 1)]), bad(1));
+        // What is cloned may be changed or replaced behind that, and a clone gets attributes.
+        assert_eq!(refusal(vec![clone(1, 2), zero(1), touch(1), touch(2)]), None);
+        assert_eq!(refusal(vec![clone(1, 2), clone(1, 3), clone(4, 1)]), None);
+        assert_eq!(refusal(vec![clone(1, 2), remove(1)]), None);
         assert_eq!(refusal(vec![touch(1), Operation::Remove { key: key(1) }]), bad(1));
         let other = ObjectKey { pg: PgId(1), ..key(1) };
         let refused = Some(StoreRefusal::BadTransaction { key: other });

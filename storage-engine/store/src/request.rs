@@ -4,12 +4,16 @@
 use crate::buffer::IoBuffer;
 use plinth_ids::PoolId;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 /// The largest object.
 pub const OBJECT_SIZE_MAX: u32 = 4 << 20;
 
 /// The most steps of a transaction.
 pub const STEPS_MAX: usize = 32;
+
+/// The most objects in one answer to a `List`.
+pub const LIST_MAX: usize = 1024;
 
 /// A placement group: the objects whose operations are ordered among each other.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -67,6 +71,10 @@ pub enum StoreRequest {
     Apply { transaction: Vec<Operation> },
     /// Reads an object's attributes.
     Attributes { key: ObjectKey },
+    /// Names at most `limit` objects of the range (1 to [`LIST_MAX`]; more is cut), in order, as
+    /// they are after every change that was submitted before this. A change that is submitted
+    /// later may be seen too.
+    List { range: RangeInclusive<ObjectKey>, limit: usize },
     /// Makes durable every write that was acknowledged, and every change that was submitted,
     /// before this. Always flushes the device, whatever the pool's durability is.
     Flush,
@@ -74,10 +82,14 @@ pub enum StoreRequest {
 
 /// A step of a transaction.
 ///
-/// A transaction sees the objects as they are before it. So it has at most one step for each
-/// object that reads or changes its data (`Write`, `WriteFull`, `Zero`, `Truncate`, `Clone` from
-/// or into, `Remove`), and an object that it removes or clones into gets no attributes in it.
-/// At most [`STEPS_MAX`] steps.
+/// A step sees the steps before it. Each object may be, in this order, cloned from (any number of
+/// times), then changed by one step that is about its data (`Write`, `WriteFull`, `Zero`,
+/// `Truncate`) or about all of it (`Remove`, `Clone` into). Steps on attributes may stand
+/// anywhere, but not before a step about all of the object, nor behind a `Remove`. An object that
+/// is cloned from is there before the transaction. At most [`STEPS_MAX`] steps.
+///
+/// So `Clone { source: X, target: Y }` with a `Write` of X behind it is the first write after a
+/// snapshot: Y keeps the old bytes, X gets the new ones, both or neither after a crash.
 #[derive(Debug)]
 pub enum Operation {
     /// Makes the object if it is not there.
@@ -153,6 +165,12 @@ pub enum StoreAnswer {
         size: u32,
         attributes: Vec<(Vec<u8>, Vec<u8>)>,
     },
+    Listed {
+        objects: Vec<ObjectStatus>,
+        /// Where the next `List` of the range begins, if there is more. Objects that come or go
+        /// meanwhile do not disturb those that stay: each is named once.
+        next: Option<ObjectKey>,
+    },
     Flushed,
 }
 
@@ -171,7 +189,7 @@ pub enum StoreRefusal {
     ShortBuffer,
     #[error("the attributes of {key} would take more than their page holds")]
     AttributesFull { key: ObjectKey },
-    #[error("two steps of the transaction need the data of {key}, or it is of another group")]
+    #[error("a step on {key} cannot stand behind the steps before it, or it is of another group")]
     BadTransaction { key: ObjectKey },
     #[error("the transaction has more than 32 steps, none, or needs more journal than there is")]
     TransactionTooLarge,

@@ -106,6 +106,8 @@ pub enum Omit {
     AloneGuard,
     /// Replays from the journal without writing deferred blocks to their places.
     ReplayDeferred,
+    /// Plans a write as if the steps before it in its transaction would not share its units.
+    EarlierSteps,
 }
 
 /// Whether the store takes changes.
@@ -188,6 +190,8 @@ pub struct Store<D> {
     pub(crate) journal: Journal,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) ops: Slab<Op>,
+    /// Requests that were taken so far.
+    pub(crate) requests: u64,
     /// Operations that wait, oldest first, and the same by object.
     pub(crate) parked: VecDeque<u32>,
     pub(crate) queues: BTreeMap<ObjectKey, VecDeque<u32>>,
@@ -250,6 +254,7 @@ impl<D: Disk> Store<D> {
             journal,
             checkpoint: Checkpoint::new(session),
             ops: Slab::new(),
+            requests: 0,
             parked: VecDeque::new(),
             queues: BTreeMap::new(),
             loading: BTreeSet::new(),
@@ -279,7 +284,8 @@ impl<D: Disk> Store<D> {
         let (work, buffer) = admit(request);
         match work {
             Ok(work) => {
-                let op = self.ops.insert(Op::new(tag, work, buffer));
+                self.requests += 1;
+                let op = self.ops.insert(Op::new(tag, self.requests, work, buffer));
                 self.start(op);
             }
             Err(refusal) => {
@@ -361,19 +367,13 @@ impl<D: Disk> Store<D> {
 
     /// One object's size and units.
     pub fn object(&self, key: &ObjectKey) -> Option<ObjectStatus> {
-        let slot = self.objects.slot(self.objects.find(key)?);
-        Some(ObjectStatus { key: *key, size: slot.size, units: u32::from(slot.units) })
+        Some(self.status(*key, self.objects.find(key)?))
     }
 
     /// At most `limit` objects of the range, in order. Call again from the last key's successor.
     pub fn list(&self, range: RangeInclusive<ObjectKey>, limit: usize) -> Vec<ObjectStatus> {
         let found = self.objects.range(range).take(limit);
-        found
-            .map(|(key, slot)| {
-                let slot = self.objects.slot(slot);
-                ObjectStatus { key, size: slot.size, units: u32::from(slot.units) }
-            })
-            .collect()
+        found.map(|(key, slot)| self.status(key, slot)).collect()
     }
 
     /// A buffer from the store's pool; reads and writes give it back with their completion.
@@ -511,6 +511,7 @@ impl<D: Disk> Store<D> {
         match entry.work {
             Work::Read { key, offset, length } => self.attempt_read(op, key, offset, length),
             Work::Attributes { key } => self.attempt_attributes(op, key),
+            Work::List(_) => self.attempt_list(op),
             Work::One(_) | Work::Many(_) => self.attempt_change(op),
             Work::Flush => Progress::Through,
         }

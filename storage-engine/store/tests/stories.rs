@@ -337,3 +337,63 @@ fn the_journal_is_cut_again_and_again() {
     );
     store.check().unwrap();
 }
+
+#[test]
+fn a_write_behind_a_clone_in_one_transaction_leaves_the_clone_alone() {
+    let mut store = fresh(16 * MIB, options());
+    write(&mut store, 1, 0, &[1; 65536]).unwrap();
+    let (buffer, length) = lay_out(4000, &[2; 5000]);
+    let clone = Operation::Clone { source: key(1), target: key(2) };
+    let write = Operation::Write { key: key(1), offset: 4000, length, buffer };
+    let name = Operation::SetAttribute { key: key(2), name: b"of".to_vec(), value: b"1".to_vec() };
+    let answer = apply(&mut store, vec![clone, write, name]);
+    // The clone has both units; the head has one of its own for the one it wrote to.
+    assert_eq!(answer, Ok(StoreAnswer::Changed { units: 2, objects: 1 }));
+    for mount in 0..2 {
+        let mut expected = vec![1; 65536];
+        assert_eq!(read(&mut store, 2, 0, 65536).unwrap(), expected, "mount {mount}");
+        expected[4000..9000].fill(2);
+        assert_eq!(read(&mut store, 1, 0, 65536).unwrap(), expected, "mount {mount}");
+        let report = store.check().unwrap();
+        assert_eq!((report.objects, report.units, report.shared_units), (2, 3, 1));
+        store = Store::mount(store.abandon(), options()).unwrap();
+    }
+}
+
+#[test]
+fn a_list_shows_what_was_changed_before_it_a_few_at_a_time() {
+    let mut store = fresh(16 * MIB, options());
+    for object in 1..=5 {
+        store.submit(StoreTag(0), write_request(object, 0, &[1; 4096])).unwrap();
+    }
+    let list = |from, limit| StoreRequest::List { range: key(from)..=key(4), limit };
+    store.submit(StoreTag(1), list(2, 2)).unwrap();
+    let done = settle(&mut store);
+    let listed = done.iter().find(|done| done.tag == StoreTag(1)).unwrap();
+    let Ok(StoreAnswer::Listed { objects, next }) = &listed.result else { panic!("{listed:?}") };
+    let keys: Vec<_> = objects.iter().map(|object| (object.key, object.size)).collect();
+    assert_eq!(keys, [(key(2), 4096), (key(3), 4096)]);
+    assert_eq!(*next, Some(key(4)));
+    let done = run(&mut store, list(4, 100)).result;
+    assert!(matches!(done, Ok(StoreAnswer::Listed { objects, next: None }) if objects.len() == 1));
+    let backwards = StoreRequest::List { range: key(3)..=key(2), limit: 0 };
+    let nothing = StoreAnswer::Listed { objects: Vec::new(), next: None };
+    assert_eq!(run(&mut store, backwards).result, Ok(nothing));
+}
+
+#[test]
+fn a_list_waits_for_a_change_that_waits_for_its_map() {
+    let mut store = fresh(16 * MIB, options());
+    write(&mut store, 1, 0, &[1; 8192]).unwrap();
+    // After a mount the map of object 1 is not in memory, so that a change of it is parked.
+    let mut store = Store::mount(store.unmount(), options()).unwrap();
+    let zero = Operation::Zero { key: key(1), offset: 0, length: 4096 };
+    let transaction = vec![zero, Operation::Touch { key: key(2) }];
+    store.submit(StoreTag(0), StoreRequest::Apply { transaction }).unwrap();
+    assert!(store.object(&key(2)).is_none(), "the change waits");
+    store.submit(StoreTag(1), StoreRequest::List { range: key(0)..=key(9), limit: 9 }).unwrap();
+    let done = settle(&mut store);
+    let listed = done.into_iter().find(|done| done.tag == StoreTag(1)).unwrap().result;
+    let Ok(StoreAnswer::Listed { objects, .. }) = listed else { panic!("{listed:?}") };
+    assert_eq!(objects.iter().map(|object| object.key).collect::<Vec<_>>(), [key(1), key(2)]);
+}

@@ -58,6 +58,24 @@ impl Change {
         }
     }
 
+    /// Has the change be of this object.
+    fn aim_at(&mut self, at: u64) {
+        match self {
+            Self::Write { object, .. }
+            | Self::WriteFull { object, .. }
+            | Self::Zero { object, .. }
+            | Self::Truncate { object, .. }
+            | Self::Remove { object }
+            | Self::Attribute { object, .. } => *object = at,
+            Self::Clone { source, target } => {
+                if *source == at {
+                    *source = *target;
+                }
+                *target = at;
+            }
+        }
+    }
+
     fn apply(&self, state: &mut BTreeMap<u64, Model>) {
         let source = match self {
             Self::Clone { source, .. } => state.get(source).cloned().unwrap_or_default(),
@@ -201,20 +219,41 @@ fn generate(seed: &mut Seed, count: usize, mix: Mix) -> Vec<Step> {
     for index in 0..count {
         let value = index as u64 * 100 + 1;
         let mut step = vec![generate_change(seed, value)];
-        if seed.one_in(5) {
-            let second = generate_change(seed, value + 1);
-            // Two changes in one transaction are of different objects.
-            let touches = |change: &Change| match change {
-                Change::Clone { source, target } => vec![*source, *target],
-                other => vec![other.object()],
-            };
-            if !touches(&step[0]).iter().any(|object| touches(&second).contains(object)) {
-                step.push(second);
-            }
+        if seed.one_in(4) {
+            add_second(seed, &mut step, value + 1);
         }
         steps.push(step);
     }
     steps
+}
+
+/// Adds a change to the transaction that may stand behind the first: of another object, or of the
+/// object that the first one clones, or the clone's attribute.
+fn add_second(seed: &mut Seed, step: &mut Step, value: u64) {
+    let mut second = generate_change(seed, value);
+    if let Change::Clone { source, target } = step[0] {
+        if seed.one_in(4) {
+            step.push(Change::Attribute { object: target, value: value + 10 });
+        }
+        if !seed.one_in(4) {
+            second.aim_at(source);
+        }
+        let is_legal = match &second {
+            Change::Clone { source: other, target: into } => *other != target && *into != target,
+            other => other.object() != target,
+        };
+        if is_legal {
+            step.push(second);
+        }
+        return;
+    }
+    let touches = |change: &Change| match change {
+        Change::Clone { source, target } => vec![*source, *target],
+        other => vec![other.object()],
+    };
+    if !touches(&step[0]).iter().any(|object| touches(&second).contains(object)) {
+        step.push(second);
+    }
 }
 
 fn request(step: &Step) -> StoreRequest {
@@ -354,6 +393,7 @@ impl Plan {
             }
             store.check().map_err(|e| format!("seed {} step {index}: {e}", self.seed))?;
             for object in 0..OBJECTS {
+                compare_list(&mut store, &state, &mut seed)?;
                 let found = read_object(&mut store, object)?;
                 let expected = state.get(&object).cloned().unwrap_or_default();
                 if found != expected {
@@ -470,6 +510,35 @@ struct Progress {
     refused: Vec<bool>,
 }
 
+/// Lists some range of objects, a few at a time, and compares it with the model.
+fn compare_list(
+    store: &mut Store<MemoryDisk>,
+    state: &BTreeMap<u64, Model>,
+    seed: &mut Seed,
+) -> Result<(), String> {
+    let (from, to) = (seed.below(OBJECTS), seed.below(OBJECTS));
+    let (limit, end) = (1 + seed.below(3) as usize, key(u128::from(to)));
+    let mut found = Vec::new();
+    let mut next = Some(key(u128::from(from)));
+    while let Some(start) = next {
+        let request = StoreRequest::List { range: start..=end, limit };
+        store.submit(StoreTag(0), request).map_err(|_| "no room for a list".to_owned())?;
+        let done = settle(store).pop().ok_or("a list without an end")?;
+        let Ok(StoreAnswer::Listed { objects, next: after }) = done.result else {
+            return Err(format!("a list was answered with {:?}", done.result));
+        };
+        if objects.len() > limit || (after.is_some() && objects.len() < limit) {
+            return Err(format!("{} objects in a list of {limit}", objects.len()));
+        }
+        found.extend(objects.into_iter().map(|object| object.key));
+        next = after;
+    }
+    let exists = |object: &u64| state.get(object).is_some_and(|model| model.exists);
+    let expected: Vec<ObjectKey> =
+        (from..to + 1).filter(exists).map(|object| key(u128::from(object))).collect();
+    if found == expected { Ok(()) } else { Err(format!("listed {found:?}, not {expected:?}")) }
+}
+
 fn read_object(store: &mut Store<MemoryDisk>, object: u64) -> Result<Model, String> {
     let at: ObjectKey = key(u128::from(object));
     let mut model = Model { exists: store.object(&at).is_some(), ..Model::default() };
@@ -527,7 +596,10 @@ fn explain(
             change.apply(&mut state);
             let object = change.object();
             let after = state.get(&object).cloned().unwrap_or_default();
-            states.entry(object).or_default().push((index, after));
+            let list = states.entry(object).or_default();
+            // A transaction's changes of one object are one change: nothing between is legal.
+            list.retain(|(other, _)| *other != index);
+            list.push((index, after));
         }
     }
     let mut choices: Vec<(u64, Vec<usize>)> = Vec::new();

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Listing: which objects of a range there are.
+//!
+//! The index is in memory, so a listing reads nothing. It waits for the changes that were
+//! submitted before it and touch its range; who comes later need not wait for it.
+
+use crate::disk::Disk;
+use crate::op::{Listing, Op, Work};
+use crate::request::{ObjectKey, ObjectStatus, StoreAnswer};
+use crate::store::{Progress, Store};
+
+impl<D: Disk> Store<D> {
+    pub(crate) fn attempt_list(&mut self, op: u32) -> Progress {
+        let Some(entry) = self.ops.get(op) else { return Progress::Through };
+        let Work::List(listing) = &entry.work else { return Progress::Through };
+        let is_before = |other: &Op| other.number < entry.number && touches(other, listing);
+        if self.parked.iter().filter_map(|&other| self.ops.get(other)).any(is_before) {
+            return Progress::Wait;
+        }
+        let answer = self.listed(listing);
+        self.complete(op, Ok(answer));
+        Progress::Through
+    }
+
+    fn listed(&self, listing: &Listing) -> StoreAnswer {
+        let range = &listing.range;
+        // A map panics when asked for a range that ends before it begins.
+        if range.start() > range.end() {
+            return StoreAnswer::Listed { objects: Vec::new(), next: None };
+        }
+        let mut found = self.objects.range(range.clone());
+        let objects = found.by_ref().take(listing.limit);
+        let objects = objects.map(|(key, slot)| self.status(key, slot)).collect();
+        StoreAnswer::Listed { objects, next: found.next().map(|(key, _)| key) }
+    }
+
+    pub(crate) fn status(&self, key: ObjectKey, slot: u32) -> ObjectStatus {
+        let slot = self.objects.slot(slot);
+        ObjectStatus { key, size: slot.size, units: u32::from(slot.units) }
+    }
+}
+
+/// Whether an operation may change which objects of the range there are, or their sizes.
+fn touches(op: &Op, listing: &Listing) -> bool {
+    op.steps().iter().any(|step| listing.range.contains(&step.key))
+}
