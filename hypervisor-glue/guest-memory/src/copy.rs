@@ -139,6 +139,22 @@ unsafe fn copy_small(target: *mut u8, source: *const u8, length: usize) {
     }
 }
 
+/// Has the line of `pointer` fetched. A prefetch of any address is harmless.
+#[inline]
+pub(crate) fn prefetch(pointer: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the instruction is a hint; it faults on no address and changes nothing.
+    unsafe {
+        std::arch::asm!(
+            "prefetcht0 [{pointer}]",
+            pointer = in(reg) pointer,
+            options(nostack, preserves_flags, readonly),
+        );
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = pointer;
+}
+
 /// Writes `length` zeros.
 ///
 /// # Safety

@@ -6,7 +6,7 @@ use crate::copy;
 use crate::mapping::{MapError, Mapping, Shrinkable};
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// Regions in one table, at most: what QEMU offers as memory slots to vhost-user, rounded up.
 pub const REGIONS_MAX: usize = 64;
@@ -170,6 +170,25 @@ impl GuestMemory {
             // SAFETY: as in `copy_out`, the other way round.
             unsafe { copy::copy(target, source.add(at), length) };
         })
+    }
+
+    /// Writes one byte into the guest.
+    #[inline]
+    pub fn put_byte(&self, address: GuestAddress, byte: u8) -> Result<(), OutsideMemory> {
+        let (target, _) = self.locate(address).ok_or(OutsideMemory { address, length: 1 })?;
+        // SAFETY: `target` is inside a mapping that lives while `self` is borrowed. An atomic may
+        // be changed by the guest at any time; Relaxed, because a ring's index orders it.
+        unsafe { AtomicU8::from_ptr(target).store(byte, Ordering::Relaxed) };
+        Ok(())
+    }
+
+    /// Has the line of an address fetched, for a caller that will come to it after others. A hint:
+    /// it reads nothing, and what is not memory is passed over.
+    #[inline]
+    pub fn prefetch(&self, address: GuestAddress) {
+        if let Some((pointer, _)) = self.locate(address) {
+            copy::prefetch(pointer);
+        }
     }
 
     /// Writes zeros into the guest.

@@ -2,12 +2,11 @@
 //! The driver side of one ring, for clients that measure and for tests.
 
 use crate::chain::{Segment, flags};
-use crate::device::ring_flags;
+use crate::driver_ring::DriverRing;
 use crate::layout::{QueueError, QueueLayout, RingFeatures};
-use crate::ring::{Descriptor, Ring, passes};
+use crate::ring::{Descriptor, Ring};
 use plinth_guest_memory::{GuestAddress, GuestMemory, OutsideMemory};
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 
 /// Why a chain was not added. Nothing was changed then.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -40,17 +39,13 @@ pub enum UsedFault {
 /// The driver side of one ring.
 #[derive(Debug)]
 pub struct DriverQueue {
-    ring: Ring,
-    features: RingFeatures,
+    ring: DriverRing,
     /// The free descriptors, linked: `next[i]` follows `i`.
     next: Box<[u16]>,
     free_head: u16,
     free_count: u16,
     /// How many descriptors the chain that begins here has; 0 when none does.
     chain_length: Box<[u16]>,
-    next_available: u16,
-    published: u16,
-    next_used: u16,
 }
 
 impl DriverQueue {
@@ -63,24 +58,20 @@ impl DriverQueue {
         let ring = Ring::new(memory, layout)?;
         let size = ring.size();
         Ok(Self {
-            ring,
-            features,
+            ring: DriverRing::new(ring, features),
             next: (1..=size).collect(),
             free_head: 0,
             free_count: size,
             chain_length: vec![0; usize::from(size)].into(),
-            next_available: 0,
-            published: 0,
-            next_used: 0,
         })
     }
 
     pub const fn size(&self) -> u16 {
-        self.ring.size()
+        self.ring.ring.size()
     }
 
     pub const fn memory(&self) -> &Arc<GuestMemory> {
-        self.ring.memory()
+        self.ring.ring.memory()
     }
 
     /// Descriptors that are free.
@@ -91,7 +82,7 @@ impl DriverQueue {
     /// The entry of the used ring that is looked at next. What a frontend gives as base to a
     /// backend that starts anew: see [`crate::DeviceQueue::new`].
     pub const fn next_used(&self) -> u16 {
-        self.next_used
+        self.ring.next_used()
     }
 
     /// Adds a chain. The device sees it after [`DriverQueue::publish`].
@@ -113,7 +104,7 @@ impl DriverQueue {
             let following = self.next[usize::from(index)];
             let next = if is_last { 0 } else { following };
             let (address, length) = (segment.address, segment.length);
-            self.ring.set_descriptor(index, Descriptor { address, length, flags, next });
+            self.ring.ring.set_descriptor(index, Descriptor { address, length, flags, next });
             index = following;
         }
         self.take_free(head, index, u16::try_from(wanted).expect("it is at most the free count"));
@@ -143,13 +134,13 @@ impl DriverQueue {
             let words = Descriptor { address, length, flags, next }.to_words();
             let place = GuestAddress(table.0 + 16 * at as u64);
             let bytes = (u128::from(words[0]) | u128::from(words[1]) << 64).to_le_bytes();
-            let memory = self.ring.memory();
+            let memory = self.ring.ring.memory();
             memory.copy_in(place, &bytes).map_err(|source| QueueFull::Table { source })?;
         }
         let head = self.free_head;
         let length = u32::try_from(16 * count).unwrap_or(u32::MAX);
         let flags = flags::INDIRECT;
-        self.ring.set_descriptor(head, Descriptor { address: table, length, flags, next: 0 });
+        self.ring.ring.set_descriptor(head, Descriptor { address: table, length, flags, next: 0 });
         self.take_free(head, self.next[usize::from(head)], 1);
         Ok(head)
     }
@@ -160,41 +151,19 @@ impl DriverQueue {
         self.free_head = free_head;
         self.free_count -= count;
         self.chain_length[usize::from(head)] = count;
-        self.ring.set_available_entry(self.next_available, head);
-        self.next_available = self.next_available.wrapping_add(1);
+        self.ring.make_available(head);
     }
 
     /// Shows the device all that was added. `true` when it wants to be kicked.
     #[inline]
     pub fn publish(&mut self) -> bool {
-        if self.published == self.next_available {
-            return false;
-        }
-        let old = self.published;
-        self.ring.set_available_index(self.next_available);
-        self.published = self.next_available;
-        // SeqCst: the partner is the fence in `DeviceQueue::arm_kicks`. Either we see the
-        // device's wish to be kicked, or it sees our index.
-        fence(Ordering::SeqCst);
-        if self.features.event_index {
-            passes(self.ring.available_event(), old, self.next_available)
-        } else {
-            self.ring.used_flags() & ring_flags::NO_NOTIFY == 0
-        }
+        self.ring.publish()
     }
 
     /// The next chain that the device gave back.
     #[inline]
     pub fn poll(&mut self) -> Result<Option<Used>, UsedFault> {
-        let used = self.ring.used_index();
-        if used == self.next_used {
-            return Ok(None);
-        }
-        let size = self.ring.size();
-        if used.wrapping_sub(self.next_used) > size {
-            return Err(UsedFault::IndexJump { used, seen: self.next_used, size });
-        }
-        let (raw, length) = self.ring.used_element(self.next_used);
+        let Some((raw, length)) = self.ring.take_used()? else { return Ok(None) };
         let not_taken = UsedFault::NotTaken { head: raw };
         let head = u16::try_from(raw).map_err(|_| not_taken)?;
         let count = self.chain_length.get_mut(usize::from(head)).map(std::mem::take);
@@ -207,28 +176,17 @@ impl DriverQueue {
         self.next[usize::from(last)] = self.free_head;
         self.free_head = head;
         self.free_count += count;
-        self.next_used = self.next_used.wrapping_add(1);
         Ok(Some(Used { head, length }))
     }
 
     /// Asks the device to call when it gives back more. `true` when there is more already: then
     /// no call may come.
     pub fn arm_calls(&mut self) -> bool {
-        if self.features.event_index {
-            self.ring.set_used_event(self.next_used);
-        } else {
-            self.ring.set_available_flags(0);
-        }
-        // SeqCst: the partner is the fence in `DeviceQueue::publish`. Either the device sees our
-        // wish to be called, or we see its used index.
-        fence(Ordering::SeqCst);
-        self.ring.used_index() != self.next_used
+        self.ring.arm_calls()
     }
 
     /// Tells the device that calls are not needed.
     pub fn disarm_calls(&mut self) {
-        if !self.features.event_index {
-            self.ring.set_available_flags(ring_flags::NO_INTERRUPT);
-        }
+        self.ring.disarm_calls();
     }
 }

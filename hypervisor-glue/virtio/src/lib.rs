@@ -3,8 +3,8 @@
 //! Split virtqueues (virtio 1.2, section 2.7) in poll mode, both sides.
 //!
 //! [`DeviceQueue`] takes chains that a driver has made available, checks each on a private copy
-//! of its descriptors, and gives them back as used. [`DriverQueue`] is the other side, for a
-//! client that measures and for tests. [`Inflight`] is the vhost-user record of what a device
+//! of its descriptors, and gives them back as used. [`DriverQueue`] and [`SlotQueue`] are the
+//! other side, for fakes and for clients that measure. [`Inflight`] is the vhost-user record of what a device
 //! has taken and not given back, by which another process can go on after a crash.
 //!
 //! ```text
@@ -24,11 +24,13 @@
 mod chain;
 mod device;
 mod driver;
+mod driver_ring;
 pub mod fuzz;
 mod inflight;
 mod layout;
 mod notifier;
 mod ring;
+mod slots;
 
 pub use chain::{Chain, ChainFault, Segment, copy_between, copy_in, copy_out, zero_in};
 pub use device::{DeviceQueue, PopFault, RingFault};
@@ -36,3 +38,4 @@ pub use driver::{DriverQueue, QueueFull, Used, UsedFault};
 pub use inflight::{Inflight, InflightError, InflightQueue};
 pub use layout::{QUEUE_SIZE_MAX, QueueError, QueueLayout, RingFeatures, RingState};
 pub use notifier::{Notifier, NotifierError, eventfd};
+pub use slots::{Buffer, RingPlan, SlotQueue, UsedSlot};

@@ -8,16 +8,15 @@
 //!
 //! ```text
 //!   Memory ── SharedMemory, one region, survives reconnects
-//!     └─ Ring (driver side) ── slots, descriptors
+//!     └─ SlotQueue (driver side, of plinth-virtio) ── slots, descriptors
 //!   Session ── one connection: negotiated ─▶ started ─▶ lost ─▶ a new Session, same Memory
 //! ```
 //!
 //! Not here: QEMU's side of migration, memory hotplug, packed rings.
 
 mod memory;
-mod ring;
 mod session;
 
 pub use memory::{Memory, MemoryError};
-pub use ring::{Buffer, Ring, RingBroken, RingPlan, Used};
+pub use plinth_virtio::{Buffer, RingPlan, SlotQueue, UsedFault, UsedSlot};
 pub use session::{Inflight, Session, SessionError, Wish};

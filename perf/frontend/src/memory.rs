@@ -2,6 +2,7 @@
 //! The memory that is shared with a backend: one region, given out from its begin.
 
 use plinth_guest_memory::{GuestAddress, GuestMemory, OwnMemory, OwnMemoryError};
+use plinth_virtio::{QueueError, QueueLayout, SlotQueue};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use vhost::VhostUserMemoryRegionInfo;
@@ -16,6 +17,8 @@ pub enum MemoryError {
     Make { length: u64, source: OwnMemoryError },
     #[error("{wanted} bytes of shared memory, {left} left")]
     Full { wanted: u64, left: u64 },
+    #[error("a ring")]
+    Ring(#[from] QueueError),
 }
 
 /// One region of memory and how much of it is given out. Nothing is given back: a client's
@@ -51,6 +54,20 @@ impl Memory {
         };
         self.taken = end;
         Ok(GuestAddress(BEGIN.0 + begin))
+    }
+
+    /// A ring of `size` descriptors, a power of two, in slots of `per_slot`.
+    ///
+    /// # Errors
+    /// When there is not that much memory left, or no such ring.
+    pub fn ring(&mut self, size: u16, per_slot: u16) -> Result<SlotQueue, MemoryError> {
+        let entries = u64::from(size);
+        // On pages and lines of their own: the two sides write to different parts.
+        let descriptors = self.take(16 * entries, 4096)?;
+        let available = self.take(6 + 2 * entries, 64)?;
+        let used = self.take(6 + 8 * entries, 4096)?;
+        let layout = QueueLayout { size, descriptors, available, used };
+        Ok(SlotQueue::new(Arc::clone(self.guest()), &layout, per_slot)?)
     }
 
     /// The mapping, for copies in and out.

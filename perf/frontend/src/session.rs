@@ -2,7 +2,7 @@
 //! One connection to a backend, from the first message to the last.
 
 use crate::memory::Memory;
-use crate::ring::RingPlan;
+use plinth_virtio::RingPlan;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -241,7 +241,7 @@ impl Session {
         rings: &[RingPlan],
         inflight: &mut Option<Inflight>,
     ) -> Result<(), SessionError> {
-        let size = rings.iter().map(|ring| ring.size).max().unwrap_or(0);
+        let size = rings.iter().map(|ring| ring.layout.size).max().unwrap_or(0);
         if inflight.is_none() {
             let count = u16::try_from(rings.len()).unwrap_or(u16::MAX);
             let wanted = VhostUserInflight::new(0, 0, count, size);
@@ -267,15 +267,15 @@ impl Session {
         let kick = EventFd::new(EFD_NONBLOCK).map_err(event)?;
         let call = EventFd::new(EFD_NONBLOCK).map_err(event)?;
         let frontend = &self.frontend;
-        frontend.set_vring_num(index, ring.size).map_err(at("SET_VRING_NUM"))?;
+        frontend.set_vring_num(index, ring.layout.size).map_err(at("SET_VRING_NUM"))?;
         frontend.set_vring_base(index, ring.base).map_err(at("SET_VRING_BASE"))?;
         let places = VringConfigData {
-            queue_max_size: ring.size,
-            queue_size: ring.size,
+            queue_max_size: ring.layout.size,
+            queue_size: ring.layout.size,
             flags: 0,
-            desc_table_addr: memory.frontend_address(ring.descriptors),
-            used_ring_addr: memory.frontend_address(ring.used),
-            avail_ring_addr: memory.frontend_address(ring.available),
+            desc_table_addr: memory.frontend_address(ring.layout.descriptors),
+            used_ring_addr: memory.frontend_address(ring.layout.used),
+            avail_ring_addr: memory.frontend_address(ring.layout.available),
             log_addr: None,
         };
         frontend.set_vring_addr(index, &places).map_err(at("SET_VRING_ADDR"))?;

@@ -12,7 +12,7 @@
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use plinth_frontend::{Buffer, Memory, Ring, Session, Wish};
+use plinth_frontend::{Buffer, Memory, Session, SlotQueue, Wish};
 use plinth_guest_memory::GuestAddress;
 use plinth_tap::{HEADER, Offloads};
 use std::fs::File;
@@ -105,8 +105,8 @@ struct Guest<'a> {
     tap: &'a File,
     session: Session,
     memory: Memory,
-    receive: Ring,
-    transmit: Ring,
+    receive: SlotQueue,
+    transmit: SlotQueue,
     receive_buffers: GuestAddress,
     transmit_buffers: GuestAddress,
     receive_length: u32,
@@ -130,8 +130,8 @@ impl<'a> Guest<'a> {
         let slots = u64::from(RING);
         let receive_bytes = slots * u64::from(receive_length);
         let mut memory = Memory::new(receive_bytes + slots * u64::from(BIG) + (1 << 20))?;
-        let mut receive = Ring::new(&mut memory, RING, 1)?;
-        let mut transmit = Ring::new(&mut memory, RING, 1)?;
+        let mut receive = memory.ring(RING, 1)?;
+        let mut transmit = memory.ring(RING, 1)?;
         let receive_buffers = memory.take(receive_bytes, 4096)?;
         let transmit_buffers = memory.take(slots * u64::from(BIG), 4096)?;
         let event_idx = session.has_event_idx();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A daemon in a folder of its own, and guests without machines around them.
 
-use plinth_frontend::{Buffer, Memory, Ring, Session, Wish};
+use plinth_frontend::{Buffer, Memory, Session, SlotQueue, Wish};
 use plinth_guest_memory::GuestAddress;
 use plinth_ids::{Epoch, MacAddress, PortId, Vni};
 use plinth_manage::Client;
@@ -189,7 +189,7 @@ const FEATURES: u64 = 1 | 1 << 1 | 1 << 15;
 pub(crate) struct Guest {
     socket: PathBuf,
     memory: Memory,
-    rings: [Ring; 2],
+    rings: [SlotQueue; 2],
     buffers: [GuestAddress; 2],
     session: Option<Session>,
 }
@@ -201,7 +201,7 @@ impl Guest {
     /// Connects to a port's socket and starts both rings.
     pub(crate) fn connect(socket: &Path) -> Self {
         let mut memory = Memory::new(1 << 20).unwrap();
-        let mut ring = || Ring::new(&mut memory, SLOTS, 1).unwrap();
+        let mut ring = || memory.ring(SLOTS, 1).unwrap();
         let mut rings = [ring(), ring()];
         let length = usize::from(SLOTS) * BUFFER;
         let mut buffer = || memory.take(length as u64, 4096).unwrap();
