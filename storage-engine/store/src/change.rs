@@ -74,7 +74,7 @@ impl<D: Disk> Store<D> {
         let steps = match &mut work {
             Work::One(step) => std::slice::from_mut(step),
             Work::Many(steps) => steps.as_mut_slice(),
-            Work::Read { .. } | Work::Attributes { .. } | Work::List(_) | Work::Flush => &mut [],
+            Work::Read { .. } | Work::Attributes { .. } | Work::Ask(_) | Work::Flush => &mut [],
         };
         let ready = self.prepare(op, steps);
         if matches!(ready, Ready::Yes) {

@@ -37,12 +37,14 @@ mod object_store;
 mod objects;
 mod op;
 mod overlay;
+mod query;
 mod read;
 mod replay;
 mod request;
 mod slab;
 mod space;
 mod store;
+mod usage;
 
 pub use buffer::{BLOCK_SIZE, Block, BufferPool, IoBuffer};
 pub use check::{CheckFault, CheckReport};
@@ -52,8 +54,8 @@ pub use mount::{MountError, repair_checksum};
 pub use object_store::ObjectStore;
 pub use plinth_format::{Layout, LayoutLimits, StoreId};
 pub use request::{
-    LIST_MAX, OBJECT_SIZE_MAX, ObjectId, ObjectKey, ObjectStatus, Operation, PgId, STEPS_MAX,
-    StoreAnswer, StoreCompletion, StoreRefusal, StoreRequest, StoreTag,
+    BlockRange, LIST_MAX, OBJECT_SIZE_MAX, ObjectId, ObjectKey, ObjectStatus, Operation, PgId,
+    STEPS_MAX, StoreAnswer, StoreCompletion, StoreRefusal, StoreRequest, StoreTag,
 };
 pub use store::{
     Durability, Omit, ReadOnlyReason, Store, StoreCapacity, StoreCounters, StoreOptions, StoreState,

@@ -5,33 +5,28 @@
 //! submitted before it and touch its range; who comes later need not wait for it.
 
 use crate::disk::Disk;
-use crate::op::{Listing, Op, Work};
+use crate::op::Op;
+use crate::query::{Found, Listing};
 use crate::request::{ObjectKey, ObjectStatus, StoreAnswer};
-use crate::store::{Progress, Store};
+use crate::store::Store;
 
 impl<D: Disk> Store<D> {
-    pub(crate) fn attempt_list(&mut self, op: u32) -> Progress {
-        let Some(entry) = self.ops.get(op) else { return Progress::Through };
-        let Work::List(listing) = &entry.work else { return Progress::Through };
-        let is_before = |other: &Op| other.number < entry.number && touches(other, listing);
+    /// Answers the listing that came as the `number`th request.
+    pub(crate) fn list_objects(&self, number: u64, listing: &Listing) -> Found {
+        let is_before = |other: &Op| other.number < number && touches(other, listing);
         if self.parked.iter().filter_map(|&other| self.ops.get(other)).any(is_before) {
-            return Progress::Wait;
+            return Found::Not;
         }
-        let answer = self.listed(listing);
-        self.complete(op, Ok(answer));
-        Progress::Through
-    }
-
-    fn listed(&self, listing: &Listing) -> StoreAnswer {
         let range = &listing.range;
         // A map panics when asked for a range that ends before it begins.
         if range.start() > range.end() {
-            return StoreAnswer::Listed { objects: Vec::new(), next: None };
+            return Found::Answer(StoreAnswer::Listed { objects: Vec::new(), next: None });
         }
         let mut found = self.objects.range(range.clone());
         let objects = found.by_ref().take(listing.limit);
         let objects = objects.map(|(key, slot)| self.status(key, slot)).collect();
-        StoreAnswer::Listed { objects, next: found.next().map(|(key, _)| key) }
+        let next = found.next().map(|(key, _)| key);
+        Found::Answer(StoreAnswer::Listed { objects, next })
     }
 
     pub(crate) fn status(&self, key: ObjectKey, slot: u32) -> ObjectStatus {

@@ -2,11 +2,11 @@
 //! Requests on their way through the store.
 
 use crate::buffer::{BLOCK_SIZE, IoBuffer};
+use crate::query::{Listing, Query};
 use crate::request::{
     LIST_MAX, OBJECT_SIZE_MAX, ObjectKey, Operation, STEPS_MAX, StoreRefusal, StoreRequest,
     StoreTag,
 };
-use std::ops::RangeInclusive;
 
 #[derive(Debug)]
 pub(crate) enum StepKind {
@@ -33,17 +33,10 @@ pub(crate) struct Step {
 pub(crate) enum Work {
     Read { key: ObjectKey, offset: u32, length: u32 },
     Attributes { key: ObjectKey },
-    List(Box<Listing>),
+    Ask(Box<Query>),
     One(Step),
     Many(Vec<Step>),
     Flush,
-}
-
-/// A range of keys that is asked for. In a box, so that it makes no other request larger.
-#[derive(Debug)]
-pub(crate) struct Listing {
-    pub(crate) range: RangeInclusive<ObjectKey>,
-    pub(crate) limit: usize,
 }
 
 /// One unit's bytes from before a change, for the blocks in `mask`.
@@ -94,14 +87,15 @@ impl Op {
         match &self.work {
             Work::One(step) => std::slice::from_ref(step),
             Work::Many(steps) => steps,
-            Work::Read { .. } | Work::Attributes { .. } | Work::List(_) | Work::Flush => &[],
+            Work::Read { .. } | Work::Attributes { .. } | Work::Ask(_) | Work::Flush => &[],
         }
     }
 
     pub(crate) fn for_each_key(&self, mut visit: impl FnMut(&ObjectKey)) {
         match &self.work {
             Work::Read { key, .. } | Work::Attributes { key } => visit(key),
-            Work::List(_) | Work::Flush => {}
+            Work::Ask(query) => query.for_each_key(visit),
+            Work::Flush => {}
             Work::One(_) | Work::Many(_) => {
                 for step in self.steps() {
                     visit(&step.key);
@@ -159,11 +153,17 @@ pub(crate) fn admit(request: StoreRequest) -> (Result<Work, StoreRefusal>, Optio
         StoreRequest::Apply { transaction } => (admit_steps(transaction).map(Work::Many), None),
         StoreRequest::Attributes { key } => (Ok(Work::Attributes { key }), None),
         StoreRequest::List { range, limit } => {
-            let listing = Listing { range, limit: limit.clamp(1, LIST_MAX) };
-            (Ok(Work::List(Box::new(listing))), None)
+            let limit = limit.clamp(1, LIST_MAX);
+            (Ok(ask(Query::List(Listing { range, limit }))), None)
         }
+        StoreRequest::Usage { key } => (Ok(ask(Query::Usage { key })), None),
+        StoreRequest::Compare { a, b } => (Ok(ask(Query::Compare { a, b })), None),
         StoreRequest::Flush => (Ok(Work::Flush), None),
     }
+}
+
+fn ask(query: Query) -> Work {
+    Work::Ask(Box::new(query))
 }
 
 fn admit_steps(transaction: Vec<Operation>) -> Result<Vec<Step>, StoreRefusal> {

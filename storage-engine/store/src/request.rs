@@ -75,6 +75,13 @@ pub enum StoreRequest {
     /// they are after every change that was submitted before this. A change that is submitted
     /// later may be seen too.
     List { range: RangeInclusive<ObjectKey>, limit: usize },
+    /// Counts what the object holds: its units, those that no other object has, its written
+    /// blocks.
+    Usage { key: ObjectKey },
+    /// Names the blocks in which the bytes of two objects may differ. Blocks in the same unit are
+    /// equal; blocks in different units count as different whatever they hold, for nothing is
+    /// read. An object that is not there is one of zeros. Sizes and attributes are not compared.
+    Compare { a: ObjectKey, b: ObjectKey },
     /// Makes durable every write that was acknowledged, and every change that was submitted,
     /// before this. Always flushes the device, whatever the pool's durability is.
     Flush,
@@ -171,7 +178,26 @@ pub enum StoreAnswer {
         /// meanwhile do not disturb those that stay: each is named once.
         next: Option<ObjectKey>,
     },
+    Usage {
+        /// Units that the object has.
+        units: u32,
+        /// Those of them that no other object has: what removing the object would free.
+        unique: u32,
+        /// Blocks of 4 KiB that were written, all others are zeros.
+        blocks: u32,
+    },
+    /// In order, and no two touch.
+    Compared {
+        ranges: Vec<BlockRange>,
+    },
     Flushed,
+}
+
+/// Neighboring blocks of an object, 4 KiB each.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct BlockRange {
+    pub first: u32,
+    pub count: u32,
 }
 
 /// Why a request was not carried out. Nothing was changed unless the variant says so.

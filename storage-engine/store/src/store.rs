@@ -511,7 +511,7 @@ impl<D: Disk> Store<D> {
         match entry.work {
             Work::Read { key, offset, length } => self.attempt_read(op, key, offset, length),
             Work::Attributes { key } => self.attempt_attributes(op, key),
-            Work::List(_) => self.attempt_list(op),
+            Work::Ask(_) => self.attempt_query(op),
             Work::One(_) | Work::Many(_) => self.attempt_change(op),
             Work::Flush => Progress::Through,
         }

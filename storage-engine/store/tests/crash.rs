@@ -10,6 +10,8 @@
 
 #[path = "support/history.rs"]
 mod history;
+#[path = "support/questions.rs"]
+mod questions;
 mod support;
 
 use history::{Mix, Plan, Tally};

@@ -7,8 +7,8 @@ mod support;
 
 use plinth_disks::memory::{Cache, Cut, Fault, FaultRule, MemoryDisk};
 use plinth_store::{
-    Disk, DiskError, Durability, Operation, ReadOnlyReason, Store, StoreAnswer, StoreOptions,
-    StoreRefusal, StoreRequest, StoreState, StoreTag,
+    BlockRange, Disk, DiskError, Durability, Operation, ReadOnlyReason, Store, StoreAnswer,
+    StoreOptions, StoreRefusal, StoreRequest, StoreState, StoreTag,
 };
 use std::time::Duration;
 use support::{apply, formatted, fresh, key, lay_out, read, run, settle, write, write_request};
@@ -396,4 +396,34 @@ fn a_list_waits_for_a_change_that_waits_for_its_map() {
     let listed = done.into_iter().find(|done| done.tag == StoreTag(1)).unwrap().result;
     let Ok(StoreAnswer::Listed { objects, .. }) = listed else { panic!("{listed:?}") };
     assert_eq!(objects.iter().map(|object| object.key).collect::<Vec<_>>(), [key(1), key(2)]);
+}
+
+#[test]
+fn what_objects_share_is_told_without_reading_it() {
+    let mut store = fresh(16 * MIB, options());
+    write(&mut store, 1, 0, &[1; 3 * 32768]).unwrap();
+    let clone = Operation::Clone { source: key(1), target: key(2) };
+    apply(&mut store, vec![clone]).unwrap();
+    let usage = |store: &mut _, object| run(store, StoreRequest::Usage { key: key(object) }).result;
+    let compare =
+        |store: &mut _, a, b| run(store, StoreRequest::Compare { a: key(a), b: key(b) }).result;
+    let ranges = |ranges: &[(u32, u32)]| {
+        let range = |&(first, count): &(u32, u32)| BlockRange { first, count };
+        Ok(StoreAnswer::Compared { ranges: ranges.iter().map(range).collect() })
+    };
+    let shared = Ok(StoreAnswer::Usage { units: 3, unique: 0, blocks: 24 });
+    assert_eq!([usage(&mut store, 1), usage(&mut store, 2)], [shared.clone(), shared]);
+    assert_eq!(compare(&mut store, 1, 2), ranges(&[]));
+    // One block of the first unit, two of the others unwritten across their border.
+    write(&mut store, 1, 4096, &[1; 4096]).unwrap();
+    let zero = Operation::Zero { key: key(2), offset: 15 * 4096, length: 8192 };
+    apply(&mut store, vec![zero]).unwrap();
+    let mut store = Store::mount(store.unmount(), options()).unwrap();
+    assert_eq!(compare(&mut store, 1, 2), ranges(&[(0, 8), (15, 2)]));
+    assert_eq!(compare(&mut store, 2, 9), ranges(&[(0, 15), (17, 7)]));
+    assert_eq!(compare(&mut store, 8, 9), ranges(&[]));
+    let one = StoreAnswer::Usage { units: 3, unique: 1, blocks: 24 };
+    let two = StoreAnswer::Usage { units: 3, unique: 1, blocks: 22 };
+    assert_eq!([usage(&mut store, 1), usage(&mut store, 2)], [Ok(one), Ok(two)]);
+    assert_eq!(usage(&mut store, 9), Err(StoreRefusal::NotFound { key: key(9) }));
 }

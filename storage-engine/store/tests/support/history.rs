@@ -10,7 +10,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::cast_possible_truncation, reason = "numbers below small limits")]
 
-use crate::{key, settle};
+use crate::{key, questions, settle};
 use plinth_disks::memory::{Cache, Cut, Fault, FaultRule, MemoryDisk, Seed};
 use plinth_store::{
     DiskError, Durability, FormatOptions, IoBuffer, LayoutLimits, ObjectKey, Omit, Operation,
@@ -20,17 +20,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 const SECTOR: u32 = 512;
-const OBJECTS: u64 = 5;
+pub(crate) const OBJECTS: u64 = 5;
 /// Sectors that the workload uses: the first five units, and two on each side of the border of
 /// the two map pages.
 const REGIONS: [(u32, u32); 2] = [(0, 320), (4096 - 128, 256)];
 
 /// One object as it should be: `None` where there is no object.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-struct Model {
-    exists: bool,
-    sectors: BTreeMap<u32, u64>,
-    attribute: Option<u64>,
+pub(crate) struct Model {
+    pub(crate) exists: bool,
+    pub(crate) sectors: BTreeMap<u32, u64>,
+    pub(crate) attribute: Option<u64>,
 }
 
 /// What one step does to the model.
@@ -391,9 +391,12 @@ impl Plan {
             if !seed.one_in(4) {
                 continue;
             }
-            store.check().map_err(|e| format!("seed {} step {index}: {e}", self.seed))?;
+            let report = store.check();
+            let report = report.map_err(|e| format!("seed {} step {index}: {e}", self.seed))?;
+            let alone = report.units - report.shared_units;
+            questions::compare(&mut store, &state, alone, &mut seed)
+                .map_err(|e| format!("seed {} step {index}: {e}", self.seed))?;
             for object in 0..OBJECTS {
-                compare_list(&mut store, &state, &mut seed)?;
                 let found = read_object(&mut store, object)?;
                 let expected = state.get(&object).cloned().unwrap_or_default();
                 if found != expected {
@@ -508,35 +511,6 @@ struct Progress {
     submitted: usize,
     acknowledged: Vec<bool>,
     refused: Vec<bool>,
-}
-
-/// Lists some range of objects, a few at a time, and compares it with the model.
-fn compare_list(
-    store: &mut Store<MemoryDisk>,
-    state: &BTreeMap<u64, Model>,
-    seed: &mut Seed,
-) -> Result<(), String> {
-    let (from, to) = (seed.below(OBJECTS), seed.below(OBJECTS));
-    let (limit, end) = (1 + seed.below(3) as usize, key(u128::from(to)));
-    let mut found = Vec::new();
-    let mut next = Some(key(u128::from(from)));
-    while let Some(start) = next {
-        let request = StoreRequest::List { range: start..=end, limit };
-        store.submit(StoreTag(0), request).map_err(|_| "no room for a list".to_owned())?;
-        let done = settle(store).pop().ok_or("a list without an end")?;
-        let Ok(StoreAnswer::Listed { objects, next: after }) = done.result else {
-            return Err(format!("a list was answered with {:?}", done.result));
-        };
-        if objects.len() > limit || (after.is_some() && objects.len() < limit) {
-            return Err(format!("{} objects in a list of {limit}", objects.len()));
-        }
-        found.extend(objects.into_iter().map(|object| object.key));
-        next = after;
-    }
-    let exists = |object: &u64| state.get(object).is_some_and(|model| model.exists);
-    let expected: Vec<ObjectKey> =
-        (from..to + 1).filter(exists).map(|object| key(u128::from(object))).collect();
-    if found == expected { Ok(()) } else { Err(format!("listed {found:?}, not {expected:?}")) }
 }
 
 fn read_object(store: &mut Store<MemoryDisk>, object: u64) -> Result<Model, String> {

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Questions that change nothing: which they are, what they wait for, who answers them.
+
+use crate::disk::Disk;
+use crate::objects::NO_FRAME;
+use crate::op::Work;
+use crate::request::{ObjectKey, StoreAnswer, StoreRefusal};
+use crate::store::{Progress, Store};
+use std::ops::RangeInclusive;
+
+/// A question. In a box, so that it makes no other request larger.
+#[derive(Clone, Debug)]
+pub(crate) enum Query {
+    List(Listing),
+    Usage { key: ObjectKey },
+    Compare { a: ObjectKey, b: ObjectKey },
+}
+
+/// A range of keys that is asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Listing {
+    pub(crate) range: RangeInclusive<ObjectKey>,
+    pub(crate) limit: usize,
+}
+
+impl Query {
+    /// The objects whose earlier changes come first; a listing sees to that by itself.
+    pub(crate) fn for_each_key(&self, mut visit: impl FnMut(&ObjectKey)) {
+        match self {
+            Self::List(_) => {}
+            Self::Usage { key } => visit(key),
+            Self::Compare { a, b } => {
+                visit(a);
+                visit(b);
+            }
+        }
+    }
+}
+
+/// What became of a question.
+pub(crate) enum Found {
+    /// It waits for the disk or for changes before it.
+    Not,
+    Answer(StoreAnswer),
+    Refusal(StoreRefusal),
+}
+
+impl<D: Disk> Store<D> {
+    pub(crate) fn attempt_query(&mut self, op: u32) -> Progress {
+        let Some(entry) = self.ops.get_mut(op) else { return Progress::Through };
+        let number = entry.number;
+        // The question is taken out while the store looks for the answer.
+        let work = std::mem::replace(&mut entry.work, Work::Flush);
+        let Work::Ask(query) = &work else { return Progress::Through };
+        let found = match &**query {
+            Query::List(listing) => self.list_objects(number, listing),
+            Query::Usage { key } => self.usage(key),
+            Query::Compare { a, b } => self.compare(a, b),
+        };
+        match found {
+            Found::Not => {
+                if let Some(entry) = self.ops.get_mut(op) {
+                    entry.work = work;
+                }
+                return Progress::Wait;
+            }
+            Found::Answer(answer) => self.complete(op, Ok(answer)),
+            Found::Refusal(refusal) => self.complete(op, Err(refusal)),
+        }
+        Progress::Through
+    }
+
+    /// Asks for both map pages of some objects. `true` when all are in memory at once.
+    ///
+    /// # Errors
+    /// When a page is damaged.
+    pub(crate) fn need_pages(&mut self, slots: &[u32]) -> Result<bool, StoreRefusal> {
+        for &slot in slots {
+            for half in 0..2 {
+                self.need_frame(slot, half)?;
+            }
+        }
+        // A page that came in may have pushed another of them out, so all are looked at again.
+        let is_there = |&slot: &u32| !self.objects.slot(slot).frames.contains(&NO_FRAME);
+        Ok(slots.iter().all(is_there))
+    }
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Questions to a store whose answers follow from the model.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::cast_possible_truncation, reason = "numbers below small limits")]
+
+use crate::history::{Model, OBJECTS};
+use crate::{key, settle};
+use plinth_disks::memory::{MemoryDisk, Seed};
+use plinth_store::{ObjectKey, Store, StoreAnswer, StoreRefusal, StoreRequest, StoreTag};
+use std::collections::{BTreeMap, BTreeSet};
+
+type State = BTreeMap<u64, Model>;
+
+fn ask(
+    store: &mut Store<MemoryDisk>,
+    request: StoreRequest,
+) -> Result<Result<StoreAnswer, StoreRefusal>, String> {
+    store.submit(StoreTag(0), request).map_err(|_| "no room for a question".to_owned())?;
+    Ok(settle(store).pop().ok_or("a question without an end")?.result)
+}
+
+/// Compares lists, usages and differences with the model. `alone` units have one owner.
+pub(crate) fn compare(
+    store: &mut Store<MemoryDisk>,
+    state: &State,
+    alone: u64,
+    seed: &mut Seed,
+) -> Result<(), String> {
+    compare_list(store, state, seed)?;
+    compare_usage(store, state, alone)?;
+    compare_differences(store, state, seed)
+}
+
+/// Lists some range of objects, a few at a time.
+fn compare_list(
+    store: &mut Store<MemoryDisk>,
+    state: &State,
+    seed: &mut Seed,
+) -> Result<(), String> {
+    let (from, to) = (seed.below(OBJECTS), seed.below(OBJECTS));
+    let (limit, end) = (1 + seed.below(3) as usize, key(u128::from(to)));
+    let mut found = Vec::new();
+    let mut next = Some(key(u128::from(from)));
+    while let Some(start) = next {
+        let answer = ask(store, StoreRequest::List { range: start..=end, limit })?;
+        let Ok(StoreAnswer::Listed { objects, next: after }) = answer else {
+            return Err(format!("a list was answered with {answer:?}"));
+        };
+        if objects.len() > limit || (after.is_some() && objects.len() < limit) {
+            return Err(format!("{} objects in a list of {limit}", objects.len()));
+        }
+        found.extend(objects.into_iter().map(|object| object.key));
+        next = after;
+    }
+    let exists = |object: &u64| state.get(object).is_some_and(|model| model.exists);
+    let expected: Vec<ObjectKey> =
+        (from..to + 1).filter(exists).map(|object| key(u128::from(object))).collect();
+    if found == expected { Ok(()) } else { Err(format!("listed {found:?}, not {expected:?}")) }
+}
+
+fn compare_usage(store: &mut Store<MemoryDisk>, state: &State, alone: u64) -> Result<(), String> {
+    let mut sum = 0;
+    for object in 0..OBJECTS {
+        let model = state.get(&object).cloned().unwrap_or_default();
+        let at = key(u128::from(object));
+        let answer = ask(store, StoreRequest::Usage { key: at })?;
+        if !model.exists {
+            if answer != Err(StoreRefusal::NotFound { key: at }) {
+                return Err(format!("the usage of no object is {answer:?}"));
+            }
+            continue;
+        }
+        let Ok(StoreAnswer::Usage { units, unique, blocks }) = answer else {
+            return Err(format!("a usage was answered with {answer:?}"));
+        };
+        sum += u64::from(unique);
+        let places = |size: u32| model.sectors.keys().map(move |at| at / size).collect();
+        let (in_units, in_blocks): (BTreeSet<u32>, BTreeSet<u32>) = (places(64), places(8));
+        if (units as usize, blocks as usize) != (in_units.len(), in_blocks.len()) {
+            return Err(format!(
+                "object {object} has {units} units and {blocks} blocks, not {} and {}",
+                in_units.len(),
+                in_blocks.len()
+            ));
+        }
+    }
+    if sum == alone { Ok(()) } else { Err(format!("{sum} unique units, not {alone}")) }
+}
+
+/// Blocks that differ are named; those that both never had are not.
+fn compare_differences(
+    store: &mut Store<MemoryDisk>,
+    state: &State,
+    seed: &mut Seed,
+) -> Result<(), String> {
+    let (a, b) = (seed.below(OBJECTS), seed.below(OBJECTS));
+    let request = StoreRequest::Compare { a: key(u128::from(a)), b: key(u128::from(b)) };
+    let answer = ask(store, request)?;
+    let Ok(StoreAnswer::Compared { ranges }) = answer else {
+        return Err(format!("a comparison was answered with {answer:?}"));
+    };
+    if ranges.windows(2).any(|pair| pair[0].first + pair[0].count >= pair[1].first) {
+        return Err(format!("ranges touch or are out of order: {ranges:?}"));
+    }
+    let named: BTreeSet<u32> =
+        ranges.iter().flat_map(|range| range.first..range.first + range.count).collect();
+    let sectors = |object: u64| state.get(&object).map(|model| model.sectors.clone());
+    let (in_a, in_b) = (sectors(a).unwrap_or_default(), sectors(b).unwrap_or_default());
+    let either: BTreeSet<u32> = in_a.keys().chain(in_b.keys()).copied().collect();
+    let differing: BTreeSet<u32> =
+        either.iter().filter(|at| in_a.get(at) != in_b.get(at)).map(|at| at / 8).collect();
+    if let Some(block) = differing.difference(&named).next() {
+        return Err(format!("{a} and {b} differ in block {block}, which is not named"));
+    }
+    let written: BTreeSet<u32> = either.iter().map(|at| at / 8).collect();
+    if a == b && !named.is_empty() || !named.is_subset(&written) {
+        return Err(format!("{a} and {b} cannot differ in all of {named:?}"));
+    }
+    Ok(())
+}
