@@ -6,8 +6,10 @@
 
 mod disk;
 mod idle;
+mod kills;
 mod network;
 mod node;
+mod tools;
 mod vm;
 
 use plinth_stage::runner::{self, Need, Test};
@@ -18,6 +20,14 @@ const GUEST: &[Need] = &[
     Need::Program("qemu-system-x86_64", "qemu-system-x86"),
     Need::Path("/boot"),
     Need::Program("busybox", "busybox-static"),
+];
+
+const FIO: &[Need] = &[
+    Need::Root,
+    Need::Program("qemu-system-x86_64", "qemu-system-x86"),
+    Need::Path("/boot"),
+    Need::Program("busybox", "busybox-static"),
+    Need::Program("fio", "fio"),
 ];
 
 /// The demonstration lives at places that are the same for all, so nobody else may be there.
@@ -36,6 +46,14 @@ const fn test(name: &'static str, limit_seconds: u64, run: runner::Run) -> Test 
 
 const TESTS: &[Test] = &[
     test("a_file_system_survives_a_kill_of_the_store", 180, disk::killed_store),
+    test("a_file_system_survives_a_kill_of_everything", 240, kills::everything),
+    test("a_guest_notices_no_replacement_of_the_store", 180, kills::replaced),
+    Test {
+        name: "what_fio_wrote_is_read_back_through_kills_of_the_store",
+        needs: FIO,
+        limit_seconds: 240,
+        run: kills::verified,
+    },
     test("guests_ping_on_one_node_and_through_a_kill_of_the_switch", 180, network::one_node),
     test("guests_ping_across_two_nodes", 180, network::two_nodes),
     test("an_imported_disk_boots_by_itself", 180, disk::imported),

@@ -4,7 +4,7 @@
 use crate::daemon::{Daemon, program};
 use crate::scratch::Scratch;
 use crate::wait::within;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use plinth_ids::{DiskId, Epoch, PoolId, VolumeId};
 use plinth_manage::Client;
 use plinth_store_api::{
@@ -182,6 +182,20 @@ impl Store {
                 None => bail!("{} of {count} attachments", status.attachments.len()),
             }
         })
+    }
+
+    /// Starts a second process that takes over from the first, and waits for the end of that.
+    ///
+    /// # Errors
+    /// When the old process ends badly, or the new one does not serve.
+    pub fn take_over(&mut self) -> Result<()> {
+        let mut arguments = self.arguments.clone();
+        arguments.push("--take-over".to_owned());
+        let successor = launch(&self.folder, &arguments)?;
+        let ended = self.daemon.wait(START)?;
+        self.daemon = successor;
+        ensure!(ended.success(), "the old process ended with {ended}; {}", self.daemon.tail());
+        self.wait_until_up()
     }
 
     pub const fn daemon(&mut self) -> &mut Daemon {

@@ -63,8 +63,10 @@ impl HandOverLine {
             let is_in = control.push(SendAncillaryMessage::ScmRights(descriptors));
             assert!(is_in, "the space is as large as the limit above");
         }
-        let sent = sendmsg(&self.stream, &[IoSlice::new(&head)], &mut control, SendFlags::NOSIGNAL)
-            .map_err(|errno| ended_or(errno.into()))?;
+        let sent = again(|| {
+            sendmsg(&self.stream, &[IoSlice::new(&head)], &mut control, SendFlags::NOSIGNAL)
+        });
+        let sent = sent.map_err(|errno| ended_or(errno.into()))?;
         // A head of 8 bytes fits an empty socket's buffer or none of it; the rest of a short one
         // carries no descriptors.
         (&self.stream).write_all(&head[sent..]).map_err(ended_or)?;
@@ -79,12 +81,10 @@ impl HandOverLine {
         let mut head = [0; HEAD];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let got = recvmsg(
-            &self.stream,
-            &mut [IoSliceMut::new(&mut head)],
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC,
-        );
+        let got = again(|| {
+            let into = &mut [IoSliceMut::new(&mut head)];
+            recvmsg(&self.stream, into, &mut control, RecvFlags::CMSG_CLOEXEC)
+        });
         let got = got.map_err(|errno| ended_or(errno.into()))?.bytes;
         if got == 0 {
             return Err(HandOverError::Ended);
@@ -107,6 +107,17 @@ impl HandOverLine {
         let mut body = vec![0; length];
         (&self.stream).read_exact(&mut body).map_err(ended_or)?;
         Ok((body, descriptors))
+    }
+}
+
+/// Repeats a call that a signal has interrupted. A socket with a time limit is interrupted also
+/// by signals that nobody handles, such as a stop and its end.
+fn again<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    loop {
+        match call() {
+            Err(rustix::io::Errno::INTR) => {}
+            outcome => return outcome,
+        }
     }
 }
 

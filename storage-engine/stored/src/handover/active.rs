@@ -225,5 +225,8 @@ fn kill(process: &OwnedFd) {
     let _ = pidfd_send_signal(process, Signal::KILL);
     // A pidfd is readable once its process has ended; SIGKILL cannot be put off for long, but by
     // a disk that hangs, and then nobody can have it.
-    let _ = poll(&mut [PollFd::new(process, PollFlags::IN)], None);
+    while let Err(rustix::io::Errno::INTR) = poll(&mut [PollFd::new(process, PollFlags::IN)], None)
+    {
+        // Interrupted by a signal, which says nothing about the process.
+    }
 }
