@@ -24,6 +24,8 @@ use std::sync::Arc;
 
 const SECTOR_SIZE: u32 = 512;
 const SECTOR: usize = SECTOR_SIZE as usize;
+/// What a discarded byte reads as on a disk with a seed.
+const DISCARDED: u8 = 0xd5;
 const SECTORS_PER_BLOCK: u64 = (BLOCK_SIZE / SECTOR) as u64;
 
 /// A small generator of numbers: SplitMix64 (Steele, Lea, Flood 2014).
@@ -114,12 +116,19 @@ pub enum Cut {
     Keep,
     /// Each is lost, kept or torn between sectors, as the seed gives.
     Any(u64),
+    /// The ones whose bit is set are there, the oldest first; one of the others may be torn as
+    /// the seed gives. So every outcome can be asked for.
+    Writes { kept: u64, torn: Option<u32>, seed: u64 },
 }
 
 #[derive(Debug)]
 pub struct MemoryDisk {
     length: u64,
     cache: Cache,
+    /// Bytes that a cut never tears.
+    atomic_write_size: u32,
+    /// Counts changes of what a cut may leave.
+    outcome: u64,
     /// What a read sees.
     current: Pages,
     /// What a cut leaves at least. Empty without a seed.
@@ -144,6 +153,8 @@ impl MemoryDisk {
         Self {
             length,
             cache: Cache::Volatile,
+            atomic_write_size: SECTOR_SIZE,
+            outcome: 0,
             current: vec![None; blocks],
             durable: Vec::new(),
             unflushed: VecDeque::new(),
@@ -176,6 +187,21 @@ impl MemoryDisk {
     /// How many requests fit the queue.
     pub fn set_queue_depth(&mut self, depth: usize) {
         self.queue_depth = depth.max(1);
+    }
+
+    /// Has a cut tear writes only between pieces of this many bytes, a multiple of the sector.
+    pub fn set_atomic_write_size(&mut self, size: u32) {
+        self.atomic_write_size = size.max(SECTOR_SIZE);
+    }
+
+    /// Writes and discards that a cut may lose, those on their way included.
+    pub fn volatile_writes(&self) -> usize {
+        self.unflushed.len() + self.queue.iter().filter(|pending| pending.write.is_some()).count()
+    }
+
+    /// A number that is another one whenever a cut may leave something else than before.
+    pub const fn outcome(&self) -> u64 {
+        self.outcome
     }
 
     pub fn add_rule(&mut self, rule: FaultRule) {
@@ -216,21 +242,24 @@ impl MemoryDisk {
         assert!(self.seed.is_some(), "a disk without a seed does not know what is durable");
         let mut after = Self::new(self.length);
         after.current = self.durable.clone();
+        after.atomic_write_size = self.atomic_write_size;
         let mut seed = Seed(match cut {
-            Cut::Any(seed) => seed,
+            Cut::Any(seed) | Cut::Writes { seed, .. } => seed,
             Cut::Lose | Cut::Keep => 0,
         });
         let in_flight = self.queue.iter().filter_map(|pending| pending.write.as_ref());
-        for write in self.unflushed.iter().chain(in_flight) {
+        for (index, write) in (0_u32..).zip(self.unflushed.iter().chain(in_flight)) {
             let fate = match cut {
                 Cut::Lose => 0,
                 Cut::Keep => 1,
                 Cut::Any(_) => seed.below(4),
+                Cut::Writes { torn, .. } if torn == Some(index) => 2,
+                Cut::Writes { kept, .. } => kept.checked_shr(index).unwrap_or(0) & 1,
             };
             match fate {
                 0 => {}
                 1 => put(&mut after.current, write.offset, &write.bytes),
-                _ => tear(&mut after.current, write, &mut seed),
+                _ => tear(&mut after.current, write, self.atomic_write_size, &mut seed),
             }
         }
         after
@@ -304,8 +333,10 @@ impl MemoryDisk {
                 None
             }
             DiskRequest::Discard { offset, length } => {
-                if result.is_ok() {
-                    self.discard(offset, length);
+                match write {
+                    Some(write) if result.is_ok() => self.keep_write(write),
+                    None if result.is_ok() => self.discard(offset, length),
+                    Some(_) | None => {}
                 }
                 None
             }
@@ -320,7 +351,13 @@ impl MemoryDisk {
             return;
         }
         // A lost write has left nothing to remember.
-        let Some(write) = write else { return };
+        if let Some(write) = write {
+            self.keep_write(write);
+        }
+    }
+
+    fn keep_write(&mut self, write: Write) {
+        self.outcome += 1;
         put(&mut self.current, write.offset, &write.bytes);
         if self.cache == Cache::Protected {
             put(&mut self.durable, write.offset, &write.bytes);
@@ -335,6 +372,7 @@ impl MemoryDisk {
         {
             put(&mut self.durable, write.offset, &write.bytes);
             self.unflushed_first += 1;
+            self.outcome += 1;
         }
     }
 
@@ -347,10 +385,19 @@ impl MemoryDisk {
         }
     }
 
-    /// What a write will leave, with its fault worked in.
+    /// What a write will leave, with its fault worked in. A discarded range may read as anything,
+    /// so a disk with a seed writes nonsense to it.
     fn prepare(&self, request: &DiskRequest, fault: Option<Fault>) -> Option<Write> {
-        let DiskRequest::Write { offset, buffer } = request else { return None };
         self.seed.as_ref()?;
+        let (offset, buffer) = match request {
+            DiskRequest::Write { offset, buffer } => (offset, buffer),
+            DiskRequest::Discard { offset, length } => {
+                self.check(request).ok()?;
+                let length = usize::try_from(*length).ok()?;
+                return Some(Write { offset: *offset, bytes: Arc::from(vec![DISCARDED; length]) });
+            }
+            DiskRequest::Read { .. } | DiskRequest::Flush => return None,
+        };
         let mut bytes: Arc<[u8]> = Arc::from(buffer.as_bytes());
         let mut offset = *offset;
         match fault {
@@ -372,7 +419,7 @@ impl Disk for MemoryDisk {
         DiskGeometry {
             length: self.length,
             sector_size: SECTOR_SIZE,
-            atomic_write_size: SECTOR_SIZE,
+            atomic_write_size: self.atomic_write_size,
             has_discard: true,
         }
     }
@@ -384,6 +431,7 @@ impl Disk for MemoryDisk {
         let fault = if self.rules.is_empty() { None } else { self.fault_for(&request) };
         let write = self.prepare(&request, fault);
         let covers = self.unflushed_first + self.unflushed.len() as u64;
+        self.outcome += u64::from(write.is_some());
         self.queue.push(Pending { tag, request, write, covers, fault });
         Ok(())
     }
@@ -445,9 +493,10 @@ fn copy_out(pages: &Pages, offset: u64, into: &mut [u8]) {
     });
 }
 
-/// Writes some sectors of a write: a prefix, or any.
-fn tear(pages: &mut Pages, write: &Write, seed: &mut Seed) {
-    let sectors = write.bytes.chunks(SECTOR).enumerate();
+/// Writes some pieces of a write: a prefix, or any. Pieces end where the disk's do.
+fn tear(pages: &mut Pages, write: &Write, piece: u32, seed: &mut Seed) {
+    let piece = piece as usize;
+    let sectors = write.bytes.chunks(piece).enumerate();
     let count = sectors.len() as u64;
     let prefix = if seed.one_in(2) { Some(seed.below(count + 1)) } else { None };
     for (index, bytes) in sectors {
@@ -456,7 +505,7 @@ fn tear(pages: &mut Pages, write: &Write, seed: &mut Seed) {
             None => seed.one_in(2),
         };
         if is_kept {
-            put(pages, write.offset + (index * SECTOR) as u64, bytes);
+            put(pages, write.offset + (index * piece) as u64, bytes);
         }
     }
 }
@@ -464,89 +513,5 @@ fn tear(pages: &mut Pages, write: &Write, seed: &mut Seed) {
 const _: () = assert!(SECTORS_PER_BLOCK == 8, "a block is torn in eight at most");
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn write(disk: &mut MemoryDisk, offset: u64, byte: u8) {
-        let mut buffer = IoBuffer::zeroed(4096);
-        buffer.as_bytes_mut().fill(byte);
-        disk.enqueue(DiskTag(1), DiskRequest::Write { offset, buffer }).unwrap();
-    }
-
-    fn settle(disk: &mut MemoryDisk) -> Vec<Result<(), DiskError>> {
-        let mut done = Vec::new();
-        while !disk.queue.is_empty() {
-            disk.complete(&mut done);
-        }
-        done.into_iter().map(|done| done.result).collect()
-    }
-
-    fn byte(disk: &MemoryDisk, offset: u64) -> u8 {
-        let mut one = [0];
-        disk.peek(offset, &mut one);
-        one[0]
-    }
-
-    #[test]
-    fn a_cut_keeps_what_was_flushed_and_may_lose_the_rest() {
-        let mut disk = MemoryDisk::with_seed(1 << 20, Cache::Volatile, 1);
-        write(&mut disk, 0, 1);
-        settle(&mut disk);
-        disk.enqueue(DiskTag(2), DiskRequest::Flush).unwrap();
-        settle(&mut disk);
-        write(&mut disk, 0, 2);
-        write(&mut disk, 4096, 2);
-        settle(&mut disk);
-        assert_eq!((byte(&disk, 0), byte(&disk, 4096)), (2, 2));
-        let lost = disk.cut(Cut::Lose);
-        assert_eq!((byte(&lost, 0), byte(&lost, 4096)), (1, 0));
-        let kept = disk.cut(Cut::Keep);
-        assert_eq!((byte(&kept, 0), byte(&kept, 4096)), (2, 2));
-        // Some seed keeps one write and not the other, and some seed tears one.
-        let cuts: Vec<_> = (0..100).map(|seed| disk.cut(Cut::Any(seed))).collect();
-        assert!(cuts.iter().any(|cut| (byte(cut, 0), byte(cut, 4096)) == (1, 2)));
-        assert!(cuts.iter().any(|cut| byte(cut, 0) != byte(cut, 512)));
-    }
-
-    #[test]
-    fn a_flush_covers_only_what_had_completed() {
-        let mut disk = MemoryDisk::with_seed(1 << 20, Cache::Volatile, 1);
-        write(&mut disk, 0, 1);
-        disk.enqueue(DiskTag(2), DiskRequest::Flush).unwrap();
-        settle(&mut disk);
-        assert_eq!(byte(&disk.cut(Cut::Lose), 0), 0);
-        let mut protected = MemoryDisk::with_seed(1 << 20, Cache::Protected, 1);
-        write(&mut protected, 0, 1);
-        settle(&mut protected);
-        assert_eq!(byte(&protected.cut(Cut::Lose), 0), 1);
-    }
-
-    #[test]
-    fn faults_hit_what_they_are_meant_for() {
-        let mut disk = MemoryDisk::with_seed(1 << 20, Cache::Volatile, 1);
-        let error = DiskError::Device { errno: 5 };
-        let rule = |bytes, fault| FaultRule { is_write: true, bytes, skip: 0, times: 1, fault };
-        disk.add_rule(rule(0..4096, Fault::Fail(error)));
-        disk.add_rule(rule(4096..8192, Fault::Lose));
-        disk.add_rule(rule(8192..12288, Fault::Misdirect { offset: 40960 }));
-        disk.add_rule(rule(12288..16384, Fault::Corrupt { bit: 0 }));
-        for block in 0..4 {
-            write(&mut disk, block * 4096, 2);
-        }
-        let results = settle(&mut disk);
-        assert_eq!(results.iter().filter(|result| **result == Err(error)).count(), 1);
-        let found = [0, 4096, 8192, 40960, 12288, 12289].map(|at| byte(&disk, at));
-        assert_eq!(found, [0, 0, 0, 2, 3, 2]);
-        write(&mut disk, 0, 4);
-        assert_eq!(settle(&mut disk), [Ok(())]);
-    }
-
-    #[test]
-    fn a_request_outside_the_disk_is_refused_and_a_full_queue_gives_back() {
-        let mut disk = MemoryDisk::new(8192);
-        disk.set_queue_depth(1);
-        write(&mut disk, 8192, 1);
-        assert!(disk.enqueue(DiskTag(2), DiskRequest::Flush).is_err());
-        assert_eq!(settle(&mut disk), [Err(DiskError::OutOfRange { offset: 8192, end: 12288 })]);
-    }
-}
+#[path = "memory_tests.rs"]
+mod tests;

@@ -9,7 +9,7 @@ mod history;
 mod questions;
 mod support;
 
-use history::{Mix, Plan, Tally};
+use history::{Cuts, Mix, Plan, Tally};
 use plinth_store::{Durability, Omit};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -27,7 +27,7 @@ fn first_failure(omit: Omit) -> Option<(u64, String)> {
                 Omit::ClearGuard | Omit::AloneGuard => Mix::Handover,
                 _ => Mix::Any,
             };
-            let plan = Plan { seed, steps, durability, omit, mix, cuts: 3 };
+            let plan = Plan { seed, steps, durability, omit, mix, cuts: Cuts::SOME };
             let mut tally = Tally::default();
             let run = catch_unwind(AssertUnwindSafe(|| plan.run(&mut tally)));
             match run.unwrap_or_else(|_| Err("a panic".to_owned())) {

@@ -10,7 +10,7 @@ mod history;
 mod questions;
 mod support;
 
-use history::{Mix, Plan, Tally};
+use history::{Cuts, Mix, Plan, Tally};
 use plinth_store::{Durability, Omit};
 
 pub(crate) use support::{key, lay_out, settle};
@@ -21,7 +21,7 @@ fn the_store_agrees_with_the_model() {
     for seed in 1..=60 {
         let durability = if seed % 2 == 0 { Durability::Flush } else { Durability::Device };
         let (omit, mix) = (Omit::Nothing, Mix::Any);
-        let plan = Plan { seed, steps: 300, durability, omit, mix, cuts: 0 };
+        let plan = Plan { seed, steps: 300, durability, omit, mix, cuts: Cuts::NONE };
         plan.run_against_model(&mut tally).unwrap();
     }
     println!("{tally:?}");

@@ -10,7 +10,11 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::cast_possible_truncation, reason = "numbers below small limits")]
 
+#[path = "cuts.rs"]
+mod cuts;
+
 use crate::{key, questions, settle};
+pub(crate) use cuts::{Cuts, Cutter};
 use plinth_disks::memory::{Cache, Cut, Fault, FaultRule, MemoryDisk, Seed};
 use plinth_store::{
     DiskError, Durability, FormatOptions, IoBuffer, LayoutLimits, ObjectKey, Omit, Operation,
@@ -281,14 +285,21 @@ pub(crate) struct Plan {
     pub(crate) durability: Durability,
     pub(crate) omit: Omit,
     pub(crate) mix: Mix,
-    /// Cuts after each poll.
-    pub(crate) cuts: u64,
+    /// How thoroughly the power is cut.
+    pub(crate) cuts: Cuts,
 }
 
 /// What histories went through, so that a test can say that it did something.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
+    pub(crate) histories: u64,
+    /// Moments at which a cut could leave something new.
+    pub(crate) moments: u64,
+    /// Of them: those at which every subset of the volatile writes was kept.
+    pub(crate) exhausted: u64,
     pub(crate) cuts: u64,
+    /// Cuts that tore a write.
+    pub(crate) torn: u64,
     pub(crate) recoveries_cut: u64,
     pub(crate) acknowledged: u64,
     pub(crate) refused: u64,
@@ -326,35 +337,31 @@ impl Plan {
     pub(crate) fn run(&self, tally: &mut Tally) -> Result<(), String> {
         let mut seed = Seed(self.seed);
         let steps = generate(&mut seed, self.steps, self.mix);
+        tally.histories += 1;
         let refused = self.drive(&steps, &mut |_, _| Ok(()))?;
         tally.refused += refused.iter().filter(|&&is_refused| is_refused).count() as u64;
-        let mut cut_seed = Seed(self.seed ^ 0x5eed);
+        let mut cutter = Cutter::new(self.seed, self.cuts);
         let mut counters = Tally::default();
         self.drive(&steps, &mut |store, progress| {
-            for number in 0..self.cuts {
-                let cut = match number {
-                    0 => Cut::Any(cut_seed.draw()),
-                    1 => Cut::Lose,
-                    2 => Cut::Keep,
-                    _ => Cut::Any(cut_seed.draw()),
-                };
+            counters.acknowledged = progress.acknowledged.iter().filter(|&&is| is).count() as u64;
+            counters.checkpoints = store.counters().checkpoints;
+            for cut in cutter.cuts(store.disk(), counters.acknowledged, &mut counters) {
                 counters.cuts += 1;
-                let disk = store.disk().cut(cut);
-                let disk = if cut_seed.one_in(4) {
+                let mut disk = store.disk().cut(cut);
+                if cutter.seed.one_in(8) {
                     counters.recoveries_cut += 1;
-                    self.cut_recovery(disk, &mut cut_seed)?
-                } else {
-                    disk
-                };
+                    disk = self.cut_recovery(disk, &mut cutter.seed)?;
+                }
                 let told = || format!("seed {} {cut:?} {progress:?}", self.seed);
                 self.verify(disk, &steps, &refused, progress)
                     .map_err(|e| format!("{}: {e}", told()))?;
             }
-            counters.acknowledged = progress.acknowledged.iter().filter(|&&is| is).count() as u64;
-            counters.checkpoints = store.counters().checkpoints;
             Ok(())
         })?;
         tally.cuts += counters.cuts;
+        tally.moments += counters.moments;
+        tally.exhausted += counters.exhausted;
+        tally.torn += counters.torn;
         tally.recoveries_cut += counters.recoveries_cut;
         tally.acknowledged += counters.acknowledged;
         tally.checkpoints += counters.checkpoints;
@@ -414,6 +421,9 @@ impl Plan {
         let mut disk = MemoryDisk::new(DISK_LENGTH);
         Store::format(&mut disk, &format_options()).map_err(|e| e.to_string())?;
         disk.restart(self.cache(), self.seed);
+        if self.seed.is_multiple_of(3) {
+            disk.set_atomic_write_size(4096);
+        }
         let mut store = Store::mount(disk, self.options()).map_err(|e| e.to_string())?;
         let mut pace = Seed(self.seed ^ 0xface);
         let mut progress = Progress {
