@@ -135,13 +135,19 @@ impl Limiter {
             self.is_behind = true;
             return false;
         }
-        for (place, is_bytes) in draws {
+        self.charge(direction, bytes);
+        true
+    }
+
+    /// Takes a request's tokens whether they are there or not: it must go now, and what it takes
+    /// is owed.
+    pub fn charge(&mut self, direction: Direction, bytes: u64) {
+        for (place, is_bytes) in draws_from(direction) {
             if let Some(bucket) = &mut self.buckets[place] {
                 bucket.spend(tokens(is_bytes, bytes));
             }
         }
         self.held = None;
-        true
     }
 
     /// When the guest has nothing more: what was saved beyond the burst is lost.

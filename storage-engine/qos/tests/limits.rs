@@ -198,6 +198,16 @@ fn the_tightest_of_several_limits_decides_and_directions_have_their_own() {
 }
 
 #[test]
+fn what_must_go_at_once_is_owed() {
+    let mut flood = Flood::new(&requests(1_000, 0), Duration::from_micros(100));
+    flood.run(SECOND);
+    for _ in 0..500 {
+        flood.limiter.charge(Direction::Write, 512);
+    }
+    assert_within("after 500 on credit", flood.run(2 * SECOND), 1_500, 2);
+}
+
+#[test]
 fn nothing_overflows_at_the_ends() {
     let limits = Limits {
         total: RatePair { requests: rate(u64::MAX, u64::MAX), bytes: rate(1, u64::MAX) },

@@ -9,13 +9,15 @@
 //! A guest's data is copied once each way, between its memory and a buffer of ours that the store
 //! checksums: a guest may change its memory at any time, and must not change what was judged.
 
-use crate::flight::{Flight, FlightKind, Flights, Piece};
+use crate::flight::{Flight, FlightKind, Flights, Piece, Times};
 use crate::message::{Answer, AttachSpec};
+use crate::pace::{Pace, RoundTime};
 use crate::pool::Pool;
 use plinth_backends::blk::{
     BlkClass, BlkDevice, BlkOperation, BlkRequest, BlkStatus, BlkTag, SECTOR_SIZE,
 };
 use plinth_backends::{DeviceToken, QueueChange};
+use plinth_qos::{Turn, cost_of};
 use plinth_store::BufferPool;
 use plinth_volume::{VolumeCompletion, VolumeHandle, VolumeRequest};
 use std::collections::VecDeque;
@@ -35,6 +37,9 @@ struct Waiting {
     /// Bytes whose pieces were started, and the group of the pieces once there is one.
     started: u32,
     group: Option<u32>,
+    /// Whether its volume's limits let it pass.
+    is_admitted: bool,
+    times: Times,
 }
 
 /// What every attachment of a worker draws from.
@@ -68,6 +73,7 @@ pub(crate) struct Attachment {
     in_flight: usize,
     /// Whether requests are answered without being carried out: see [`crate::place::Place::Null`].
     is_null: bool,
+    pub(crate) pace: Pace,
     /// Who waits for the last request to end.
     leaving: Option<Answer<()>>,
 }
@@ -79,6 +85,7 @@ impl Attachment {
         class: Arc<BlkClass>,
         handle: VolumeHandle,
         is_null: bool,
+        pace: Pace,
     ) -> Self {
         let device = BlkDevice::new(class);
         Self {
@@ -90,6 +97,7 @@ impl Attachment {
             taken: Vec::with_capacity(BURST),
             in_flight: 0,
             is_null,
+            pace,
             leaving: None,
         }
     }
@@ -100,6 +108,9 @@ impl Attachment {
 
     /// Takes over or gives back a queue.
     pub(crate) fn change(&mut self, change: QueueChange) {
+        if matches!(change, QueueChange::Stop(_)) && !self.waiting.is_empty() {
+            self.pace.hurry();
+        }
         self.device.handle(change);
     }
 
@@ -115,27 +126,47 @@ impl Attachment {
 
     /// Takes a burst from the guest, when the last is gone, and gives the pool what it and the
     /// worker have room for. Says how many requests and pieces moved.
-    pub(crate) fn poll(&mut self, pool: &mut Pool, means: &mut Means) -> usize {
+    pub(crate) fn poll(&mut self, pool: &mut Pool, means: &mut Means, time: &RoundTime) -> usize {
         if self.is_null {
             return self.answer_at_once();
         }
         let mut moved = 0;
         if self.waiting.is_empty() {
             moved = self.device.poll(&mut self.taken, BURST);
+            if moved == 0 {
+                self.pace.settle();
+                return 0;
+            }
             for request in self.taken.drain(..) {
-                self.waiting.push_back(Waiting::new(request));
+                self.waiting.push_back(Waiting::new(request, time));
             }
         }
+        self.pace.begin_round(time.now);
+        let mut turn = pool.fair.open_turn(self.pace.account());
         while let Some(mut front) = self.waiting.pop_front() {
+            if !front.is_admitted && !self.pace.admit(front.request.operation) {
+                self.waiting.push_front(front);
+                break;
+            }
+            front.is_admitted = true;
             let before = front.started;
-            let is_whole = self.advance(&mut front, pool, means);
+            let is_whole = self.advance(&mut front, pool, means, &mut turn);
             moved += usize::from(is_whole || front.started > before);
             if !is_whole {
                 self.waiting.push_front(front);
                 break;
             }
         }
+        pool.fair.close_turn(self.pace.account(), turn, self.wanted());
         moved
+    }
+
+    /// The cost of what would have started but for others: nothing, when its own limits hold it.
+    fn wanted(&self) -> u64 {
+        if !self.waiting.front().is_some_and(|front| front.is_admitted) {
+            return 0;
+        }
+        self.waiting.iter().map(|waiting| cost_of(u64::from(waiting.length))).sum()
     }
 
     /// Takes a burst and answers it, as a volume would that needs no time. A read leaves the guest's
@@ -149,12 +180,18 @@ impl Attachment {
     }
 
     /// Starts pieces of a request until it is whole (`true`) or there is no room.
-    fn advance(&mut self, waiting: &mut Waiting, pool: &mut Pool, means: &mut Means) -> bool {
+    fn advance(
+        &mut self,
+        waiting: &mut Waiting,
+        pool: &mut Pool,
+        means: &mut Means,
+        turn: &mut Turn,
+    ) -> bool {
         if !pool.has_room() {
             return false;
         }
         if waiting.kind == FlightKind::Plain {
-            return self.start_plain(waiting, pool, means);
+            return turn.may_start(cost_of(0)) && self.start_plain(waiting, pool, means, turn);
         }
         if waiting.started == 0 && waiting.group.is_none() {
             match means.flights.group(waiting.offset, waiting.length) {
@@ -164,16 +201,25 @@ impl Attachment {
         }
         while waiting.started < waiting.length {
             let piece = Piece::at(waiting.offset, waiting.length, waiting.started);
-            if !pool.has_room() || !means.has_room(piece.buffer_length()) {
+            let cost = cost_of(u64::from(piece.length));
+            if !turn.may_start(cost) || !pool.has_room() || !means.has_room(piece.buffer_length()) {
                 return false;
             }
-            self.start_piece(waiting, piece, pool, means);
+            if self.start_piece(waiting, piece, pool, means) {
+                turn.start(cost);
+            }
             waiting.started += piece.length;
         }
         true
     }
 
-    fn start_plain(&mut self, waiting: &Waiting, pool: &mut Pool, means: &mut Means) -> bool {
+    fn start_plain(
+        &mut self,
+        waiting: &Waiting,
+        pool: &mut Pool,
+        means: &mut Means,
+        turn: &mut Turn,
+    ) -> bool {
         let volume = self.handle;
         let bytes = |sectors: u32| u64::from(sectors) * SECTOR_SIZE;
         let request = match waiting.request.operation {
@@ -192,12 +238,20 @@ impl Attachment {
         };
         let flight = self.flight(waiting, Piece::default());
         let Some(number) = means.flights.start(flight) else { return false };
+        turn.start(cost_of(0));
         self.in_flight += 1;
         pool.submit(number, request);
         true
     }
 
-    fn start_piece(&mut self, waiting: &Waiting, piece: Piece, pool: &mut Pool, means: &mut Means) {
+    /// `false` when the piece ended at once, because the guest's memory is not there.
+    fn start_piece(
+        &mut self,
+        waiting: &Waiting,
+        piece: Piece,
+        pool: &mut Pool,
+        means: &mut Means,
+    ) -> bool {
         let tag = waiting.request.tag;
         let mut buffer = means.buffers.take(piece.buffer_length());
         let (volume, offset, length) = (self.handle, piece.offset, piece.length);
@@ -206,7 +260,7 @@ impl Attachment {
             if self.device.copy_out(tag, piece.data_offset, data).is_err() {
                 means.buffers.put(buffer);
                 self.end_piece(tag, waiting.group, false, &mut means.flights);
-                return;
+                return false;
             }
             VolumeRequest::Write { volume, offset, length, buffer }
         } else {
@@ -217,6 +271,7 @@ impl Attachment {
         means.lent += piece.buffer_length();
         self.in_flight += 1;
         pool.submit(number, request);
+        true
     }
 
     /// Takes a piece back from the pool.
@@ -265,12 +320,13 @@ impl Attachment {
             kind: waiting.kind,
             piece,
             group: waiting.group,
+            times: waiting.times,
         }
     }
 }
 
 impl Waiting {
-    fn new(request: BlkRequest) -> Self {
+    fn new(request: BlkRequest, time: &RoundTime) -> Self {
         let (kind, sector, length) = match request.operation {
             BlkOperation::Read { sector, length } => (FlightKind::Read, sector, length),
             BlkOperation::Write { sector, length } => (FlightKind::Write, sector, length),
@@ -278,6 +334,15 @@ impl Waiting {
             | BlkOperation::Discard { .. }
             | BlkOperation::WriteZeroes { .. } => (FlightKind::Plain, 0, 0),
         };
-        Self { request, offset: sector * SECTOR_SIZE, length, kind, started: 0, group: None }
+        Self {
+            request,
+            offset: sector * SECTOR_SIZE,
+            length,
+            kind,
+            started: 0,
+            group: None,
+            is_admitted: false,
+            times: Times { looked: time.looked },
+        }
     }
 }

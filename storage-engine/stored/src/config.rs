@@ -86,9 +86,6 @@ fn check_attachments(offered: &StoreConfig) -> Result<(), ConfigRefusal> {
         if attachment.queues == 0 || attachment.queues > QUEUES_MAX {
             return Err(ConfigRefusal::Queues { volume, queues: attachment.queues });
         }
-        if attachment.limits.is_some() {
-            return Err(ConfigRefusal::NotServed { what: "limits of a volume" });
-        }
     }
     Ok(())
 }
@@ -97,7 +94,7 @@ fn check_attachments(offered: &StoreConfig) -> Result<(), ConfigRefusal> {
 mod tests {
     use super::*;
     use plinth_ids::{Epoch, PoolId, VolumeId};
-    use plinth_store_api::{Attachment, Durability, PoolDisk, VolumeLimits};
+    use plinth_store_api::{Attachment, Durability, PoolDisk};
 
     fn legal() -> StoreConfig {
         let pool = |number: u32| {
@@ -162,10 +159,6 @@ mod tests {
         assert!(matches!(fault(|c| c.pools[0].scrub.light_interval = Some(0)), R::Scrub { .. }));
         assert!(matches!(fault(|c| c.workers = vec![0, 1]), R::NotServed { .. }));
         assert!(matches!(fault(|c| c.pools[0].disks[0].is_draining = true), R::NotServed { .. }));
-        assert!(matches!(
-            fault(|c| c.attachments[0].limits = Some(VolumeLimits::performance_default(1))),
-            R::NotServed { .. }
-        ));
         assert!(matches!(fault(|c| c.attachments[1].volume = VolumeId(1)), R::VolumeTwice { .. }));
         assert!(matches!(
             fault(|c| c.attachments[1].socket = "/sockets/1".into()),

@@ -13,12 +13,14 @@
 use crate::attachment::{Attachment, Means};
 use crate::flight::Flights;
 use crate::message::{AttachSpec, Attached, AttachmentFacts, EngineRefusal, Held, Message};
+use crate::pace::{Pace, RoundTime};
 use crate::pool::Pool;
 use crossbeam_channel::Receiver;
 use plinth_backends::blk::{BlkClass, BlkOptions, SECTOR_SIZE};
 use plinth_backends::{DeviceToken, QueueEvent};
 use plinth_ids::{Moment, PoolId, VolumeId};
-use plinth_rt::{Inbox, Poller, Wake};
+use plinth_qos::cost_of;
+use plinth_rt::{Inbox, Poller, Wake, cycles};
 use plinth_store::BufferPool;
 use plinth_volume::{VolumeCompletion, VolumeRefusal};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -54,6 +56,9 @@ pub(crate) struct Engine {
     landed: Vec<VolumeCompletion>,
     next_token: u64,
     watch_version: u64,
+    time: RoundTime,
+    /// Whether the round before this one moved a request.
+    was_busy: bool,
 }
 
 impl Engine {
@@ -73,6 +78,8 @@ impl Engine {
             landed: Vec::new(),
             next_token: 0,
             watch_version: 0,
+            time: RoundTime::default(),
+            was_busy: false,
         }
     }
 
@@ -115,6 +122,13 @@ impl Engine {
                     let _ = answer.send(Ok(()));
                 }
             },
+            Message::Limit { token, limits } => {
+                let now = self.time.now;
+                if let Some(attachment) = self.attachment(token) {
+                    attachment.spec.limits = limits;
+                    attachment.pace.change(limits, now);
+                }
+            }
             Message::Hold { pool, volume, answer } => {
                 let _ = answer.send(self.hold(pool, volume));
             }
@@ -170,8 +184,12 @@ impl Engine {
         };
         self.next_token += 1;
         let token = DeviceToken(self.next_token << 32 | place as u64);
-        let is_null = self.pool(spec.pool)?.disk().is_null();
-        let attachment = Attachment::new(token, spec, Arc::clone(&class), held.handle, is_null);
+        let now = self.time.now;
+        let pool = self.pool(spec.pool)?;
+        let is_null = pool.disk().is_null();
+        let pace = Pace::new(spec.limits, pool.fair.join(), now);
+        let attachment =
+            Attachment::new(token, spec, Arc::clone(&class), held.handle, is_null, pace);
         self.attachments[place] = Some(attachment);
         Ok(Attached { token, class })
     }
@@ -210,15 +228,35 @@ impl Engine {
         taken
     }
 
+    /// Gives each attachment its turn. Where a pool has light volumes beside heavy ones, the
+    /// light ones go first, so that they wait for what is under way only.
     fn poll_attachments(&mut self) -> usize {
+        let mut has_order = false;
+        for pool in &mut self.pools {
+            pool.fair.begin_round(self.time.now);
+            has_order |= pool.fair.has_order();
+        }
+        if has_order {
+            return self.give_turns(Some(true)) + self.give_turns(Some(false)) + self.owed();
+        }
+        self.give_turns(None) + self.owed()
+    }
+
+    fn give_turns(&mut self, light: Option<bool>) -> usize {
         let mut moved = 0;
         for attachment in self.attachments.iter_mut().flatten() {
             let pool = attachment.spec.pool;
-            if let Some(pool) = self.pools.iter_mut().find(|known| known.id == pool) {
-                moved += attachment.poll(pool, &mut self.means);
+            let Some(pool) = self.pools.iter_mut().find(|known| known.id == pool) else { continue };
+            if light.is_none_or(|light| pool.fair.is_light(attachment.pace.account()) == light) {
+                moved += attachment.poll(pool, &mut self.means, &self.time);
             }
         }
         moved
+    }
+
+    /// Pools where somebody waits for nothing but another round.
+    fn owed(&self) -> usize {
+        self.pools.iter().filter(|pool| pool.fair.is_owed()).count()
     }
 
     fn poll_pools(&mut self, now: Moment) -> usize {
@@ -226,12 +264,19 @@ impl Engine {
         for pool in &mut self.pools {
             moved += pool.poll(now, &mut self.landed);
         }
+        let ended = cycles();
         for completion in self.landed.drain(..) {
             let number = u32::try_from(completion.tag.0).unwrap_or(u32::MAX);
             let Some(flight) = self.means.flights.land(number) else { continue };
             let place = self.attachments.get_mut(flight.attachment as usize);
             // An attachment stays until its last piece has landed.
             if let Some(attachment) = place.and_then(Option::as_mut) {
+                let pool = attachment.spec.pool;
+                if let Some(pool) = self.pools.iter_mut().find(|known| known.id == pool) {
+                    let cost = cost_of(u64::from(flight.piece.length));
+                    let ticks = ended.saturating_sub(flight.times.looked);
+                    pool.fair.end(attachment.pace.account(), cost, ticks);
+                }
                 attachment.land(&flight, completion, &mut self.means);
             }
         }
@@ -246,6 +291,7 @@ impl Engine {
             let Some(answer) = attachment.take_left() else { continue };
             let (pool, handle) = (attachment.spec.pool, attachment.handle());
             if let Some(pool) = self.pools.iter_mut().find(|known| known.id == pool) {
+                pool.fair.leave(attachment.pace.account());
                 let _ = pool.volumes.detach(handle);
             }
             *place = None;
@@ -279,10 +325,20 @@ impl Engine {
 
 impl Poller for Engine {
     fn poll(&mut self, now: Moment) -> usize {
+        let cycles = cycles();
+        let looked = if self.was_busy { self.time.cycles } else { cycles };
+        self.time = RoundTime { now, cycles, looked };
         let told = self.take_messages() + self.take_events();
         let moved = self.poll_attachments() + self.poll_pools(now);
+        self.was_busy = moved > 0;
         self.flush();
         told + moved + self.settle()
+    }
+
+    /// When the first request passes that only its volume's limits hold.
+    fn deadline(&self) -> Option<Moment> {
+        let attachments = self.attachments.iter().flatten();
+        attachments.filter_map(|attachment| attachment.pace.deadline()).min()
     }
 
     fn arm(&mut self) -> Wake {

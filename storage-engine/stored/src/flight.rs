@@ -29,6 +29,14 @@ pub(crate) struct Flight {
     pub(crate) kind: FlightKind,
     pub(crate) piece: Piece,
     pub(crate) group: Option<u32>,
+    pub(crate) times: Times,
+}
+
+/// When what happened to a request, by the cycle counter, as of the rounds in which it did.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Times {
+    /// Since when it may have been in its ring.
+    pub(crate) looked: u64,
 }
 
 /// Where a piece lies.

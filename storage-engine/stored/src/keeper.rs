@@ -119,6 +119,7 @@ impl Keeper {
                 self.attach(attachment);
             }
         }
+        self.limit(&wanted.attachments);
         let mut scene = self.scene();
         scene.pool_faults.retain(|&id, _| wanted.pools.iter().any(|pool| pool.id == id));
         let is_wanted = |&key: &VolumeKey| {
@@ -244,7 +245,10 @@ impl Keeper {
                 .iter()
                 .filter(|(key, served)| {
                     let stays = scene.pools.get(&key.0).is_some_and(|pool| pools.contains(pool));
-                    !stays || !attachments.contains(&served.spec)
+                    let is_same = |wanted: &Attachment| {
+                        Attachment { limits: served.spec.limits, ..wanted.clone() } == served.spec
+                    };
+                    !stays || !attachments.iter().any(is_same)
                 })
                 .map(|(&key, _)| key)
                 .collect();
@@ -261,6 +265,32 @@ impl Keeper {
                 tracing::error!(%pool, %volume, err, "a volume was not detached");
             } else {
                 tracing::info!(%pool, %volume, "volume detached");
+            }
+        }
+    }
+
+    /// Changes the limits of what is served and stays.
+    fn limit(&self, attachments: &[Attachment]) {
+        let mut changed = Vec::new();
+        {
+            let mut scene = self.scene();
+            for wanted in attachments {
+                let served = scene.served.get_mut(&(wanted.pool, wanted.volume));
+                let Some(served) = served.filter(|served| served.spec.limits != wanted.limits)
+                else {
+                    continue;
+                };
+                served.spec.limits = wanted.limits;
+                changed.push((wanted.pool, wanted.volume, served.token, wanted.limits));
+            }
+        }
+        for (pool, volume, token, limits) in changed {
+            match self.port.tell(Message::Limit { token, limits }) {
+                Ok(()) => tracing::info!(%pool, %volume, ?limits, "limits changed"),
+                Err(error) => {
+                    let err = display(Chain(&error));
+                    tracing::error!(%pool, %volume, err, "limits not changed");
+                }
             }
         }
     }
@@ -345,6 +375,7 @@ impl Keeper {
             volume: spec.volume,
             queues: spec.queues,
             is_read_only: spec.is_read_only,
+            limits: spec.limits,
         };
         let Attached { token, class } = self
             .port

@@ -13,6 +13,7 @@ mod format;
 mod handover;
 mod keeper;
 mod message;
+mod pace;
 mod place;
 mod pool;
 mod refusal;

@@ -9,6 +9,7 @@ use crossbeam_channel::Sender;
 use plinth_backends::DeviceToken;
 use plinth_backends::blk::{BlkClass, BlkCounters};
 use plinth_ids::{PoolId, VolumeId};
+use plinth_store_api::VolumeLimits;
 use plinth_volume::{
     VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeStatus, Volumes,
 };
@@ -38,6 +39,7 @@ pub(crate) struct AttachSpec {
     pub(crate) volume: VolumeId,
     pub(crate) queues: u16,
     pub(crate) is_read_only: bool,
+    pub(crate) limits: Option<VolumeLimits>,
 }
 
 /// What a guest is served with.
@@ -97,6 +99,11 @@ pub(crate) enum Message {
     Detach {
         token: DeviceToken,
         answer: Answer<()>,
+    },
+    /// Other limits for what is served; nothing else of it changes.
+    Limit {
+        token: DeviceToken,
+        limits: Option<VolumeLimits>,
     },
     Hold {
         pool: PoolId,

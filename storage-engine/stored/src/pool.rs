@@ -5,6 +5,7 @@ use crate::message::{Answer, PoolFacts};
 use crate::place::PoolDisk;
 use crossbeam_channel::Sender;
 use plinth_ids::{Moment, PoolId};
+use plinth_qos::Fair;
 use plinth_store::StoreState;
 use plinth_volume::{VolumeCompletion, VolumeRequest, VolumeTag, Volumes};
 use std::collections::VecDeque;
@@ -32,6 +33,8 @@ enum Life {
 pub(crate) struct Pool {
     pub(crate) id: PoolId,
     pub(crate) volumes: Box<Volumes<PoolDisk>>,
+    /// Shares it between the attachments of this worker.
+    pub(crate) fair: Fair,
     life: Life,
     /// What the pool gave back because it was full, oldest first.
     stalled: VecDeque<(VolumeTag, VolumeRequest)>,
@@ -47,6 +50,7 @@ impl Pool {
         Self {
             id,
             volumes,
+            fair: Fair::new(),
             life: Life::Opening(answer),
             stalled: VecDeque::new(),
             managed: Vec::new(),
