@@ -382,7 +382,7 @@ impl<D: Disk> Volumes<D> {
         let Some(running) = &mut self.jobs.running else { return };
         running.pending -= 1;
         match result {
-            Ok(StoreAnswer::Changed { units, objects }) if running.step == Step::Objects => {
+            Ok(StoreAnswer::Changed { units, objects, .. }) if running.step == Step::Objects => {
                 if let Some(found) = self.volumes.get_mut(&running.volume) {
                     found.units += units;
                     found.objects += objects;

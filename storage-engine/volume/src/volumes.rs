@@ -298,7 +298,7 @@ impl<D: Disk> Volumes<D> {
             return;
         };
         match result {
-            Ok(StoreAnswer::Changed { units, objects }) => {
+            Ok(StoreAnswer::Changed { units, objects, .. }) => {
                 if let Some(volume) = self.volumes.get_mut(&pending.volume) {
                     volume.units += units;
                     volume.objects += objects;
