@@ -9,7 +9,7 @@ use crossbeam_channel::Sender;
 use plinth_backends::DeviceToken;
 use plinth_backends::blk::{BlkClass, BlkCounters};
 use plinth_ids::{PoolId, VolumeId};
-use plinth_store_api::VolumeLimits;
+use plinth_store_api::{Costs, VolumeLimits};
 use plinth_volume::{
     VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeStatus, Volumes,
 };
@@ -66,6 +66,7 @@ pub(crate) struct PoolFacts {
     pub(crate) volumes: u64,
     pub(crate) objects: u64,
     pub(crate) checksum_errors: u64,
+    pub(crate) costs: Costs,
 }
 
 /// An attachment as the worker sees it.

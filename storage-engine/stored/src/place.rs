@@ -118,6 +118,14 @@ impl PoolDisk {
         }
     }
 
+    /// How often the kernel was called for its requests.
+    pub(crate) const fn system_calls(&self) -> u64 {
+        match self {
+            Self::Uring(disk) => disk.system_calls(),
+            Self::Memory(_) | Self::Null(_) => 0,
+        }
+    }
+
     /// Whether guests' requests are answered without being carried out.
     pub(crate) const fn is_null(&self) -> bool {
         matches!(self, Self::Null(_))

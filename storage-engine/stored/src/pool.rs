@@ -7,6 +7,7 @@ use crossbeam_channel::Sender;
 use plinth_ids::{Moment, PoolId};
 use plinth_qos::Fair;
 use plinth_store::StoreState;
+use plinth_store_api::Costs;
 use plinth_volume::{VolumeCompletion, VolumeRequest, VolumeTag, Volumes};
 use std::collections::VecDeque;
 
@@ -114,6 +115,11 @@ impl Pool {
             volumes: self.volumes.list().len() as u64,
             objects: capacity.objects,
             checksum_errors: counters.bad_blocks,
+            costs: Costs {
+                system_calls: store.disk().system_calls(),
+                disk_bytes_read: counters.disk_bytes_read,
+                disk_bytes_written: counters.disk_bytes_written,
+            },
         }
     }
 

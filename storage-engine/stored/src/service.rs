@@ -12,8 +12,8 @@ use plinth_ids::{DiskId, PoolId, VolumeId};
 use plinth_manage::{Kept, LineFault, Service};
 use plinth_rt::{StatsSnapshot, WorkerStats};
 use plinth_store_api::{
-    Answer, AttachmentStatus, Level, PoolStatus, Refusal, Reply, Request, Status, StoreConfig,
-    Verb, VolumeStatus,
+    Answer, AttachmentStatus, Costs, Level, PoolStatus, Refusal, Reply, Request, Status,
+    StoreConfig, Verb, VolumeStatus,
 };
 use plinth_volume::{VolumeRequest, VolumeSpec};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -205,6 +205,14 @@ impl Stored {
             }
         };
         let now = self.stats.snapshot();
+        let mut costs = Costs::default();
+        for of_pool in self.port.look(|answer| Message::Pools { answer })?.iter().map(|p| p.costs) {
+            costs.system_calls += of_pool.system_calls;
+            costs.disk_bytes_read += of_pool.disk_bytes_read;
+            costs.disk_bytes_written += of_pool.disk_bytes_written;
+        }
+        costs.system_calls +=
+            now.sleeps + facts.iter().map(|facts| facts.counters.calls).sum::<u64>();
         let before =
             std::mem::replace(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner), now);
         Ok(Answer::Status(Status {
@@ -216,6 +224,7 @@ impl Stored {
             busy_cycles: now.busy_cycles,
             requests: facts.iter().map(|facts| requests(&facts.counters)).sum(),
             sleeps: now.sleeps,
+            costs,
         }))
     }
 }
