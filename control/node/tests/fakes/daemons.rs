@@ -183,7 +183,6 @@ impl Store {
                     busy_cycles: 0,
                     requests: 0,
                     sleeps: 0,
-                    costs: store::Costs::default(),
                 }))
             }
             store::Verb::PoolFormat { id, device, overwrite, .. } => {
