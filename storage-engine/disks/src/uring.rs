@@ -88,6 +88,11 @@ impl UringDisk {
         }
     }
 
+    /// How often the kernel was called for requests.
+    pub const fn system_calls(&self) -> u64 {
+        self.ring.system_calls()
+    }
+
     /// Requests accepted and not yet completed.
     pub fn in_flight(&self) -> usize {
         self.ring.in_flight() + self.ended.len()

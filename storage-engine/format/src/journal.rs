@@ -13,7 +13,7 @@
 use crate::bytes::{Le16, Le32, Le64};
 use crate::page::{COUNTERS_MAX, PAGE_SIZE, PageFault, StoreId, crc32c};
 use crate::pages::KeyBytes;
-use crate::{FORMAT_VERSION, OBJECT_BLOCKS, OBJECT_UNITS};
+use crate::{FORMAT_VERSION, FORMAT_VERSION_MIN, OBJECT_BLOCKS, OBJECT_UNITS};
 use bytemuck::{Pod, Zeroable};
 
 const MAGIC: [u8; 8] = *b"PLNentry";
@@ -73,7 +73,7 @@ impl EntryHeader {
         if header.magic != MAGIC {
             return Err(PageFault::Magic);
         }
-        if header.version.get() != FORMAT_VERSION {
+        if !(FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&header.version.get()) {
             return Err(PageFault::Version { found: header.version.get() });
         }
         if header.store != store {
@@ -214,6 +214,19 @@ pub enum Record<'a> {
         slot: u32,
         name: &'a [u8],
     },
+    /// The `number`th change of the entry was one of the object; see [`change_version`]. Noted in
+    /// this half's page.
+    Version {
+        slot: u32,
+        half: u8,
+        number: u16,
+    },
+}
+
+/// The version that the `number`th change of an entry gives to the objects it changes. Numbers
+/// begin with 1, so that it is never 0.
+pub const fn change_version(seq: u64, number: u16) -> u64 {
+    (seq << 16) | number as u64
 }
 
 /// Every record begins with this.
@@ -246,6 +259,7 @@ const CLEAR: u8 = 6;
 const OWNERS: u8 = 7;
 const SET_ATTRIBUTE: u8 = 8;
 const REMOVE_ATTRIBUTE: u8 = 9;
+const VERSION: u8 = 10;
 
 const DIRECT: u8 = 0;
 const DEFERRED: u8 = 1;
@@ -300,6 +314,7 @@ pub fn emit(into: &mut Vec<u8>, record: &Record<'_>) {
             put(REMOVE_ATTRIBUTE, 0, name.len(), slot, None);
             into.extend_from_slice(name);
         }
+        Record::Version { slot, half, number } => put(VERSION, half, number.into(), slot, None),
     }
 }
 
@@ -383,6 +398,10 @@ impl<'a> Records<'a> {
             REMOVE_ATTRIBUTE => {
                 Ok(Record::RemoveAttribute { slot, name: self.split_bytes(count.into())? })
             }
+            VERSION if head.mode < 2 => {
+                Ok(Record::Version { slot, half: head.mode, number: count })
+            }
+            VERSION => Err(RecordError::Range),
             kind => Err(RecordError::Kind { kind }),
         }
     }
@@ -449,6 +468,7 @@ mod tests {
             Record::Owners { first: 6, count: 2, owners: 65535 },
             Record::SetAttribute { slot: 2, name: b"name", value: b"" },
             Record::RemoveAttribute { slot: 2, name: b"name" },
+            Record::Version { slot: 2, half: 1, number: 65535 },
         ]
     }
 

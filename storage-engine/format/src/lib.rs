@@ -29,8 +29,11 @@ pub use pages::{
     KeyBytes, Superblock,
 };
 
-/// The format version this crate reads and writes.
-pub const FORMAT_VERSION: u32 = 1;
+/// The format version this crate writes. Since 2: marks, and overwrites in place under them;
+/// versions of objects; keys and logs.
+pub const FORMAT_VERSION: u32 = 2;
+/// The oldest version that this crate reads. What a store of it writes is of the newest.
+pub const FORMAT_VERSION_MIN: u32 = 1;
 /// What a checksum covers.
 pub const BLOCK_SIZE: u32 = 4096;
 /// What space is handed out in.

@@ -2,6 +2,7 @@
 //! The map page: where half an object is, and what its blocks' checksums are.
 
 use crate::bytes::{Le16, Le32, Le64};
+use crate::journal::change_version;
 use crate::page::{PAGE_SIZE, Page, PageFault, PageHeader};
 use crate::pages::{KeyBytes, page};
 use crate::{MAP_BLOCKS, MAP_UNITS};
@@ -56,6 +57,17 @@ impl MapPage {
             }
         }
         Attributes::parse(self).map(|_| ()).map_err(|_| PageFault::Field)
+    }
+
+    /// The version that the last change noted in this page gave its object. Changes of format
+    /// version 1 noted none: then it is the least that their entry could have given.
+    pub fn version(&self) -> u64 {
+        let noted = u64::from_le_bytes(*self.header.own.first_chunk().unwrap_or(&[0; 8]));
+        if noted == 0 { change_version(self.seq.get(), 0) } else { noted }
+    }
+
+    pub fn set_version(&mut self, version: u64) {
+        self.header.own[..8].copy_from_slice(&version.to_le_bytes());
     }
 
     /// The unit at `index` of this half, if there is one.

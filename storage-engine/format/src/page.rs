@@ -2,7 +2,7 @@
 //! What every page begins with, and how it is sealed and checked.
 
 use crate::bytes::{Le32, Le64};
-use crate::{BLOCK_SIZE, FORMAT_VERSION};
+use crate::{BLOCK_SIZE, FORMAT_VERSION, FORMAT_VERSION_MIN};
 use bytemuck::{Pod, Zeroable};
 use crc_fast::CrcAlgorithm;
 
@@ -66,7 +66,7 @@ pub trait Page: Pod {
         if header.crc.get() != crc32c(&bytemuck::bytes_of(self)[12..]) {
             return Err(PageFault::Checksum);
         }
-        if header.version.get() != FORMAT_VERSION {
+        if !(FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&header.version.get()) {
             return Err(PageFault::Version { found: header.version.get() });
         }
         if store.is_some_and(|store| store != header.store) {
@@ -97,7 +97,7 @@ pub enum PageFault {
     Magic,
     #[error("the page does not match its checksum")]
     Checksum,
-    #[error("the page has format version {found}, this program knows {}", FORMAT_VERSION)]
+    #[error("the page has format version {found}, this program knows 1 to {}", FORMAT_VERSION)]
     Version { found: u32 },
     #[error("the page belongs to another store")]
     Store,

@@ -15,9 +15,9 @@ pub use config::{
     SCRUB_RATE_DEFAULT, ScrubSchedule, StoreConfig, VolumeLimits,
 };
 pub use status::{
-    AttachmentMetrics, AttachmentStatus, BadBlock, Diff, DiffRange, DiskCounters, DiskDetail,
-    DiskMetrics, DiskState, DiskStatus, FoundBy, Job, JobKind, Latency, Level, Metrics, Parent,
-    PoolStatus, ScrubKind, ScrubRun, ScrubStatus, SlowRequest, SnapshotStatus, Status,
+    AttachmentMetrics, AttachmentStatus, BadBlock, Costs, Diff, DiffRange, DiskCounters,
+    DiskDetail, DiskMetrics, DiskState, DiskStatus, FoundBy, Job, JobKind, Latency, Level, Metrics,
+    Parent, PoolStatus, ScrubKind, ScrubRun, ScrubStatus, SlowRequest, SnapshotStatus, Status,
     VolumeDetail, VolumeStatus, Wait,
 };
 

@@ -18,6 +18,19 @@ pub struct Status {
     pub busy_cycles: u64,
     pub requests: u64,
     pub sleeps: u64,
+    #[serde(default)]
+    pub costs: Costs,
+}
+
+/// What the requests of all guests have cost since the start: for sums a request, and for the
+/// bytes on the devices a byte of the guests.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub struct Costs {
+    /// Of the workers: requests to disks, calls of guests, sleeps.
+    pub system_calls: u64,
+    pub disk_bytes_read: u64,
+    pub disk_bytes_written: u64,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]

@@ -97,7 +97,9 @@ impl<D: Disk> Store<D> {
         if self.state != StoreState::Writable {
             return Ready::Refuse(StoreRefusal::ReadOnly);
         }
-        for check in [Self::prepare_frames, Self::prepare_old, Self::prepare_room] {
+        let checks =
+            [Self::prepare_frames, Self::prepare_expected, Self::prepare_old, Self::prepare_room];
+        for check in checks {
             match check(self, op, steps) {
                 Ready::Yes => {}
                 other => return other,
@@ -126,6 +128,19 @@ impl<D: Disk> Store<D> {
                 if self.objects.slot(slot).frames[half as usize] == NO_FRAME {
                     return Ready::Wait;
                 }
+            }
+        }
+        Ready::Yes
+    }
+
+    /// Compares versions with those that the steps name.
+    fn prepare_expected(&mut self, _op: u32, steps: &[Step]) -> Ready {
+        for step in steps {
+            let StepKind::Expect { version: expected } = step.kind else { continue };
+            let found = self.objects.find(&step.key).map_or(0, |slot| self.version(slot));
+            if found != expected {
+                let key = step.key;
+                return Ready::Refuse(StoreRefusal::VersionMismatch { key, expected, found });
             }
         }
         Ready::Yes
@@ -276,9 +291,10 @@ impl<D: Disk> Store<D> {
             let found = self.objects.find(&step.key);
             needs.record_bytes += 160;
             let makes = match &step.kind {
-                StepKind::Remove | StepKind::Zero { .. } | StepKind::RemoveAttribute { .. } => {
-                    false
-                }
+                StepKind::Remove
+                | StepKind::Zero { .. }
+                | StepKind::Expect { .. }
+                | StepKind::RemoveAttribute { .. } => false,
                 StepKind::Clone { .. } => true,
                 _ => found.is_none() && !made.contains(&step.key),
             };
@@ -359,7 +375,7 @@ impl<D: Disk> Store<D> {
             StepKind::Truncate { .. } | StepKind::Remove => {
                 needs.record_bytes += OBJECT_UNITS as usize * 60;
             }
-            StepKind::Touch | StepKind::SetAttribute { .. } => {}
+            StepKind::Touch | StepKind::Expect { .. } | StepKind::SetAttribute { .. } => {}
             StepKind::RemoveAttribute { name } => {
                 needs.record_bytes += ATTRIBUTE_RECORD + name.len();
             }
@@ -499,6 +515,7 @@ fn halves_of(kind: &StepKind) -> std::ops::RangeInclusive<u32> {
         StepKind::WriteFull { .. }
         | StepKind::Truncate { .. }
         | StepKind::Remove
+        | StepKind::Expect { .. }
         | StepKind::Clone { .. } => 0..=1,
     }
 }

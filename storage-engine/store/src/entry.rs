@@ -105,9 +105,9 @@ impl<D: Disk> Store<D> {
         while let Some(ops) = self.journal.pop_durable() {
             self.has_moved = true;
             for &op in &ops {
-                let changes = self.ops.get(op).map(|op| (op.units, op.objects));
-                let (units, objects) = changes.unwrap_or_default();
-                self.complete(op, Ok(StoreAnswer::Changed { units, objects }));
+                let changes = self.ops.get(op).map(|op| (op.units, op.objects, op.version));
+                let (units, objects, version) = changes.unwrap_or_default();
+                self.complete(op, Ok(StoreAnswer::Changed { units, objects, version }));
             }
             self.journal.recycle(ops);
         }

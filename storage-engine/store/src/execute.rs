@@ -27,6 +27,7 @@ struct Segment {
 impl<D: Disk> Store<D> {
     pub(crate) fn execute(&mut self, op: u32, steps: &mut [Step]) {
         self.counters.changes += 1;
+        let version = self.journal.begin_change();
         let before = self.objects.count();
         let is_single = steps.len() == 1;
         for (number, step) in steps.iter_mut().enumerate() {
@@ -46,6 +47,7 @@ impl<D: Disk> Store<D> {
                 self.io.pool.put(old.buffer);
             }
             let count = |objects: usize| i64::try_from(objects).unwrap_or(i64::MAX);
+            entry.version = version;
             entry.objects = count(self.objects.count()) - count(before);
         }
         self.journal.open_entry().ops.push(op);
@@ -64,14 +66,18 @@ impl<D: Disk> Store<D> {
             StepKind::Touch => {
                 self.need_object(step.key);
             }
+            // It was compared when the change was prepared.
+            StepKind::Expect { .. } => {}
             StepKind::Write { offset, length } => {
                 let slot = self.need_object(step.key);
                 self.counters.user_bytes_written += u64::from(*length);
+                self.note_version(slot, *offset / (MAP_BLOCKS * plinth_format::BLOCK_SIZE));
                 return self.write(op, number, slot, (*offset, *length), buffer?, sender);
             }
             StepKind::WriteFull { length } => {
                 let slot = self.need_object(step.key);
                 self.counters.user_bytes_written += u64::from(*length);
+                self.note_version(slot, 0);
                 self.clear(op, slot, 0, OBJECT_UNITS * UNIT_BLOCKS);
                 self.set_size(slot, *length);
                 return self.write(op, number, slot, (0, *length), buffer?, sender);
@@ -79,11 +85,13 @@ impl<D: Disk> Store<D> {
             StepKind::Zero { offset, length } => {
                 if let Some(slot) = self.objects.find(&step.key) {
                     let (first, end) = block_range(*offset, *length);
+                    self.note_version(slot, first / MAP_BLOCKS);
                     self.clear(op, slot, first, end);
                 }
             }
             StepKind::Truncate { size } => {
                 let slot = self.need_object(step.key);
+                self.note_version(slot, 0);
                 if *size < OBJECT_SIZE_MAX {
                     let (first, end) = block_range(*size, OBJECT_SIZE_MAX - *size);
                     self.clear(op, slot, first, end);
@@ -104,6 +112,7 @@ impl<D: Disk> Store<D> {
             StepKind::SetAttribute { name, value } => self.set_attribute(step.key, name, value),
             StepKind::RemoveAttribute { name } => {
                 if let Some(slot) = self.objects.find(&step.key) {
+                    self.note_version(slot, 0);
                     self.change_page(slot, 0).remove_attribute(name);
                     self.journal.record(&Record::RemoveAttribute { slot, name });
                 }
@@ -128,7 +137,18 @@ impl<D: Disk> Store<D> {
             frame.expect("`prepare_room` reserved two frames for each new object");
         }
         self.journal.record(&Record::Create { slot, key, incarnation });
+        self.note_version(slot, 0);
         slot
+    }
+
+    /// Gives the object the version of the change that is carried out, in one of its pages.
+    fn note_version(&mut self, slot: u32, half: u32) {
+        let version = self.journal.version();
+        self.change_page(slot, half).set_version(version);
+        if self.options.omit == Omit::VersionRecord {
+            return;
+        }
+        self.journal.record_version(slot, u8::from(half > 0));
     }
 
     /// A map page for a change of the open entry.
@@ -151,6 +171,7 @@ impl<D: Disk> Store<D> {
 
     fn set_attribute(&mut self, key: ObjectKey, name: &[u8], value: &[u8]) {
         let slot = self.need_object(key);
+        self.note_version(slot, 0);
         let set = self.change_page(slot, 0).set_attribute(name, value);
         set.expect("`check_attribute` has set it in a copy of the page");
         self.journal.record(&Record::SetAttribute { slot, name, value });

@@ -12,7 +12,7 @@
 //! before all earlier ones are there. The open entry only grows as long as the ring has room for
 //! it, so that sealing never fails.
 
-use plinth_format::journal::{ENTRY_PAGES_MAX, Record, emit, entry_length};
+use plinth_format::journal::{ENTRY_PAGES_MAX, Record, change_version, emit, entry_length};
 use plinth_format::{Le32, PAGE_SIZE, journal::BlockData};
 use std::collections::VecDeque;
 
@@ -46,6 +46,8 @@ pub(crate) struct Journal {
     pub(crate) data: Vec<u8>,
     /// Transactions in the open entry, for the numbers of new objects.
     pub(crate) creations: u64,
+    /// Changes in the open entry: what tells their versions apart.
+    changes: u16,
     pub(crate) complete_seq: u64,
     pub(crate) durable_seq: u64,
     pub(crate) confirmed_seq: u64,
@@ -65,6 +67,7 @@ impl Journal {
             records: Vec::new(),
             data: Vec::new(),
             creations: 0,
+            changes: 0,
             complete_seq: seq - 1,
             durable_seq: seq - 1,
             confirmed_seq: seq - 1,
@@ -131,7 +134,8 @@ impl Journal {
     /// Whether the open entry may grow by so many bytes of records and data.
     pub(crate) fn has_room(&self, records: usize, data: usize) -> bool {
         let length = entry_length(self.records.len() + records, self.data.len() + data);
-        length <= self.entry_max() && self.place(length as u64 + RESERVE).is_some()
+        let has_number = self.changes < u16::MAX;
+        has_number && length <= self.entry_max() && self.place(length as u64 + RESERVE).is_some()
     }
 
     /// Whether an entry of this size fits an empty journal.
@@ -141,6 +145,22 @@ impl Journal {
 
     pub(crate) fn record(&mut self, record: &Record<'_>) {
         emit(&mut self.records, record);
+    }
+
+    /// Begins a change, of which there is [`Journal::has_room`], and gives its version.
+    pub(crate) fn begin_change(&mut self) -> u64 {
+        self.changes = self.changes.saturating_add(1);
+        self.version()
+    }
+
+    /// The version that the change which was begun last gives to objects.
+    pub(crate) fn version(&self) -> u64 {
+        change_version(self.open_seq(), self.changes)
+    }
+
+    /// Notes that the change which was begun last is one of this object.
+    pub(crate) fn record_version(&mut self, slot: u32, half: u8) {
+        self.record(&Record::Version { slot, half, number: self.changes });
     }
 
     /// Appends a block of data and gives its place in the entry.
@@ -169,6 +189,7 @@ impl Journal {
         self.head = (at + length) % self.length;
         self.writes_in_flight += 1;
         self.creations = 0;
+        self.changes = 0;
         let durable_seq = self.durable_seq;
         let ops = self.spare.pop().unwrap_or_default();
         let entry = self.open_entry();

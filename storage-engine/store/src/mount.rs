@@ -216,7 +216,10 @@ impl<D: Disk> Store<D> {
                 last.header.seq.get().saturating_add(1),
             ),
         };
-        self.journal = Journal::new(length, offset, seq.max(1));
+        // Numbers of entries that a crash took back are not used again: somebody may have seen
+        // the versions of objects that they gave.
+        let lost = length / PAGE_SIZE as u64;
+        self.journal = Journal::new(length, offset, seq.max(1).saturating_add(lost));
         self.request_checkpoint();
         let mut none = Vec::new();
         while self.checkpoint.is_running() {

@@ -11,6 +11,7 @@ use crate::request::{
 #[derive(Debug)]
 pub(crate) enum StepKind {
     Touch,
+    Expect { version: u64 },
     Write { offset: u32, length: u32 },
     WriteFull { length: u32 },
     Zero { offset: u32, length: u32 },
@@ -63,6 +64,8 @@ pub(crate) struct Op {
     pub(crate) old: Vec<Old>,
     pub(crate) units: i64,
     pub(crate) objects: i64,
+    /// What the change gave to the objects it changed.
+    pub(crate) version: u64,
     pub(crate) is_parked: bool,
 }
 
@@ -79,6 +82,7 @@ impl Op {
             old: Vec::new(),
             units: 0,
             objects: 0,
+            version: 0,
             is_parked: false,
         }
     }
@@ -156,6 +160,7 @@ pub(crate) fn admit(request: StoreRequest) -> (Result<Work, StoreRefusal>, Optio
             let limit = limit.clamp(1, LIST_MAX);
             (Ok(ask(Query::List(Listing { range, limit }))), None)
         }
+        StoreRequest::Status { key } => (Ok(ask(Query::Status { key })), None),
         StoreRequest::Usage { key } => (Ok(ask(Query::Usage { key })), None),
         StoreRequest::Compare { a, b } => (Ok(ask(Query::Compare { a, b })), None),
         StoreRequest::Flush => (Ok(Work::Flush), None),
@@ -179,6 +184,7 @@ fn step(operation: Operation) -> Result<Step, StoreRefusal> {
     let plain = |key, kind| Step { key, kind, buffer: None };
     Ok(match operation {
         Operation::Touch { key } => plain(key, StepKind::Touch),
+        Operation::Expect { key, version } => plain(key, StepKind::Expect { version }),
         Operation::Write { key, offset, length, mut buffer } => {
             check_buffer(offset, length, &mut buffer)?;
             Step { key, kind: StepKind::Write { offset, length }, buffer: Some(buffer) }
@@ -252,6 +258,10 @@ fn check_conflicts(steps: &[Step]) -> Result<(), StoreRefusal> {
                         && !of.removed
                 })?;
             }
+            // What it compares with is what was there before the transaction.
+            StepKind::Expect { .. } => {
+                touch(step.key, |of| !of.data && !of.rest && !of.whole())?;
+            }
             StepKind::Remove => touch(step.key, |of| {
                 !of.data && !of.rest && !of.cloned_into && !std::mem::replace(&mut of.removed, true)
             })?,
@@ -311,6 +321,9 @@ mod tests {
         let remove = |object| Operation::Remove { key: key(object) };
         assert_eq!(refusal(vec![remove(1), touch(1)]), bad(1));
         assert_eq!(refusal(vec![remove(1), clone(2, 1)]), bad(1));
+        let expect = |object| Operation::Expect { key: key(object), version: 1 };
+        assert_eq!(refusal(vec![touch(1), expect(1)]), bad(1));
+        assert_eq!(refusal(vec![expect(1), expect(2), clone(1, 2), zero(1)]), None);
         // What is cloned may be changed or replaced behind that, and a clone gets attributes.
         assert_eq!(refusal(vec![clone(1, 2), zero(1), touch(1), touch(2)]), None);
         assert_eq!(refusal(vec![clone(1, 2), clone(1, 3), clone(4, 1)]), None);

@@ -12,6 +12,7 @@ use std::ops::RangeInclusive;
 #[derive(Clone, Debug)]
 pub(crate) enum Query {
     List(Listing),
+    Status { key: ObjectKey },
     Usage { key: ObjectKey },
     Compare { a: ObjectKey, b: ObjectKey },
 }
@@ -28,7 +29,7 @@ impl Query {
     pub(crate) fn for_each_key(&self, mut visit: impl FnMut(&ObjectKey)) {
         match self {
             Self::List(_) => {}
-            Self::Usage { key } => visit(key),
+            Self::Status { key } | Self::Usage { key } => visit(key),
             Self::Compare { a, b } => {
                 visit(a);
                 visit(b);
@@ -54,6 +55,7 @@ impl<D: Disk> Store<D> {
         let Work::Ask(query) = &work else { return Progress::Through };
         let found = match &**query {
             Query::List(listing) => self.list_objects(number, listing),
+            Query::Status { key } => self.object_status(key),
             Query::Usage { key } => self.usage(key),
             Query::Compare { a, b } => self.compare(a, b),
         };

@@ -13,7 +13,7 @@ use crate::disk::Disk;
 use crate::mount::{Found, MountError, is_newer, read_entry};
 use crate::objects::{BAD_FRAME, NO_FRAME, key_bytes, object_key};
 use crate::store::{Omit, Store};
-use plinth_format::journal::{BlockData, Record, entry_length};
+use plinth_format::journal::{BlockData, Record, change_version, entry_length};
 use plinth_format::{
     BLOCK_SIZE, Le32, MAP_BLOCKS, MAP_UNITS, MapPage, OBJECT_SIZE_MAX, OBJECT_UNITS, PAGE_SIZE,
     UNIT_BLOCKS,
@@ -125,6 +125,10 @@ impl<'a, D: Disk> Replay<'a, D> {
                 // It cannot fail for the object it was written for; a slot that has a later
                 // object in the index is emptied by a later record.
                 self.change(seq, slot, 0, |page| _ = page.set_attribute(name, value))?;
+            }
+            Record::Version { slot, half, number } => {
+                let version = change_version(seq, number);
+                self.change(seq, slot, half.into(), |page| page.set_version(version))?;
             }
             Record::RemoveAttribute { slot, name } => {
                 self.change(seq, slot, 0, |page| page.remove_attribute(name))?;

@@ -75,6 +75,8 @@ pub enum StoreRequest {
     /// they are after every change that was submitted before this. A change that is submitted
     /// later may be seen too.
     List { range: RangeInclusive<ObjectKey>, limit: usize },
+    /// Reads an object's size, units and version.
+    Status { key: ObjectKey },
     /// Counts what the object holds: its units, those that no other object has, its written
     /// blocks.
     Usage { key: ObjectKey },
@@ -102,6 +104,12 @@ pub enum Operation {
     /// Makes the object if it is not there.
     Touch {
         key: ObjectKey,
+    },
+    /// Changes nothing; refuses the whole transaction unless the object has this version before
+    /// it. 0: there is no such object. Stands before the steps that change the object.
+    Expect {
+        key: ObjectKey,
+        version: u64,
     },
     Write {
         key: ObjectKey,
@@ -167,6 +175,9 @@ pub enum StoreAnswer {
         units: i64,
         /// Objects that there are more than before.
         objects: i64,
+        /// The version of every object that the request changed. Each change's is higher than
+        /// those of all changes that were carried out before it in this store; 0 is none.
+        version: u64,
     },
     Attributes {
         size: u32,
@@ -177,6 +188,11 @@ pub enum StoreAnswer {
         /// Where the next `List` of the range begins, if there is more. Objects that come or go
         /// meanwhile do not disturb those that stay: each is named once.
         next: Option<ObjectKey>,
+    },
+    Status {
+        object: ObjectStatus,
+        /// That of the last change.
+        version: u64,
     },
     Usage {
         /// Units that the object has.
@@ -209,6 +225,8 @@ pub enum StoreRefusal {
     NoObjectSlot,
     #[error("{key} does not exist")]
     NotFound { key: ObjectKey },
+    #[error("{key} has version {found}, not {expected}: read it again")]
+    VersionMismatch { key: ObjectKey, expected: u64, found: u64 },
     #[error("bytes {offset}+{length} are not inside 4 MiB, or not the whole blocks they must be")]
     BadRange { offset: u32, length: u32 },
     #[error("the buffer is shorter than the blocks of the range")]

@@ -108,6 +108,8 @@ pub enum Omit {
     ReplayDeferred,
     /// Plans a write as if the steps before it in its transaction would not share its units.
     EarlierSteps,
+    /// Leaves the versions of objects out of the journal.
+    VersionRecord,
 }
 
 /// Whether the store takes changes.

@@ -8,6 +8,26 @@ use crate::store::Store;
 use plinth_format::{MAP_BLOCKS, MapPage, OBJECT_UNITS, UNIT_BLOCKS};
 
 impl<D: Disk> Store<D> {
+    pub(crate) fn object_status(&mut self, key: &ObjectKey) -> Found {
+        let Some(slot) = self.objects.find(key) else {
+            return Found::Refusal(StoreRefusal::NotFound { key: *key });
+        };
+        match self.need_pages(&[slot]) {
+            Ok(true) => {}
+            Ok(false) => return Found::Not,
+            Err(refusal) => return Found::Refusal(refusal),
+        }
+        let object = self.status(*key, slot);
+        Found::Answer(StoreAnswer::Status { object, version: self.version(slot) })
+    }
+
+    /// The version of an object whose map pages are both in memory: each page notes the changes
+    /// that touched it.
+    pub(crate) fn version(&self, slot: u32) -> u64 {
+        let frames = self.objects.slot(slot).frames.into_iter();
+        frames.map(|frame| self.cache.frame(frame).page.version()).max().unwrap_or(0)
+    }
+
     pub(crate) fn usage(&mut self, key: &ObjectKey) -> Found {
         let Some(slot) = self.objects.find(key) else {
             return Found::Refusal(StoreRefusal::NotFound { key: *key });

@@ -15,6 +15,14 @@ use support::{apply, formatted, fresh, key, lay_out, read, run, settle, write, w
 
 const MIB: u64 = 1 << 20;
 
+/// Units and objects that there are more after a change.
+fn changed(answer: Result<StoreAnswer, StoreRefusal>) -> (i64, i64) {
+    match answer {
+        Ok(StoreAnswer::Changed { units, objects, .. }) => (units, objects),
+        other => panic!("no change: {other:?}"),
+    }
+}
+
 fn options() -> StoreOptions {
     StoreOptions { cache_pages: 64, overlay_blocks: 64, ..StoreOptions::default() }
 }
@@ -22,10 +30,7 @@ fn options() -> StoreOptions {
 #[test]
 fn what_was_written_is_read_and_the_rest_is_zeros() {
     let mut store = fresh(16 * MIB, options());
-    assert_eq!(
-        write(&mut store, 1, 4096, &[7; 8192]),
-        Ok(StoreAnswer::Changed { units: 1, objects: 1 })
-    );
+    assert_eq!(changed(write(&mut store, 1, 4096, &[7; 8192])), (1, 1));
     let bytes = read(&mut store, 1, 0, 16384).unwrap();
     assert!(bytes[..4096].iter().chain(&bytes[12288..]).all(|&byte| byte == 0));
     assert!(bytes[4096..12288].iter().all(|&byte| byte == 7));
@@ -89,7 +94,7 @@ fn zeroed_and_removed_space_comes_back() {
     let before = store.capacity().used;
     write(&mut store, 1, 0, &[5; 4 << 20]).unwrap();
     let zero = Operation::Zero { key: key(1), offset: 4096, length: 64 * 1024 };
-    assert_eq!(apply(&mut store, vec![zero]), Ok(StoreAnswer::Changed { units: -1, objects: 0 }));
+    assert_eq!(changed(apply(&mut store, vec![zero])), (-1, 0));
     let bytes = read(&mut store, 1, 0, 128 * 1024).unwrap();
     assert!(bytes[4096..69632].iter().all(|&byte| byte == 0));
     assert!(bytes[..4096].iter().chain(&bytes[69632..]).all(|&byte| byte == 5));
@@ -266,10 +271,9 @@ fn a_transaction_is_all_or_nothing() {
 #[test]
 fn a_change_that_changes_nothing_is_answered() {
     let mut store = fresh(16 * MIB, options());
-    let nothing = StoreAnswer::Changed { units: 0, objects: 0 };
-    assert_eq!(apply(&mut store, vec![Operation::Remove { key: key(1) }]), Ok(nothing.clone()));
+    assert_eq!(changed(apply(&mut store, vec![Operation::Remove { key: key(1) }])), (0, 0));
     let zero = Operation::Zero { key: key(1), offset: 0, length: 4096 };
-    assert_eq!(apply(&mut store, vec![zero]), Ok(nothing));
+    assert_eq!(changed(apply(&mut store, vec![zero])), (0, 0));
 }
 
 #[test]
@@ -348,7 +352,7 @@ fn a_write_behind_a_clone_in_one_transaction_leaves_the_clone_alone() {
     let name = Operation::SetAttribute { key: key(2), name: b"of".to_vec(), value: b"1".to_vec() };
     let answer = apply(&mut store, vec![clone, write, name]);
     // The clone has both units; the head has one of its own for the one it wrote to.
-    assert_eq!(answer, Ok(StoreAnswer::Changed { units: 2, objects: 1 }));
+    assert_eq!(changed(answer), (2, 1));
     for mount in 0..2 {
         let mut expected = vec![1; 65536];
         assert_eq!(read(&mut store, 2, 0, 65536).unwrap(), expected, "mount {mount}");
@@ -426,4 +430,80 @@ fn what_objects_share_is_told_without_reading_it() {
     let two = StoreAnswer::Usage { units: 3, unique: 1, blocks: 22 };
     assert_eq!([usage(&mut store, 1), usage(&mut store, 2)], [Ok(one), Ok(two)]);
     assert_eq!(usage(&mut store, 9), Err(StoreRefusal::NotFound { key: key(9) }));
+}
+
+fn version(store: &mut Store<MemoryDisk>, object: u128) -> u64 {
+    match run(store, StoreRequest::Status { key: key(object) }).result {
+        Ok(StoreAnswer::Status { version, .. }) => version,
+        Err(StoreRefusal::NotFound { .. }) => 0,
+        other => panic!("no status: {other:?}"),
+    }
+}
+
+#[test]
+fn every_change_raises_the_version_and_a_wrong_one_refuses_all() {
+    let mut store = fresh(16 * MIB, options());
+    let mut last = 0;
+    // Both halves, and a change of the size alone.
+    write(&mut store, 1, 0, &[1; 4096]).unwrap();
+    let truncate = |size| Operation::Truncate { key: key(1), size };
+    for round in 0..6_u32 {
+        let answer = match round % 3 {
+            0 => write(&mut store, 1, 3 << 20, &[2; 4096]),
+            1 => write(&mut store, 1, 0, &[3; 512]),
+            _ => apply(&mut store, vec![truncate(round * 4096)]),
+        };
+        let Ok(StoreAnswer::Changed { version: given, .. }) = answer else { panic!("{answer:?}") };
+        assert!(given > last, "round {round}");
+        last = given;
+        if round % 2 == 0 {
+            store = Store::mount(store.abandon(), options()).unwrap();
+        }
+        assert_eq!(version(&mut store, 1), last, "round {round}");
+    }
+    let expect = |object, version| Operation::Expect { key: key(object), version };
+    let touch = |object| Operation::Touch { key: key(object) };
+    let mismatch = |object, expected, found| {
+        Err(StoreRefusal::VersionMismatch { key: key(object), expected, found })
+    };
+    let answer = apply(&mut store, vec![touch(5), expect(1, last - 1), truncate(0)]);
+    assert_eq!(answer, mismatch(1, last - 1, last));
+    assert_eq!((version(&mut store, 5), version(&mut store, 1)), (0, last));
+    assert_eq!(apply(&mut store, vec![expect(5, 9), touch(5)]), mismatch(5, 9, 0));
+    changed(apply(&mut store, vec![expect(5, 0), expect(1, last), touch(5), truncate(0)]));
+    assert!(version(&mut store, 5) > last);
+    assert_eq!(version(&mut store, 5), version(&mut store, 1));
+}
+
+#[test]
+fn changes_that_share_an_entry_have_versions_of_their_own() {
+    let mut store = fresh(16 * MIB, options());
+    write(&mut store, 1, 0, &[1; 32768]).unwrap();
+    for _ in 0..8 {
+        store.submit(StoreTag(0), write_request(1, 512, &[2; 512])).unwrap();
+    }
+    let versions: Vec<u64> = settle(&mut store)
+        .into_iter()
+        .map(|done| match done.result {
+            Ok(StoreAnswer::Changed { version, .. }) => version,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(versions.windows(2).all(|pair| pair[0] < pair[1]), "{versions:?}");
+    assert!(versions.windows(2).any(|pair| pair[0] >> 16 == pair[1] >> 16), "{versions:?}");
+}
+
+#[test]
+fn a_version_that_a_crash_took_back_is_never_given_again() {
+    let disk = formatted(MemoryDisk::with_seed(16 * MIB, Cache::Volatile, 3));
+    let mut store = Store::mount(disk, options()).unwrap();
+    store.submit(StoreTag(0), write_request(1, 0, &[1; 512])).unwrap();
+    store.submit(StoreTag(1), StoreRequest::Status { key: key(1) }).unwrap();
+    let mut done = Vec::new();
+    store.poll(Duration::ZERO, &mut done);
+    let Ok(StoreAnswer::Status { version: seen, .. }) = done[0].result else { panic!("{done:?}") };
+    let mut store = Store::mount(store.disk().cut(Cut::Lose), options()).unwrap();
+    assert_eq!(version(&mut store, 1), 0, "the change is lost");
+    write(&mut store, 1, 0, &[2; 512]).unwrap();
+    assert!(version(&mut store, 1) > seen);
 }

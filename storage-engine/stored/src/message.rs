@@ -4,13 +4,15 @@
 //! Each message carries the sender of its answer. The worker answers when the thing is done,
 //! which may be many rounds later; it never waits for anybody.
 
-use crate::place::PoolVolumes;
+use crate::place::PoolDisk;
 use crossbeam_channel::Sender;
 use plinth_backends::DeviceToken;
 use plinth_backends::blk::{BlkClass, BlkCounters};
 use plinth_ids::{PoolId, VolumeId};
-use plinth_store_api::VolumeLimits;
-use plinth_volume::{VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeStatus};
+use plinth_store_api::{Costs, VolumeLimits};
+use plinth_volume::{
+    VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeStatus, Volumes,
+};
 use std::sync::Arc;
 
 /// Why the worker said no.
@@ -64,6 +66,7 @@ pub(crate) struct PoolFacts {
     pub(crate) volumes: u64,
     pub(crate) objects: u64,
     pub(crate) checksum_errors: u64,
+    pub(crate) costs: Costs,
 }
 
 /// An attachment as the worker sees it.
@@ -80,14 +83,14 @@ pub(crate) enum Message {
     /// The pool was mounted on the asker's thread, because that waits for the disk.
     PoolOpen {
         pool: PoolId,
-        volumes: Box<PoolVolumes>,
+        volumes: Box<Volumes<PoolDisk>>,
         answer: Answer<()>,
     },
     /// Its attachments must be gone. Gives the volumes back when nothing of them is under way, for
     /// the asker to unmount, which waits for the disk.
     PoolClose {
         pool: PoolId,
-        answer: Answer<Box<PoolVolumes>>,
+        answer: Answer<Box<Volumes<PoolDisk>>>,
     },
     Attach {
         spec: AttachSpec,

@@ -3,8 +3,7 @@
 
 use plinth_disks::flat::FlatDisk;
 use plinth_disks::uring::{DEPTH, Mode, OpenError, UringDisk, UringDiskError};
-use plinth_store::{Disk, DiskCompletion, DiskGeometry, DiskRequest, DiskTag, Store};
-use plinth_volume::Volumes;
+use plinth_store::{Disk, DiskCompletion, DiskGeometry, DiskRequest, DiskTag};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,9 +14,6 @@ const IN_USE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The largest memory disk: more is a slip of the pen.
 const MEMORY_MAX: u64 = 1 << 40;
-
-/// The volumes of a pool, on their store.
-pub(crate) type PoolVolumes = Volumes<Store<PoolDisk>>;
 
 /// The device of a pool.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -119,6 +115,14 @@ impl PoolDisk {
         match self {
             Self::Uring(disk) => Some(disk.as_fd()),
             Self::Memory(_) | Self::Null(_) => None,
+        }
+    }
+
+    /// How often the kernel was called for its requests.
+    pub(crate) const fn system_calls(&self) -> u64 {
+        match self {
+            Self::Uring(disk) => disk.system_calls(),
+            Self::Memory(_) | Self::Null(_) => 0,
         }
     }
 

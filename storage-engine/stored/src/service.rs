@@ -12,8 +12,8 @@ use plinth_ids::{DiskId, PoolId, VolumeId};
 use plinth_manage::{Kept, LineFault, Service};
 use plinth_rt::{StatsSnapshot, WorkerStats};
 use plinth_store_api::{
-    Answer, AttachmentStatus, Level, PoolStatus, Refusal, Reply, Request, Status, StoreConfig,
-    Verb, VolumeStatus,
+    Answer, AttachmentStatus, Costs, Level, PoolStatus, Refusal, Reply, Request, Status,
+    StoreConfig, Verb, VolumeStatus,
 };
 use plinth_volume::{VolumeRequest, VolumeSpec};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -62,9 +62,10 @@ impl Stored {
                 self.change(pool, VolumeRequest::Create { spec })?;
                 self.volume(pool, volume)
             }
-            Verb::VolumeClone { pool, source, snapshot, volume, name, size } => {
+            Verb::VolumeClone { snapshot: Some(_), .. } => Err(not_served("a clone of a snapshot")),
+            Verb::VolumeClone { pool, source, volume, name, size, .. } => {
                 let spec = VolumeSpec { volume, name, size, created_at: seconds_now() };
-                self.change(pool, VolumeRequest::Clone { source, snapshot, spec })?;
+                self.change(pool, VolumeRequest::Clone { source, spec })?;
                 self.volume(pool, volume)
             }
             Verb::VolumeGrow { pool, volume, size } => {
@@ -204,6 +205,14 @@ impl Stored {
             }
         };
         let now = self.stats.snapshot();
+        let mut costs = Costs::default();
+        for of_pool in self.port.look(|answer| Message::Pools { answer })?.iter().map(|p| p.costs) {
+            costs.system_calls += of_pool.system_calls;
+            costs.disk_bytes_read += of_pool.disk_bytes_read;
+            costs.disk_bytes_written += of_pool.disk_bytes_written;
+        }
+        costs.system_calls +=
+            now.sleeps + facts.iter().map(|facts| facts.counters.calls).sum::<u64>();
         let before =
             std::mem::replace(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner), now);
         Ok(Answer::Status(Status {
@@ -215,6 +224,7 @@ impl Stored {
             busy_cycles: now.busy_cycles,
             requests: facts.iter().map(|facts| requests(&facts.counters)).sum(),
             sleeps: now.sleeps,
+            costs,
         }))
     }
 }

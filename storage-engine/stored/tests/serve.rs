@@ -14,7 +14,7 @@ const SECTOR: usize = 512;
 #[test]
 fn what_a_guest_writes_it_reads_back() {
     let folder = Folder::new();
-    let _daemon = serving(&folder, 64 * MIB, 32 * MIB, 1);
+    let daemon = serving(&folder, 64 * MIB, 32 * MIB, 1);
     let mut guest = Guest::boot(&folder.path("blk.sock"), 1);
     assert_eq!(guest.capacity(), 32 * MIB / 512);
     assert!(guest.read(0, 64 << 10).iter().all(|&byte| byte == 0), "a new volume is zeros");
@@ -38,6 +38,15 @@ fn what_a_guest_writes_it_reads_back() {
     assert!(guest.read(9, SECTOR) == bytes(2, SECTOR));
     let id = guest.run(&Io::Id);
     assert_eq!((id.status, &id.data[..8]), (OK, &b"volume-7"[..]));
+    let (before, calls) = (daemon.status().costs, 8);
+    for stamp in 0..calls {
+        assert_eq!(guest.write(0, &bytes(stamp, 4096)), OK);
+        guest.flush();
+    }
+    let after = daemon.status().costs;
+    assert!(after.disk_bytes_written - before.disk_bytes_written >= 4096 * calls, "{after:?}");
+    // Each of them waited for the disk, so the kernel was called for each.
+    assert!(after.system_calls - before.system_calls >= calls, "{before:?} {after:?}");
 }
 
 #[test]

@@ -114,6 +114,8 @@ pub struct Ring<T: Pod> {
     event: OwnedFd,
     options: Options,
     is_enabled: bool,
+    /// How often the kernel was called for operations.
+    calls: u64,
     /// Slots whose operation must be given to the kernel again.
     again: Vec<u32>,
 }
@@ -140,11 +142,16 @@ impl<T: Pod> Ring<T> {
             .map_err(|source| SetupError::from_setup(depth, source))?;
         let slots = Slots::new(depth);
         let again = Vec::with_capacity(depth as usize);
-        Ok(Self { ring, slots, file, event, options, is_enabled, again })
+        Ok(Self { ring, slots, file, event, options, is_enabled, calls: 0, again })
     }
 
     pub const fn file(&self) -> &DirectFile {
         &self.file
+    }
+
+    /// How often `io_uring_enter` was called in all.
+    pub const fn system_calls(&self) -> u64 {
+        self.calls
     }
 
     /// Operations pushed and not yet reaped.
@@ -202,6 +209,7 @@ impl<T: Pod> Ring<T> {
             return Ok(());
         }
         self.enable()?;
+        self.calls += 1;
         match self.ring.submit() {
             Ok(_) => Ok(()),
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) && self.is_all_queued() => {
@@ -287,6 +295,7 @@ impl<T: Pod> Ring<T> {
         if self.slots.taken() == 0 || !self.ring.completion().is_empty() || !self.again.is_empty() {
             return Ok(());
         }
+        self.calls += 1;
         let timespec = types::Timespec::from(timeout);
         let arguments = types::SubmitArgs::new().timespec(&timespec);
         match self.ring.submitter().submit_with_args(1, &arguments) {

@@ -183,6 +183,7 @@ impl Store {
                     busy_cycles: 0,
                     requests: 0,
                     sleeps: 0,
+                    costs: store::Costs::default(),
                 }))
             }
             store::Verb::PoolFormat { id, device, overwrite, .. } => {

@@ -5,6 +5,7 @@ use super::options::Options;
 use anyhow::{Context, Result, bail};
 use plinth_frontend::{Buffer, Inflight, Memory, Session, SlotQueue, UsedSlot, Wish};
 use plinth_guest_memory::GuestAddress;
+use std::path::{Path, PathBuf};
 
 /// virtio-blk features: FLUSH (9) and MQ (12).
 const FEATURE_FLUSH: u64 = 1 << 9;
@@ -68,6 +69,7 @@ struct Queue {
 #[derive(Debug)]
 pub(crate) struct Disk {
     options: Options,
+    socket: PathBuf,
     wish: Wish,
     memory: Memory,
     session: Option<Session>,
@@ -79,7 +81,7 @@ pub(crate) struct Disk {
 
 impl Disk {
     /// Connects and starts the rings.
-    pub(crate) fn connect(options: &Options) -> Result<Self> {
+    pub(crate) fn connect(options: &Options, socket: &Path) -> Result<Self> {
         let wish =
             Wish { queues: options.queues, features: FEATURE_FLUSH | FEATURE_MQ, event_idx: true };
         // Data begins at a page, so that backends with O_DIRECT need no copy.
@@ -98,6 +100,7 @@ impl Disk {
         }
         let mut disk = Self {
             options: options.clone(),
+            socket: socket.to_owned(),
             wish,
             memory,
             session: None,
@@ -106,14 +109,14 @@ impl Disk {
             capacity: 0,
             has_flush: false,
         };
-        disk.try_open().with_context(|| format!("disk at {}", options.socket.display()))?;
+        disk.try_open().with_context(|| format!("disk at {}", socket.display()))?;
         Ok(disk)
     }
 
     /// One try to connect, negotiate and start: the first, or after the backend went away.
     pub(crate) fn try_open(&mut self) -> Result<()> {
         self.session = None;
-        let mut session = Session::connect(&self.options.socket, &self.wish)?;
+        let mut session = Session::connect(&self.socket, &self.wish)?;
         let queues = u64::from(self.options.queues);
         if session.queues_offered() < queues {
             bail!("--queues {queues}: the backend has {}", session.queues_offered());

@@ -33,17 +33,27 @@ pub(crate) struct LoadResult {
     pub flush_latency: Percentiles,
     /// Requests of each tenth of the run.
     pub samples: Vec<u64>,
+    /// Reads and writes of each queue of each socket, in their order.
+    #[serde(default)]
+    pub shares: Vec<u64>,
+    /// Everything that was asked from the first request on, warm-up and flushes included.
+    #[serde(default)]
+    pub asked: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     since: Duration,
     request: Option<Request>,
+    /// Whether the flush behind a write is under way.
+    is_flushing: bool,
 }
 
 #[derive(Debug)]
 struct Engine<'a> {
-    disk: &'a mut Disk,
+    disks: &'a mut [Disk],
+    /// The disk and queue of each lane: the lanes are served alike.
+    lanes: Vec<(usize, usize)>,
     options: &'a Options,
     pattern: Pattern,
     schedule: Option<Schedule>,
@@ -58,31 +68,42 @@ struct Engine<'a> {
     length: Duration,
 }
 
-pub(crate) fn run(disk: &mut Disk, options: &Options) -> Result<LoadResult> {
+pub(crate) fn run(disks: &mut [Disk], options: &Options) -> Result<LoadResult> {
     if let Some(cpu) = options.cpu {
         plinth_rt::pin_to(cpu)?;
     }
     let block = u64::from(options.block_size);
-    let slots = disk.span() / block;
-    if slots == 0 {
+    let span = disks.iter().map(Disk::span).min().unwrap_or(0);
+    // The last place needs room for a request only.
+    let slots = (span + options.stride() - block) / options.stride();
+    if span < block {
         bail!("the disk is smaller than one request of {block} bytes");
     }
-    if options.flush_every > 0 && !disk.has_flush() {
-        bail!("--flush-every: the backend does not offer flush");
+    let wants_flush = options.flush_every > 0 || options.durable;
+    if wants_flush && !disks.iter().all(Disk::has_flush) {
+        bail!("--flush-every, --durable: the backend does not offer flush");
     }
-    let idle = Slot { since: Duration::ZERO, request: None };
+    let idle = Slot { since: Duration::ZERO, request: None, is_flushing: false };
     let queues = usize::from(options.queues);
+    let lanes: Vec<_> =
+        (0..disks.len()).flat_map(|disk| (0..queues).map(move |queue| (disk, queue))).collect();
+    let count = lanes.len();
     let mut engine = Engine {
-        disk,
+        disks,
+        lanes,
         options,
         pattern: Pattern::new(options.seed, options.order, slots, options.writes),
         schedule: Schedule::new(options.rate),
-        slots: vec![vec![idle; usize::from(options.depth)]; queues],
-        free: (0..options.depth).flat_map(|slot| (0..queues).map(move |q| (q, slot))).collect(),
+        slots: vec![vec![idle; usize::from(options.depth)]; count],
+        free: (0..options.depth).flat_map(|slot| (0..count).map(move |lane| (lane, slot))).collect(),
         writes_until_flush: options.flush_every,
         latencies: Latencies::new(),
         flush_latencies: Latencies::new(),
-        result: LoadResult { samples: vec![0; 10], ..LoadResult::default() },
+        result: LoadResult {
+            samples: vec![0; 10],
+            shares: vec![0; count],
+            ..LoadResult::default()
+        },
         begin: Instant::now(),
         warm_up: Duration::from_secs_f64(options.warm_up),
         length: Duration::from_secs_f64(options.seconds),
@@ -118,7 +139,7 @@ impl Engine<'_> {
     }
 
     fn check(&self, end: Duration) -> Result<()> {
-        if self.disk.is_lost() {
+        if self.disks.iter().any(Disk::is_lost) {
             bail!("the backend closed the connection; --verify goes on after a restart");
         }
         let patience = Duration::from_secs_f64(self.options.patience);
@@ -135,7 +156,7 @@ impl Engine<'_> {
     /// Fills free slots, as far as the rate allows.
     fn submit(&mut self, now: Duration) {
         let mut is_new = false;
-        while let Some((queue, slot)) = self.free.last().copied() {
+        while let Some((lane, slot)) = self.free.last().copied() {
             let since = match &mut self.schedule {
                 Some(schedule) if schedule.due() > now => break,
                 Some(schedule) => {
@@ -147,13 +168,24 @@ impl Engine<'_> {
             };
             self.free.pop();
             let request = self.next_request();
-            self.disk.submit(queue, slot, request);
-            self.slots[queue][usize::from(slot)] = Slot { since, request: Some(request) };
+            let under_way = Slot { since, request: Some(request), is_flushing: false };
+            self.start(lane, slot, under_way, request);
             is_new = true;
         }
         if is_new {
-            self.disk.publish();
+            self.publish();
         }
+    }
+
+    fn start(&mut self, lane: usize, at: u16, slot: Slot, request: Request) {
+        let (disk, queue) = self.lanes[lane];
+        self.disks[disk].submit(queue, at, request);
+        self.slots[lane][usize::from(at)] = slot;
+        self.result.asked += 1;
+    }
+
+    fn publish(&mut self) {
+        self.disks.iter_mut().for_each(Disk::publish);
     }
 
     fn next_request(&mut self) -> Request {
@@ -162,7 +194,7 @@ impl Engine<'_> {
             return Request::Flush;
         }
         let (kind, slot) = self.pattern.take();
-        let offset = slot * u64::from(self.options.block_size);
+        let offset = slot * self.options.stride();
         match kind {
             Kind::Read => Request::Read { offset },
             Kind::Write => {
@@ -176,18 +208,33 @@ impl Engine<'_> {
     fn collect(&mut self) -> Result<u64> {
         let mut count = 0_u64;
         let mut now = Duration::ZERO;
-        for queue in 0..self.slots.len() {
-            while let Some(completion) = self.disk.take(queue)? {
+        let mut is_new = false;
+        for lane in 0..self.lanes.len() {
+            let (disk, queue) = self.lanes[lane];
+            while let Some(completion) = self.disks[disk].take(queue)? {
                 // One look at the clock for a few: it costs as much as a request.
                 if count.is_multiple_of(LOOK_EVERY) {
                     now = self.begin.elapsed();
                 }
                 count += 1;
-                let slot = &mut self.slots[queue][usize::from(completion.slot)];
+                let slot = &mut self.slots[lane][usize::from(completion.slot)];
                 let (since, request) = (slot.since, slot.request.take());
-                self.free.push((queue, completion.slot));
-                self.count(now, since, request, completion.status);
+                let is_written = matches!(request, Some(Request::Write { .. }))
+                    && !slot.is_flushing
+                    && completion.status == Status::Done;
+                if self.options.durable && is_written {
+                    // What was written is counted when its flush comes back.
+                    let slot = Slot { since, request, is_flushing: true };
+                    self.start(lane, completion.slot, slot, Request::Flush);
+                    is_new = true;
+                    continue;
+                }
+                self.free.push((lane, completion.slot));
+                self.count(lane, now, since, request, completion.status);
             }
+        }
+        if is_new {
+            self.publish();
         }
         if self.result.errors > ERRORS_MAX {
             bail!("more than {ERRORS_MAX} requests failed; see the backend's log");
@@ -195,7 +242,14 @@ impl Engine<'_> {
         Ok(count)
     }
 
-    fn count(&mut self, now: Duration, since: Duration, request: Option<Request>, status: Status) {
+    fn count(
+        &mut self,
+        lane: usize,
+        now: Duration,
+        since: Duration,
+        request: Option<Request>,
+        status: Status,
+    ) {
         let is_counted = since >= self.warm_up && now <= self.warm_up + self.length;
         if status != Status::Done {
             self.result.errors += 1;
@@ -215,6 +269,7 @@ impl Engine<'_> {
             Some(Request::Read { .. }) | None => self.result.reads += 1,
         }
         self.latencies.record(latency);
+        self.result.shares[lane] += 1;
         let at = (now - self.warm_up).as_nanos() * 10 / self.length.as_nanos().max(1);
         let at = usize::try_from(at).unwrap_or(9).min(9);
         self.result.samples[at] += 1;

@@ -19,6 +19,7 @@ pub(crate) use options::Options;
 use crate::machine::Circumstances;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// What one run of `blk` writes as JSON.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -43,12 +44,13 @@ impl Report {
 pub(crate) fn run(options: &Options) -> Result<Report> {
     options.check()?;
     let circumstances = Circumstances::before();
-    let mut disk = disk::Disk::connect(options)?;
+    let connect = |socket: &PathBuf| disk::Disk::connect(options, socket);
+    let mut disks = options.socket.iter().map(connect).collect::<Result<Vec<_>>>()?;
     let (mut load, mut verify) = (None, None);
     if options.verify {
-        verify = Some(verify::run(&mut disk, options)?);
+        verify = Some(verify::run(&mut disks[0], options)?);
     } else {
-        load = Some(load::run(&mut disk, options)?);
+        load = Some(load::run(&mut disks, options)?);
     }
     Ok(Report { circumstances: circumstances.after(), options: options.clone(), load, verify })
 }

@@ -9,9 +9,9 @@ use std::path::PathBuf;
 
 #[derive(Clone, Debug, Deserialize, Serialize, clap::Args)]
 pub(crate) struct Options {
-    /// The backend's vhost-user socket.
-    #[arg(long)]
-    pub socket: PathBuf,
+    /// The backend's vhost-user socket; given several times, one thread serves them all alike.
+    #[arg(long, required = true)]
+    pub socket: Vec<PathBuf>,
     /// Order of the offsets.
     #[arg(long, value_enum, default_value_t)]
     pub order: Order,
@@ -41,6 +41,14 @@ pub(crate) struct Options {
     /// A flush after this many writes; 0 is never.
     #[arg(long, default_value_t = 0)]
     pub flush_every: u64,
+    /// A flush after each write, by the same slot, when the write has ended: counted as one write,
+    /// whose latency ends with the flush.
+    #[arg(long, conflicts_with = "flush_every")]
+    pub durable: bool,
+    /// Bytes from one place to the next, a multiple of 512 and no less than a request. Left out,
+    /// a request's length.
+    #[arg(long)]
+    pub stride: Option<u64>,
     /// Use only the first bytes of the disk.
     #[arg(long)]
     pub span: Option<u64>,
@@ -74,6 +82,13 @@ impl Options {
         if self.verify && !block.is_multiple_of(BLOCK) {
             bail!("--block-size {block} with --verify: give a multiple of {BLOCK}");
         }
+        let stride = self.stride();
+        if !stride.is_multiple_of(512) || stride < u64::from(self.block_size) {
+            bail!("--stride {stride}: give a multiple of 512, no less than --block-size");
+        }
+        if self.verify && (self.socket.len() > 1 || self.durable || self.stride.is_some()) {
+            bail!("--verify: takes one --socket, and neither --durable nor --stride");
+        }
         if self.writes > 100 {
             bail!("--writes {}: give 0 to 100 percent", self.writes);
         }
@@ -90,13 +105,20 @@ impl Options {
     }
 }
 
+impl Options {
+    /// Bytes from one place to the next.
+    pub(crate) fn stride(&self) -> u64 {
+        self.stride.unwrap_or(u64::from(self.block_size))
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn options() -> Options {
         Options {
-            socket: PathBuf::from("/nowhere"),
+            socket: vec![PathBuf::from("/nowhere")],
             order: Order::Rand,
             writes: 50,
             block_size: 4096,
@@ -107,6 +129,8 @@ pub(crate) mod tests {
             count: None,
             rate: None,
             flush_every: 0,
+            durable: false,
+            stride: None,
             span: None,
             seed: 1,
             cpu: None,
@@ -127,6 +151,8 @@ pub(crate) mod tests {
         assert!(options().check().is_ok());
         refused(|options| options.block_size = 100, "--block-size 100");
         refused(|options| (options.verify, options.block_size) = (true, 512), "--block-size 512");
+        refused(|options| options.stride = Some(2048), "--stride 2048");
+        refused(|options| (options.verify, options.durable) = (true, true), "--verify");
         refused(|options| options.writes = 101, "--writes");
         refused(|options| options.depth = 0, "--depth");
         refused(|options| options.queues = 17, "--queues");

@@ -18,7 +18,7 @@ pub(crate) use cuts::{Cuts, Cutter};
 use plinth_disks::memory::{Cache, Cut, Fault, FaultRule, MemoryDisk, Seed};
 use plinth_store::{
     DiskError, Durability, FormatOptions, IoBuffer, LayoutLimits, ObjectKey, Omit, Operation,
-    Store, StoreAnswer, StoreCompletion, StoreOptions, StoreRequest, StoreTag,
+    Store, StoreAnswer, StoreCompletion, StoreOptions, StoreRefusal, StoreRequest, StoreTag,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -36,6 +36,9 @@ pub(crate) struct Model {
     pub(crate) sectors: BTreeMap<u32, u64>,
     pub(crate) attribute: Option<u64>,
 }
+
+/// Versions of objects; none for one that is not there.
+pub(crate) type Versions = BTreeMap<u64, u64>;
 
 /// What one step does to the model.
 #[derive(Clone, Debug)]
@@ -274,6 +277,19 @@ fn request(step: &Step) -> StoreRequest {
     }
 }
 
+/// The request, sometimes with an expected version, and whether that is a wrong one.
+fn with_expectation(seed: &mut Seed, step: &Step, versions: &Versions) -> (StoreRequest, bool) {
+    if !seed.one_in(3) {
+        return (request(step), false);
+    }
+    let object = seed.below(OBJECTS);
+    let is_wrong = seed.one_in(3);
+    let version = versions.get(&object).copied().unwrap_or(0) + u64::from(is_wrong);
+    let mut transaction = vec![Operation::Expect { key: key(u128::from(object)), version }];
+    transaction.extend(step.iter().map(Change::operation));
+    (StoreRequest::Apply { transaction }, is_wrong)
+}
+
 /// What is done after every poll.
 type AtEach<'a> = dyn FnMut(&Store<MemoryDisk>, &Progress) -> Result<(), String> + 'a;
 
@@ -377,14 +393,27 @@ impl Plan {
         Store::format(&mut disk, &format_options()).map_err(|e| e.to_string())?;
         let mut store = Store::mount(disk, self.options()).map_err(|e| e.to_string())?;
         let mut state: BTreeMap<u64, Model> = BTreeMap::new();
+        let mut versions = Versions::new();
         for (index, step) in steps.iter().enumerate() {
-            let taken = store.submit(StoreTag(0), request(step));
+            let (request, is_wrong) = with_expectation(&mut seed, step, &versions);
+            let taken = store.submit(StoreTag(0), request);
             taken.map_err(|_| "no room for a request".to_owned())?;
             let done = settle(&mut store).pop().ok_or("a request without an end")?;
-            if done.result.is_ok() {
+            let is_mismatch = matches!(done.result, Err(StoreRefusal::VersionMismatch { .. }));
+            if is_mismatch != is_wrong {
+                return Err(format!("seed {} step {index}: {:?}", self.seed, done.result));
+            }
+            if let Ok(StoreAnswer::Changed { version, .. }) = done.result {
                 tally.acknowledged += 1;
                 for change in step {
                     change.apply(&mut state);
+                }
+                for object in step.iter().map(Change::object) {
+                    if state.get(&object).is_some_and(|model| model.exists) {
+                        versions.insert(object, version);
+                    } else {
+                        versions.remove(&object);
+                    }
                 }
             } else {
                 tally.refused += 1;
@@ -401,7 +430,7 @@ impl Plan {
             let report = store.check();
             let report = report.map_err(|e| format!("seed {} step {index}: {e}", self.seed))?;
             let alone = report.units - report.shared_units;
-            questions::compare(&mut store, &state, alone, &mut seed)
+            questions::compare(&mut store, &state, &versions, alone, &mut seed)
                 .map_err(|e| format!("seed {} step {index}: {e}", self.seed))?;
             for object in 0..OBJECTS {
                 let found = read_object(&mut store, object)?;
@@ -430,6 +459,7 @@ impl Plan {
             submitted: 0,
             acknowledged: vec![false; steps.len()],
             refused: vec![false; steps.len()],
+            versions: vec![0; steps.len()],
         };
         let mut done: Vec<StoreCompletion> = Vec::new();
         for poll in 0.. {
@@ -451,7 +481,11 @@ impl Plan {
                 let Ok(index) = usize::try_from(done.tag.0) else { continue };
                 let Some(place) = progress.acknowledged.get_mut(index) else { continue };
                 match done.result {
-                    Ok(_) => *place = true,
+                    Ok(StoreAnswer::Changed { version, .. }) => {
+                        *place = true;
+                        progress.versions[index] = version;
+                    }
+                    Ok(answer) => return Err(format!("a change was answered with {answer:?}")),
                     Err(_) => progress.refused[index] = true,
                 }
             }
@@ -496,7 +530,8 @@ impl Plan {
         store.check().map_err(|e| format!("check: {e}"))?;
         let mut found = BTreeMap::new();
         for object in 0..OBJECTS {
-            found.insert(object, read_object(&mut store, object)?);
+            let version = questions::version(&mut store, object)?;
+            found.insert(object, (read_object(&mut store, object)?, version));
         }
         store.check().map_err(|e| format!("check after reading: {e}"))?;
         explain(steps, refused, progress, &found)
@@ -521,6 +556,8 @@ struct Progress {
     submitted: usize,
     acknowledged: Vec<bool>,
     refused: Vec<bool>,
+    /// Of the acknowledged steps.
+    versions: Vec<u64>,
 }
 
 fn read_object(store: &mut Store<MemoryDisk>, object: u64) -> Result<Model, String> {
@@ -563,7 +600,7 @@ fn explain(
     steps: &[Step],
     refused: &[bool],
     progress: &Progress,
-    found: &BTreeMap<u64, Model>,
+    found: &BTreeMap<u64, (Model, u64)>,
 ) -> Result<(), String> {
     // The states of every object after each of its steps. A clone's source is as it is at that
     // time in the order of submission: requests on one object are carried out in that order.
@@ -591,10 +628,20 @@ fn explain(
         let acknowledged =
             |&(index, _): &(usize, Model)| index != usize::MAX && progress.acknowledged[index];
         let least = list.iter().rposition(acknowledged).unwrap_or(0);
-        let fits: Vec<usize> =
-            (least..list.len()).filter(|&at| list[at].1 == found[object]).collect();
+        let (there, version) = &found[object];
+        let has_version = |index: usize| match (there.exists, progress.versions.get(index)) {
+            (false, _) => *version == 0,
+            // Nobody was told the version of a step that was not acknowledged.
+            (true, None | Some(0)) => *version != 0,
+            (true, given) => given == Some(version),
+        };
+        let mut fits: Vec<usize> = (least..list.len()).filter(|&at| list[at].1 == *there).collect();
         if fits.is_empty() {
-            return Err(misfit(*object, &list[least..], &found[object]));
+            return Err(misfit(*object, &list[least..], there));
+        }
+        fits.retain(|&at| has_version(list[at].0));
+        if fits.is_empty() {
+            return Err(format!("object {object} has version {version:#x}, which is no step's"));
         }
         choices.push((*object, fits));
     }

@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::cast_possible_truncation, reason = "numbers below small limits")]
 
-use crate::history::{Model, OBJECTS};
+use crate::history::{Model, OBJECTS, Versions};
 use crate::{key, settle};
 use plinth_disks::memory::{MemoryDisk, Seed};
 use plinth_store::{ObjectKey, Store, StoreAnswer, StoreRefusal, StoreRequest, StoreTag};
@@ -20,13 +20,29 @@ fn ask(
     Ok(settle(store).pop().ok_or("a question without an end")?.result)
 }
 
+/// The object's version, 0 for none.
+pub(crate) fn version(store: &mut Store<MemoryDisk>, object: u64) -> Result<u64, String> {
+    match ask(store, StoreRequest::Status { key: key(u128::from(object)) })? {
+        Ok(StoreAnswer::Status { version, .. }) => Ok(version),
+        Err(StoreRefusal::NotFound { .. }) => Ok(0),
+        other => Err(format!("a status was answered with {other:?}")),
+    }
+}
+
 /// Compares lists, usages and differences with the model. `alone` units have one owner.
 pub(crate) fn compare(
     store: &mut Store<MemoryDisk>,
     state: &State,
+    versions: &Versions,
     alone: u64,
     seed: &mut Seed,
 ) -> Result<(), String> {
+    for object in 0..OBJECTS {
+        let (found, expected) = (version(store, object)?, versions.get(&object).copied());
+        if found != expected.unwrap_or(0) {
+            return Err(format!("object {object} has version {found:#x}, not {expected:x?}"));
+        }
+    }
     compare_list(store, state, seed)?;
     compare_usage(store, state, alone)?;
     compare_differences(store, state, seed)
