@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Making, mounting and unmounting pools: what waits for a disk, on a thread that may wait.
 
-use crate::place::{Place, PlaceError, PoolDisk};
+use crate::place::{Place, PlaceError, PoolVolumes};
 use plinth_disks::uring::{OpenError, UringDiskError};
 use plinth_ids::PoolId;
 use plinth_store::{
@@ -156,10 +156,7 @@ pub(crate) enum Purpose {
 }
 
 /// Opens a pool's disk and reads what it needs: superblock, checkpoint, journal.
-pub(crate) fn mount(
-    pool: &api::Pool,
-    purpose: Purpose,
-) -> Result<Volumes<PoolDisk>, PoolMountError> {
+pub(crate) fn mount(pool: &api::Pool, purpose: Purpose) -> Result<PoolVolumes, PoolMountError> {
     let disk = pool.disks.first().ok_or(PoolMountError::NoDisk)?;
     let place = Place::parse(&disk.device)?;
     if matches!(place, Place::Null { .. }) && purpose != Purpose::Measuring {
@@ -192,6 +189,6 @@ pub(crate) fn is_volatile(pool: &api::Pool) -> bool {
 }
 
 /// Writes a checkpoint and lets go of the disk.
-pub(crate) fn unmount(volumes: Volumes<PoolDisk>) {
-    drop(volumes.stop());
+pub(crate) fn unmount(volumes: PoolVolumes) {
+    drop(volumes.stop().unmount());
 }

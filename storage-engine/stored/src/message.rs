@@ -4,15 +4,13 @@
 //! Each message carries the sender of its answer. The worker answers when the thing is done,
 //! which may be many rounds later; it never waits for anybody.
 
-use crate::place::PoolDisk;
+use crate::place::PoolVolumes;
 use crossbeam_channel::Sender;
 use plinth_backends::DeviceToken;
 use plinth_backends::blk::{BlkClass, BlkCounters};
 use plinth_ids::{PoolId, VolumeId};
 use plinth_store_api::{Costs, VolumeLimits};
-use plinth_volume::{
-    VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeStatus, Volumes,
-};
+use plinth_volume::{VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeStatus};
 use std::sync::Arc;
 
 /// Why the worker said no.
@@ -83,14 +81,14 @@ pub(crate) enum Message {
     /// The pool was mounted on the asker's thread, because that waits for the disk.
     PoolOpen {
         pool: PoolId,
-        volumes: Box<Volumes<PoolDisk>>,
+        volumes: Box<PoolVolumes>,
         answer: Answer<()>,
     },
     /// Its attachments must be gone. Gives the volumes back when nothing of them is under way, for
     /// the asker to unmount, which waits for the disk.
     PoolClose {
         pool: PoolId,
-        answer: Answer<Box<Volumes<PoolDisk>>>,
+        answer: Answer<Box<PoolVolumes>>,
     },
     Attach {
         spec: AttachSpec,

@@ -3,7 +3,8 @@
 
 use plinth_disks::flat::FlatDisk;
 use plinth_disks::uring::{DEPTH, Mode, OpenError, UringDisk, UringDiskError};
-use plinth_store::{Disk, DiskCompletion, DiskGeometry, DiskRequest, DiskTag};
+use plinth_store::{Disk, DiskCompletion, DiskGeometry, DiskRequest, DiskTag, Store};
+use plinth_volume::Volumes;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,6 +15,9 @@ const IN_USE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The largest memory disk: more is a slip of the pen.
 const MEMORY_MAX: u64 = 1 << 40;
+
+/// The volumes of a pool, on their store.
+pub(crate) type PoolVolumes = Volumes<Store<PoolDisk>>;
 
 /// The device of a pool.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -2,13 +2,13 @@
 //! One pool, the worker's half: its volumes, and who waits for them.
 
 use crate::message::{Answer, PoolFacts};
-use crate::place::PoolDisk;
+use crate::place::{PoolDisk, PoolVolumes};
 use crossbeam_channel::Sender;
 use plinth_ids::{Moment, PoolId};
 use plinth_qos::Fair;
 use plinth_store::StoreState;
 use plinth_store_api::Costs;
-use plinth_volume::{VolumeCompletion, VolumeRequest, VolumeTag, Volumes};
+use plinth_volume::{VolumeCompletion, VolumeRequest, VolumeTag};
 use std::collections::VecDeque;
 
 /// The bit of a tag that says that a management thread waits for it, not a guest.
@@ -27,13 +27,13 @@ enum Life {
     /// The volumes read their headers.
     Opening(Answer<()>),
     Serving,
-    Closing(Answer<Box<Volumes<PoolDisk>>>),
+    Closing(Answer<Box<PoolVolumes>>),
 }
 
 #[derive(Debug)]
 pub(crate) struct Pool {
     pub(crate) id: PoolId,
-    pub(crate) volumes: Box<Volumes<PoolDisk>>,
+    pub(crate) volumes: Box<PoolVolumes>,
     /// Shares it between the attachments of this worker.
     pub(crate) fair: Fair,
     life: Life,
@@ -47,7 +47,7 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// Takes over a mounted pool; `answer` hears when it serves.
-    pub(crate) fn open(id: PoolId, volumes: Box<Volumes<PoolDisk>>, answer: Answer<()>) -> Self {
+    pub(crate) fn open(id: PoolId, volumes: Box<PoolVolumes>, answer: Answer<()>) -> Self {
         Self {
             id,
             volumes,
@@ -65,7 +65,7 @@ impl Pool {
     }
 
     /// Takes nothing more; [`Pool::end`] once [`Pool::has_ended`].
-    pub(crate) fn close(&mut self, answer: Answer<Box<Volumes<PoolDisk>>>) {
+    pub(crate) fn close(&mut self, answer: Answer<Box<PoolVolumes>>) {
         self.life = Life::Closing(answer);
     }
 
@@ -94,7 +94,8 @@ impl Pool {
     /// Whether a sleeping worker is woken when something can go on. A disk in memory announces
     /// nothing; while it has something, the worker looks by the clock.
     pub(crate) fn announces(&self) -> bool {
-        self.disk().descriptor().is_some() || self.in_flight == 0
+        let is_told = self.disk().descriptor().is_some() || self.in_flight == 0;
+        is_told && !self.volumes.waits_for_time()
     }
 
     pub(crate) fn facts(&self) -> PoolFacts {

@@ -62,10 +62,9 @@ impl Stored {
                 self.change(pool, VolumeRequest::Create { spec })?;
                 self.volume(pool, volume)
             }
-            Verb::VolumeClone { snapshot: Some(_), .. } => Err(not_served("a clone of a snapshot")),
-            Verb::VolumeClone { pool, source, volume, name, size, .. } => {
+            Verb::VolumeClone { pool, source, snapshot, volume, name, size } => {
                 let spec = VolumeSpec { volume, name, size, created_at: seconds_now() };
-                self.change(pool, VolumeRequest::Clone { source, spec })?;
+                self.change(pool, VolumeRequest::Clone { source, snapshot, spec })?;
                 self.volume(pool, volume)
             }
             Verb::VolumeGrow { pool, volume, size } => {

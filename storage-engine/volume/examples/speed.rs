@@ -35,14 +35,14 @@ enum Load {
     Durable,
 }
 
-fn settle<D: Disk>(volumes: &mut Volumes<D>) {
+fn settle<D: Disk>(volumes: &mut Volumes<Store<D>>) {
     let mut done = Vec::new();
     while !volumes.is_idle() {
         volumes.poll(Duration::ZERO, &mut done);
     }
 }
 
-fn prepare<D: Disk>(mut disk: D, durability: Durability) -> (Volumes<D>, VolumeHandle) {
+fn prepare<D: Disk>(mut disk: D, durability: Durability) -> (Volumes<Store<D>>, VolumeHandle) {
     let options = FormatOptions { id: [1; 16], limits: None };
     Store::format(&mut disk, &options).expect("a GiB is enough");
     let options = StoreOptions { durability, ..StoreOptions::default() };
@@ -106,7 +106,7 @@ impl Measured {
 
 /// A queue of this depth, kept full for so long.
 fn measure<D: Disk>(
-    volumes: &mut Volumes<D>,
+    volumes: &mut Volumes<Store<D>>,
     volume: VolumeHandle,
     (depth, load): (usize, Load),
     length: Duration,

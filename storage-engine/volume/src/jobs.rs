@@ -1,36 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Creating, cloning, growing and deleting: one job at a time, in bounded steps.
+//! What changes the volumes themselves: one job at a time, each one transaction.
 //!
 //! ```text
-//!   create   one transaction: id and header objects
-//!   grow     one transaction: size and time
-//!   clone    header says "being made" ─▶ objects, 32 at once ─▶ header says "ready"
-//!   delete   header says "being deleted" ─▶ objects, 32 at once ─▶ id and header go
+//!   check ─▶ wait for what is on its way, if it must end first ─▶ one transaction ─▶ effect
 //! ```
 //!
-//! A clone shares units: it costs a map of some KiB for each object that its source has, and no
-//! data. After a power cut a volume that is being made is deleted, and a delete goes on.
+//! Every job takes the same time for a volume of any size. What must go over a volume's objects
+//! (giving space back, rolling back, flattening) begins as the effect of a job and goes on beside
+//! all others (`chores.rs`); what it needs to know is in the header, so that it goes on after a
+//! power cut.
 
-use crate::header::{Header, State, emit_name, is_size};
-use crate::key::{Kind, data_range, index_of, key};
-use crate::request::{VolumeCompletion, VolumeRefusal, VolumeRequest, VolumeSpec, VolumeTag};
-use crate::volumes::{VOLUMES_MAX, Volume, Volumes};
-use plinth_ids::VolumeId;
-use plinth_store::{
-    Disk, ObjectKey, Operation, StoreAnswer, StoreRefusal, StoreRequest, StoreState,
+use crate::header::{Header, Link, Snapshot, State, emit_name, is_number, is_size};
+use crate::key::Family;
+use crate::request::{
+    ChoreKind, SnapshotSpec, VolumeCompletion, VolumeRefusal, VolumeRequest, VolumeSpec, VolumeTag,
 };
+use crate::volume::{DEPTH_MAX, Kept, SNAPSHOTS_MAX, Volume};
+use crate::volumes::{JOB, VOLUMES_MAX, Volumes};
+use plinth_ids::{SnapshotId, VolumeId};
+use plinth_store::{ObjectStore, Operation, StoreAnswer, StoreRefusal, StoreRequest};
 use std::collections::VecDeque;
-use std::ops::RangeInclusive;
 
-/// Objects that a job clones or removes at once.
-const OBJECTS_AT_ONCE: u32 = 32;
 /// Jobs that may wait.
 const JOBS_MAX: usize = 256;
 
 #[derive(Debug)]
 enum Work {
     Asked(VolumeRequest),
-    CleanUp(VolumeId),
+    /// Gives up what a clone stood on, if nothing else stands on it.
+    Unlink(Link),
 }
 
 #[derive(Debug)]
@@ -45,40 +43,53 @@ impl Job {
         Self { tag: Some(tag), work: Work::Asked(request) }
     }
 
-    pub(crate) fn clean_up(volume: VolumeId) -> Self {
-        Self { tag: None, work: Work::CleanUp(volume) }
+    pub(crate) fn unlink(link: Link) -> Self {
+        Self { tag: None, work: Work::Unlink(link) }
     }
 }
 
+/// What must have ended before the transaction is sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Step {
-    /// The transaction that the job begins with.
-    First,
-    Objects,
-    Last,
+enum Drain {
+    Nothing,
+    /// Changes of this volume that the store has.
+    Changes(u32),
+    /// All requests on this volume.
+    Requests(u32),
+}
+
+/// What is true once the transaction is done.
+#[derive(Clone, Debug)]
+enum Effect {
+    /// The volume is there.
+    Make,
+    /// The header is this.
+    Head(Header),
+    /// The snapshot that was put in as newest is there.
+    Record,
+    /// Both: a clone of the volume at `source` as it is.
+    MakeOf { source: u32 },
+    /// The snapshot is gone for everybody.
+    Leave { number: u64 },
+}
+
+#[derive(Debug)]
+struct Begun {
+    /// The volume's place in the table.
+    at: u32,
+    drain: Drain,
+    transaction: Vec<Operation>,
+    effect: Effect,
+    /// What goes on afterwards.
+    chore: Option<ChoreKind>,
 }
 
 /// The job that is carried out.
 #[derive(Debug)]
 struct Running {
     tag: Option<VolumeTag>,
-    volume: VolumeId,
-    kind: Kinds,
-    step: Step,
-    /// Objects that are left.
-    rest: Option<RangeInclusive<ObjectKey>>,
-    pending: u32,
-    refusal: Option<VolumeRefusal>,
-    /// The transaction of this step is sent.
+    begun: Begun,
     is_sent: bool,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Kinds {
-    Create,
-    Grow { size: u64, now: u64 },
-    Clone { source: VolumeId },
-    Delete,
 }
 
 #[derive(Debug, Default)]
@@ -101,297 +112,504 @@ impl Jobs {
     }
 }
 
-impl<D: Disk> Volumes<D> {
+/// What became of a request.
+#[derive(Debug)]
+enum Begin {
+    /// It is done already.
+    Done,
+    Job(Begun),
+    /// A chore has it, and ends it.
+    Handed,
+}
+
+type Start = Result<Begin, VolumeRefusal>;
+
+impl<S: ObjectStore> Volumes<S> {
     /// Begins the next job or goes on with the one that runs.
     pub(crate) fn advance_jobs(&mut self) -> bool {
         if self.start.is_some() {
             return false;
         }
-        let Some(running) = self.jobs.running.take() else {
+        let Some(mut running) = self.jobs.running.take() else {
             let Some(job) = self.jobs.waiting.pop_front() else { return false };
             self.begin_job(job);
             return true;
         };
-        let (running, has_moved) = self.advance_job(running);
-        self.jobs.running = running;
-        has_moved
+        let place = |at| self.place(at);
+        let is_drained = match running.begun.drain {
+            Drain::Nothing => true,
+            Drain::Changes(at) => place(at).is_none_or(|volume| volume.changing == 0),
+            Drain::Requests(at) => place(at).is_none_or(|volume| volume.under_way == 0),
+        };
+        let can_send = !running.is_sent && is_drained && self.store.room() > 1;
+        if can_send {
+            running.is_sent = true;
+            let transaction = std::mem::take(&mut running.begun.transaction);
+            self.send(JOB, StoreRequest::Apply { transaction });
+        }
+        self.jobs.running = Some(running);
+        can_send
     }
 
-    fn begin_job(&mut self, job: Job) {
-        let begun = match job.work {
-            Work::Asked(request) => self.begin(request),
-            Work::CleanUp(volume) => Ok(Some((volume, Kinds::Delete))),
+    fn begin_job(&mut self, Job { tag, work }: Job) {
+        let begun = match work {
+            Work::Asked(request) => self.begin(tag, request),
+            Work::Unlink(link) => Ok(self.begin_unlink(link).map_or(Begin::Done, Begin::Job)),
         };
         match begun {
-            Ok(Some((volume, kind))) => {
-                self.jobs.running = Some(Running {
-                    tag: job.tag,
-                    volume,
-                    kind,
-                    step: Step::First,
-                    rest: None,
-                    pending: 0,
-                    refusal: None,
-                    is_sent: false,
-                });
+            Ok(Begin::Job(begun)) => {
+                self.jobs.running = Some(Running { tag, begun, is_sent: false });
             }
-            Ok(None) => self.end_job(job.tag, Ok(())),
-            Err(refusal) => self.end_job(job.tag, Err(refusal)),
+            Ok(Begin::Done) => self.end_job(tag, Ok(())),
+            Ok(Begin::Handed) => {}
+            Err(refusal) => self.end_job(tag, Err(refusal)),
         }
     }
 
-    fn end_job(&mut self, tag: Option<VolumeTag>, result: Result<(), VolumeRefusal>) {
+    pub(crate) fn end_job(&mut self, tag: Option<VolumeTag>, result: Result<(), VolumeRefusal>) {
         if let Some(tag) = tag {
-            self.completions.push(VolumeCompletion { tag, buffer: None, result });
+            self.completions.push(VolumeCompletion { tag, buffer: None, result, answer: None });
         }
     }
 
-    /// Whether the request can be carried out; `None` when it is done already.
-    fn begin(
-        &mut self,
-        request: VolumeRequest,
-    ) -> Result<Option<(VolumeId, Kinds)>, VolumeRefusal> {
+    /// Whether the request can be carried out.
+    fn begin(&mut self, tag: Option<VolumeTag>, request: VolumeRequest) -> Start {
         match request {
-            VolumeRequest::Create { spec } => self.begin_create(&spec, Kinds::Create),
-            VolumeRequest::Clone { source, spec } => {
-                let kind = Kinds::Clone { source };
-                if self.volumes.contains_key(&spec.volume) {
-                    return self.begin_create(&spec, kind);
-                }
-                let found = self.volumes.get(&source).ok_or(VolumeRefusal::NotFound)?;
-                match found {
-                    found if found.state != State::Ready => return Err(VolumeRefusal::Busy),
-                    found if found.attachments > 0 => return Err(VolumeRefusal::Attached),
-                    found if found.size > spec.size => return Err(VolumeRefusal::Shrink),
-                    _ => {}
-                }
-                let begun = self.begin_create(&spec, kind)?;
-                if let Some(found) = self.volumes.get_mut(&source) {
-                    found.is_source = true;
-                }
-                Ok(begun)
+            VolumeRequest::Create { spec } => {
+                let header = new_header(&spec, Family::new(spec.volume), None);
+                let Some((at, transaction)) = self.put_in(&spec, header)? else {
+                    return Ok(Begin::Done);
+                };
+                Ok(Begin::Job(Begun::new(at, transaction, Effect::Make)))
+            }
+            VolumeRequest::Clone { source, snapshot, spec } => {
+                self.begin_clone(source, snapshot, &spec)
             }
             VolumeRequest::Grow { volume, size, now } => {
-                let found = self.volumes.get(&volume).ok_or(VolumeRefusal::NotFound)?;
-                match found {
-                    found if found.state != State::Ready => Err(VolumeRefusal::Busy),
-                    _ if !is_size(size) => Err(VolumeRefusal::BadSize),
-                    found if size < found.size => Err(VolumeRefusal::Shrink),
-                    found if size == found.size => Ok(None),
-                    _ => Ok(Some((volume, Kinds::Grow { size, now }))),
+                let (at, found) = self.ready(volume)?;
+                if !is_size(size) {
+                    return Err(VolumeRefusal::BadSize);
                 }
-            }
-            VolumeRequest::Delete { volume } => {
-                let found = self.volumes.get_mut(&volume).ok_or(VolumeRefusal::NotFound)?;
-                if found.attachments > 0 {
-                    return Err(VolumeRefusal::Attached);
+                if size < found.header.size {
+                    return Err(VolumeRefusal::Shrink);
                 }
-                found.state = State::Deleting;
-                Ok(Some((volume, Kinds::Delete)))
+                if size == found.header.size {
+                    return Ok(Begin::Done);
+                }
+                let header = Header { size, updated_at: now, ..found.header.clone() };
+                Ok(Begin::Job(self.rewrite(at, header, None)))
             }
-            _ => Err(VolumeRefusal::BadRange),
+            VolumeRequest::Delete { volume } => self.begin_delete(volume),
+            VolumeRequest::SnapshotCreate { spec } => self.begin_snapshot(spec),
+            VolumeRequest::SnapshotDelete { volume, snapshot } => {
+                self.begin_leave(volume, snapshot)
+            }
+            VolumeRequest::Rollback { volume, snapshot, now } => {
+                self.begin_rollback(tag, volume, snapshot, now)
+            }
+            VolumeRequest::Flatten { volume } => {
+                let (at, found) = self.ready(volume)?;
+                if found.header.parent.is_none() {
+                    return Err(VolumeRefusal::NoClone);
+                }
+                if found.header.is_flattening {
+                    return Err(VolumeRefusal::Busy);
+                }
+                let header = Header { is_flattening: true, ..found.header.clone() };
+                Ok(Begin::Job(self.rewrite(at, header, Some(ChoreKind::Flatten))))
+            }
+            VolumeRequest::Usage { .. } | VolumeRequest::Changes { .. } => {
+                self.begin_question(tag, request)?;
+                Ok(Begin::Handed)
+            }
+            VolumeRequest::Read { .. }
+            | VolumeRequest::Write { .. }
+            | VolumeRequest::Zero { .. }
+            | VolumeRequest::Discard { .. }
+            | VolumeRequest::Flush { .. } => Err(VolumeRefusal::BadRange),
         }
     }
 
-    /// Puts the new volume into the table, in the state "being made".
-    fn begin_create(
+    fn begin_rollback(
+        &mut self,
+        tag: Option<VolumeTag>,
+        volume: VolumeId,
+        snapshot: SnapshotId,
+        now: u64,
+    ) -> Start {
+        let (at, found) = self.find(volume).ok_or(VolumeRefusal::NotFound)?;
+        let kept = found.named(snapshot).ok_or(VolumeRefusal::SnapshotMissing)?;
+        let target = kept.record.number;
+        let is_stuck = found.header.state == State::RollingBack
+            && found.header.target == target
+            && self.chores.status(at).is_none();
+        if is_stuck {
+            // It failed before, for want of space perhaps.
+            self.begin_chore(at, ChoreKind::Rollback, tag);
+            return Ok(Begin::Handed);
+        }
+        let (at, found) = self.ready(volume)?;
+        if found.attachments > 0 {
+            return Err(VolumeRefusal::Attached);
+        }
+        let state = State::RollingBack;
+        let header = Header { state, target, updated_at: now, ..found.header.clone() };
+        let mut begun = self.rewrite(at, header, Some(ChoreKind::Rollback));
+        begun.drain = Drain::Requests(at);
+        Ok(Begin::Job(begun))
+    }
+
+    /// A volume that users know of and that nothing holds up.
+    pub(crate) fn ready(&self, volume: VolumeId) -> Result<(u32, &Volume), VolumeRefusal> {
+        let (at, found) = self.find(volume).ok_or(VolumeRefusal::NotFound)?;
+        match found.header.state {
+            State::Ready => Ok((at, found)),
+            State::Hidden => Err(VolumeRefusal::NotFound),
+            State::Making | State::Deleting | State::RollingBack => Err(VolumeRefusal::Busy),
+        }
+    }
+
+    fn rewrite(&self, at: u32, header: Header, chore: Option<ChoreKind>) -> Begun {
+        let volume = self.place(at).map_or(VolumeId(0), |volume| volume.id);
+        let transaction = header.emit(self.pool, volume);
+        Begun { chore, ..Begun::new(at, transaction, Effect::Head(header)) }
+    }
+
+    /// Puts the new volume into the table, in the state "being made", and says how to write it;
+    /// `None` when it is there as it should be.
+    fn put_in(
         &mut self,
         spec: &VolumeSpec,
-        kind: Kinds,
-    ) -> Result<Option<(VolumeId, Kinds)>, VolumeRefusal> {
+        header: Header,
+    ) -> Result<Option<(u32, Vec<Operation>)>, VolumeRefusal> {
         if !is_size(spec.size) {
             return Err(VolumeRefusal::BadSize);
         }
         if self.broken.contains(&spec.volume) {
             return Err(VolumeRefusal::BadHeader);
         }
-        if let Some(found) = self.volumes.get(&spec.volume) {
-            let is_same = found.name == spec.name && found.size == spec.size;
-            return match found.state {
+        if let Some((_, found)) = self.find(spec.volume) {
+            let is_same = found.name == spec.name && found.header.size == spec.size;
+            return match found.header.state {
                 State::Ready if is_same => Ok(None),
-                State::Ready => Err(VolumeRefusal::Exists),
-                State::Making | State::Deleting => Err(VolumeRefusal::Busy),
+                State::Ready | State::RollingBack => Err(VolumeRefusal::Exists),
+                State::Making | State::Deleting | State::Hidden => Err(VolumeRefusal::Busy),
             };
         }
-        if self.volumes.len() >= VOLUMES_MAX {
+        if self.ids.len() >= VOLUMES_MAX {
             return Err(VolumeRefusal::TooMany);
         }
-        if self.volumes.values().any(|found| found.name == spec.name) {
+        let is_taken = |found: &Volume| {
+            found.name == spec.name
+                && !matches!(found.header.state, State::Deleting | State::Hidden)
+        };
+        if self.all().any(|(_, found)| is_taken(found)) {
             return Err(VolumeRefusal::NameTaken);
         }
-        let volume = Volume {
+        let mut transaction = header.emit(self.pool, spec.volume);
+        transaction.push(emit_name(self.pool, spec.volume, &spec.name));
+        let header = Header { state: State::Making, ..header };
+        let at = self.add_volume(Volume::new(spec.volume, spec.name.clone(), header));
+        Ok(Some((at, transaction)))
+    }
+
+    fn begin_clone(
+        &mut self,
+        source: VolumeId,
+        snapshot: Option<SnapshotId>,
+        spec: &VolumeSpec,
+    ) -> Start {
+        if self.ids.contains_key(&spec.volume) {
+            // Asked again: done, or another volume of this number.
+            let header = new_header(spec, Family::new(spec.volume), None);
+            return self.put_in(spec, header).map(|_| Begin::Done);
+        }
+        let (of, found) = self.ready(source)?;
+        let depth = u32::try_from(found.chain.len()).unwrap_or(u32::MAX);
+        if depth >= DEPTH_MAX {
+            return Err(VolumeRefusal::TooDeep { depth });
+        }
+        let kept = match snapshot {
+            Some(snapshot) => {
+                Some(found.named(snapshot).ok_or(VolumeRefusal::SnapshotMissing)?.record.clone())
+            }
+            None => found.unchanged().map(|kept| kept.record.clone()),
+        };
+        let size = kept.as_ref().map_or(found.header.size, |record| record.size);
+        if size > spec.size {
+            return Err(VolumeRefusal::Shrink);
+        }
+        let number = kept.as_ref().map_or(found.header.next, |record| record.number);
+        if kept.is_none() {
+            check_snapshots(found)?;
+        }
+        let (family, link) = (found.header.family, Link { volume: source, number });
+        let mut chain = vec![link];
+        chain.extend(&found.chain);
+        let Some((at, mut transaction)) =
+            self.put_in(spec, new_header(spec, family, Some(link)))?
+        else {
+            return Ok(Begin::Done);
+        };
+        if let Some(volume) = self.place_mut(at) {
+            volume.chain = chain;
+        }
+        if kept.is_some() {
+            return Ok(Begin::Job(Begun::new(at, transaction, Effect::Make)));
+        }
+        // A snapshot that only the clone knows goes with its last clone.
+        let spec = SnapshotSpec {
+            volume: source,
+            snapshot: SnapshotId(0),
             name: spec.name.clone(),
-            size: spec.size,
+            identity: [0; 16],
             created_at: spec.created_at,
-            updated_at: spec.created_at,
-            state: State::Making,
-            units: 0,
-            objects: 0,
-            attachments: 0,
-            is_source: false,
         };
-        self.volumes.insert(spec.volume, volume);
-        Ok(Some((spec.volume, kind)))
+        transaction.extend(self.put_in_snapshot(of, spec, false));
+        let effect = Effect::MakeOf { source: of };
+        Ok(Begin::Job(Begun { drain: Drain::Changes(of), ..Begun::new(at, transaction, effect) }))
     }
 
-    fn advance_job(&mut self, mut running: Running) -> (Option<Running>, bool) {
-        if running.pending > 0 && (running.step != Step::Objects || running.refusal.is_some()) {
-            return (Some(running), false);
+    fn begin_snapshot(&mut self, spec: SnapshotSpec) -> Start {
+        let (at, found) = self.ready(spec.volume)?;
+        let mut named = found.snapshots.iter().map(|kept| &kept.record);
+        let same = |record: &&Snapshot| record.id == spec.snapshot && record.name.is_some();
+        if let Some(record) = named.clone().find(same) {
+            let is_done = record.name.as_ref() == Some(&spec.name) && !record.is_leaving;
+            return if is_done { Ok(Begin::Done) } else { Err(VolumeRefusal::SnapshotExists) };
         }
-        if running.refusal.is_some() {
-            return (self.fail_job(running), true);
+        if named.any(|record| record.name.as_ref() == Some(&spec.name) && !record.is_leaving) {
+            return Err(VolumeRefusal::SnapshotNameTaken);
         }
-        match running.step {
-            Step::First | Step::Last if !running.is_sent => {
-                if self.store.room() == 0 {
-                    return (Some(running), false);
-                }
-                running.is_sent = true;
-                running.pending = 1;
-                let transaction = self.transaction(&running);
-                self.send_job(0, StoreRequest::Apply { transaction });
-                (Some(running), true)
-            }
-            Step::First => (self.after_first(running), true),
-            Step::Objects => self.move_objects(running),
-            Step::Last => {
-                self.finish_job(&running);
-                self.end_job(running.tag, Ok(()));
-                (None, true)
-            }
-        }
+        check_snapshots(found)?;
+        let transaction = self.put_in_snapshot(at, spec, true);
+        let drain = Drain::Changes(at);
+        Ok(Begin::Job(Begun { drain, ..Begun::new(at, transaction, Effect::Record) }))
     }
 
-    fn transaction(&self, running: &Running) -> Vec<Operation> {
-        let (pool, volume) = (self.pool, running.volume);
-        let Some(found) = self.volumes.get(&volume) else { return Vec::new() };
-        let mut header = Header {
-            size: found.size,
-            created_at: found.created_at,
-            updated_at: found.updated_at,
-            state: State::Ready,
+    /// Makes the snapshot the newest of its volume, so that nothing is changed without a copy
+    /// from here on; changes wait until it is recorded.
+    fn put_in_snapshot(&mut self, at: u32, spec: SnapshotSpec, is_named: bool) -> Vec<Operation> {
+        let pool = self.pool;
+        let Some(volume) = self.place_mut(at) else { return Vec::new() };
+        let record = Snapshot {
+            number: volume.header.next,
+            name: is_named.then_some(spec.name),
+            id: spec.snapshot,
+            identity: spec.identity,
+            size: volume.header.size,
+            created_at: spec.created_at,
+            is_leaving: false,
         };
-        match (running.kind, running.step) {
-            (Kinds::Delete, Step::Last) => {
-                let remove = |kind| Operation::Remove { key: key(pool, kind, volume, 0) };
-                return vec![remove(Kind::Id), remove(Kind::Header)];
-            }
-            (Kinds::Grow { size, now }, _) => (header.size, header.updated_at) = (size, now),
-            (Kinds::Clone { .. }, Step::First) => header.state = State::Making,
-            (Kinds::Delete, _) => header.state = State::Deleting,
-            (Kinds::Create | Kinds::Clone { .. }, _) => {}
-        }
-        let mut transaction = header.emit(pool, volume);
-        transaction.push(emit_name(pool, volume, &found.name));
+        volume.header.next += 1;
+        let mut transaction = volume.header.emit(pool, volume.id);
+        transaction.extend(record.emit(pool, volume.id));
+        volume.snapshots.push(Kept::new(record));
+        volume.is_recording = true;
+        volume.settle();
         transaction
     }
 
-    fn after_first(&mut self, mut running: Running) -> Option<Running> {
-        let from = match running.kind {
-            Kinds::Clone { source } => source,
-            Kinds::Delete => running.volume,
-            Kinds::Create | Kinds::Grow { .. } => {
-                running.step = Step::Last;
-                return Some(running);
-            }
+    /// The volumes that were cloned from a volume, or from one snapshot of it.
+    pub(crate) fn clones(
+        &self,
+        volume: VolumeId,
+        number: Option<u64>,
+    ) -> impl Iterator<Item = VolumeId> {
+        let is_clone = move |link: Link| {
+            link.volume == volume && number.is_none_or(|number| link.number == number)
         };
-        running.step = Step::Objects;
-        running.is_sent = false;
-        running.rest = Some(data_range(self.pool, from));
-        Some(running)
+        let all = self.all().filter(move |(_, found)| found.header.parent.is_some_and(is_clone));
+        all.map(|(_, found)| found.id)
     }
 
-    /// Clones or removes the next objects.
-    fn move_objects(&mut self, mut running: Running) -> (Option<Running>, bool) {
-        let mut has_moved = false;
-        while running.pending < OBJECTS_AT_ONCE
-            && self.store.room() > 0
-            && let Some(range) = running.rest.take()
-        {
-            let Some(object) = self.store.list(range.clone(), 1).pop() else { break };
-            let source = object.key;
-            let operation = match running.kind {
-                Kinds::Clone { .. } => {
-                    let index = index_of(&source);
-                    let target = key(self.pool, Kind::Data, running.volume, index);
-                    Operation::Clone { source, target }
-                }
-                _ => Operation::Remove { key: source },
-            };
-            let mut next = source;
-            next.object.0 += 1;
-            running.rest = (next <= *range.end()).then(|| next..=*range.end());
-            running.pending += 1;
-            has_moved = true;
-            self.send_job(0, StoreRequest::Apply { transaction: vec![operation] });
+    fn begin_leave(&mut self, volume: VolumeId, snapshot: SnapshotId) -> Start {
+        let (at, found) = self.ready(volume)?;
+        let known = |kept: &&Kept| kept.record.id == snapshot && kept.record.name.is_some();
+        let kept = found.snapshots.iter().find(known).ok_or(VolumeRefusal::SnapshotMissing)?;
+        if kept.record.is_leaving {
+            return Ok(Begin::Done);
         }
-        if running.pending == 0 && running.rest.is_none() {
-            running.step = Step::Last;
-            running.is_sent = false;
-            has_moved = true;
+        if kept.holders > 0 {
+            return Err(VolumeRefusal::SnapshotInUse);
         }
-        (Some(running), has_moved)
+        let mut clones = self.clones(volume, Some(kept.record.number));
+        if let Some(child) = clones.next() {
+            let count = 1 + u32::try_from(clones.count()).unwrap_or(u32::MAX - 1);
+            return Err(VolumeRefusal::HasClones { child, count });
+        }
+        Ok(Begin::Job(self.leave(at, kept.record.clone())))
     }
 
-    fn finish_job(&mut self, running: &Running) {
-        match running.kind {
-            Kinds::Create | Kinds::Clone { .. } => {
-                if let Some(found) = self.volumes.get_mut(&running.volume) {
-                    found.state = State::Ready;
-                }
-            }
-            Kinds::Grow { size, now } => {
-                if let Some(found) = self.volumes.get_mut(&running.volume) {
-                    (found.size, found.updated_at) = (size, now);
-                }
-            }
-            Kinds::Delete => {
-                self.volumes.remove(&running.volume);
-            }
-        }
-        self.release_source(running.kind);
+    fn leave(&self, at: u32, record: Snapshot) -> Begun {
+        let volume = self.place(at).map_or(VolumeId(0), |volume| volume.id);
+        let record = Snapshot { is_leaving: true, ..record };
+        let transaction = Vec::from(record.emit(self.pool, volume));
+        let effect = Effect::Leave { number: record.number };
+        Begun { chore: Some(ChoreKind::Trim), ..Begun::new(at, transaction, effect) }
     }
 
-    fn release_source(&mut self, kind: Kinds) {
-        if let Kinds::Clone { source } = kind
-            && let Some(found) = self.volumes.get_mut(&source)
-        {
-            found.is_source = false;
+    fn begin_delete(&mut self, volume: VolumeId) -> Start {
+        let (at, found) = self.find(volume).ok_or(VolumeRefusal::NotFound)?;
+        match found.header.state {
+            State::Ready => {}
+            State::Hidden => return Err(VolumeRefusal::NotFound),
+            // Asked again.
+            State::Deleting => return Ok(Begin::Done),
+            State::Making | State::RollingBack => return Err(VolumeRefusal::Busy),
         }
+        if found.attachments > 0 {
+            return Err(VolumeRefusal::Attached);
+        }
+        let is_named = |kept: &&Kept| kept.record.name.is_some() && !kept.record.is_leaving;
+        let count = found.snapshots.iter().filter(is_named).count();
+        if count > 0 {
+            return Err(VolumeRefusal::HasSnapshots { count: u32::try_from(count).unwrap_or(0) });
+        }
+        Ok(Begin::Job(self.delete(at)))
     }
 
-    /// A step was refused. What was half made is deleted, if the store still takes changes; a
-    /// delete stays "being deleted" and can be asked for again.
-    fn fail_job(&mut self, running: Running) -> Option<Running> {
-        let refusal = running.refusal.unwrap_or(VolumeRefusal::Busy);
-        self.release_source(running.kind);
-        self.end_job(running.tag, Err(refusal));
-        let is_making = matches!(running.kind, Kinds::Create | Kinds::Clone { .. });
-        if !is_making {
+    /// A volume that clones stand on is hidden until the last of them is gone.
+    fn delete(&self, at: u32) -> Begun {
+        let volume = self.place(at).expect("the caller found it");
+        let is_hidden = self.clones(volume.id, None).next().is_some();
+        let header = if is_hidden {
+            Header { state: State::Hidden, ..volume.header.clone() }
+        } else {
+            let (parent, is_flattening) = (None, false);
+            Header { state: State::Deleting, parent, is_flattening, ..volume.header.clone() }
+        };
+        let chore = (!is_hidden).then_some(ChoreKind::Reclaim);
+        Begun { drain: Drain::Requests(at), ..self.rewrite(at, header, chore) }
+    }
+
+    fn begin_unlink(&mut self, link: Link) -> Option<Begun> {
+        let (at, found) = self.find(link.volume)?;
+        if matches!(found.header.state, State::Making | State::Deleting) {
             return None;
         }
-        if running.step == Step::First {
-            self.volumes.remove(&running.volume);
-        } else if self.store.state() == StoreState::Writable {
-            self.jobs.push(Job::clean_up(running.volume));
+        if found.header.state == State::Hidden && self.clones(link.volume, None).next().is_none() {
+            return Some(self.delete(at));
         }
-        None
+        let kept = found.numbered(link.number)?;
+        let is_needed = kept.record.name.is_some()
+            || kept.record.is_leaving
+            || self.clones(link.volume, Some(link.number)).next().is_some();
+        (!is_needed).then(|| self.leave(at, kept.record.clone()))
     }
 
-    pub(crate) fn job_answer(&mut self, _detail: u64, result: Result<StoreAnswer, StoreRefusal>) {
-        let Some(running) = &mut self.jobs.running else { return };
-        running.pending -= 1;
-        match result {
-            Ok(StoreAnswer::Changed { units, objects, .. }) if running.step == Step::Objects => {
-                if let Some(found) = self.volumes.get_mut(&running.volume) {
-                    found.units += units;
-                    found.objects += objects;
+    pub(crate) fn job_answer(&mut self, result: Result<StoreAnswer, StoreRefusal>) {
+        let Some(Running { tag, begun, .. }) = self.jobs.running.take() else { return };
+        if let Err(refusal) = result {
+            self.undo(&begun);
+            return self.end_job(tag, Err(VolumeRefusal::Store(refusal)));
+        }
+        let Begun { at, effect, chore, .. } = begun;
+        match effect {
+            Effect::Make => self.made(at),
+            Effect::MakeOf { source } => {
+                self.made(at);
+                self.recorded(source);
+            }
+            Effect::Record => self.recorded(at),
+            Effect::Head(header) => self.rewritten(at, header),
+            Effect::Leave { number } => {
+                if let Some(volume) = self.place_mut(at) {
+                    if let Some(kept) = volume.numbered_mut(number) {
+                        kept.record.is_leaving = true;
+                    }
+                    volume.settle();
                 }
             }
-            Ok(_) => {}
-            Err(refusal) => {
-                running.refusal = running.refusal.or(Some(VolumeRefusal::Store(refusal)));
-            }
+        }
+        // Who asks for a volume to be what a snapshot is, or to stand alone, wants to know when.
+        let is_awaited = matches!(chore, Some(ChoreKind::Rollback | ChoreKind::Flatten));
+        if let Some(kind) = chore {
+            self.begin_chore(at, kind, tag.filter(|_| is_awaited));
+        }
+        if !is_awaited {
+            self.end_job(tag, Ok(()));
         }
     }
+
+    fn made(&mut self, at: u32) {
+        if let Some(volume) = self.place_mut(at) {
+            volume.header.state = State::Ready;
+        }
+        let parent = self.place(at).and_then(|volume| volume.header.parent);
+        if let Some((at, _)) = parent.and_then(|link| self.find(link.volume))
+            && let Some(volume) = self.place_mut(at)
+        {
+            volume.has_clones = true;
+        }
+    }
+
+    fn recorded(&mut self, at: u32) {
+        if let Some(volume) = self.place_mut(at) {
+            volume.is_recording = false;
+        }
+    }
+
+    fn rewritten(&mut self, at: u32, header: Header) {
+        let Some(volume) = self.place_mut(at) else { return };
+        let parent = volume.header.parent;
+        let is_cut = parent != header.parent;
+        // The number of the next snapshot may have risen since the header was made.
+        let next = volume.header.next;
+        volume.header = Header { next, ..header };
+        volume.settle();
+        if is_cut {
+            self.link_chains();
+        }
+        if is_cut && let Some(link) = parent {
+            self.jobs.push(Job::unlink(link));
+        }
+    }
+
+    /// A header was written by a chore at its end.
+    pub(crate) fn finish_header(&mut self, at: u32, header: Header) {
+        self.rewritten(at, header);
+    }
+
+    /// The transaction was refused: nothing of the job is left.
+    fn undo(&mut self, begun: &Begun) {
+        let recording = match begun.effect {
+            Effect::Record => Some(begun.at),
+            Effect::MakeOf { source } => Some(source),
+            Effect::Make | Effect::Head(_) | Effect::Leave { .. } => None,
+        };
+        if let Some(volume) = recording.and_then(|at| self.place_mut(at)) {
+            volume.snapshots.pop();
+            volume.is_recording = false;
+            volume.settle();
+        }
+        if matches!(begun.effect, Effect::Make | Effect::MakeOf { .. }) {
+            self.remove_volume(begun.at);
+        }
+    }
+}
+
+impl Begun {
+    const fn new(at: u32, transaction: Vec<Operation>, effect: Effect) -> Self {
+        Self { at, drain: Drain::Nothing, transaction, effect, chore: None }
+    }
+}
+
+fn new_header(spec: &VolumeSpec, family: Family, parent: Option<Link>) -> Header {
+    Header {
+        size: spec.size,
+        created_at: spec.created_at,
+        updated_at: spec.created_at,
+        state: State::Ready,
+        family,
+        next: 1,
+        parent,
+        target: 0,
+        is_flattening: false,
+    }
+}
+
+fn check_snapshots(volume: &Volume) -> Result<(), VolumeRefusal> {
+    let has_room = volume.snapshots.len() < SNAPSHOTS_MAX && is_number(volume.header.next);
+    if has_room { Ok(()) } else { Err(VolumeRefusal::TooManySnapshots) }
 }

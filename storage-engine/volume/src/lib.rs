@@ -18,16 +18,26 @@
 //!   Volumes::start(store, pool) ── poll until is_ready ──▶ attach, submit, poll …  ── stop ──▶ disk
 //! ```
 
+mod act;
+mod chores;
+mod gate;
 mod header;
 mod jobs;
 mod key;
+mod pending;
+mod question;
 mod range;
 mod request;
+mod search;
 mod start;
+mod table;
+mod volume;
 mod volumes;
+mod zero;
 
 pub use request::{
-    REQUEST_BYTES_MAX, VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeSpec,
-    VolumeStatus, VolumeTag,
+    Changes, ChoreKind, ChoreStatus, REQUEST_BYTES_MAX, SnapshotSpec, SnapshotStatus, VolumeAnswer,
+    VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeSpec, VolumeStatus,
+    VolumeTag, VolumeUsage,
 };
 pub use volumes::{VOLUMES_MAX, Volumes};

@@ -1,33 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From ranges of a volume to ranges of its objects.
+//! From ranges of a volume to ranges of its objects: reads, writes, flushes.
 
-use crate::key::{Kind, OBJECT_SIZE, data_range, index_of, key};
+use crate::gate::{Piece, Slow, SlowWork};
+use crate::key::OBJECT_SIZE;
+use crate::pending::{Pending, PendingKind, part_tag};
 use crate::request::{REQUEST_BYTES_MAX, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeTag};
-use crate::volumes::{Pending, PendingKind, Volumes};
-use plinth_ids::VolumeId;
-use plinth_store::{BLOCK_SIZE, Disk, IoBuffer, Operation, StoreRequest};
+use crate::volume::Access;
+use crate::volumes::{Attached, Volumes};
+use plinth_store::{BLOCK_SIZE, IoBuffer, ObjectStore, StoreRequest};
 
-const BLOCK: u64 = BLOCK_SIZE as u64;
-/// Store requests of one zeroed range on their way at once.
-const ZERO_PARTS: u32 = 16;
+pub(crate) const BLOCK: u64 = BLOCK_SIZE as u64;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Direction {
     Read,
     Write,
-}
-
-/// What is left of a range to be zeroed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Span {
-    pub(crate) from: u64,
-    pub(crate) to: u64,
-}
-
-impl Span {
-    pub(crate) const fn is_done(&self) -> bool {
-        self.from >= self.to
-    }
 }
 
 /// The part of a range that lies in one object.
@@ -49,18 +36,23 @@ pub(crate) fn first_part(offset: u64, length: u64) -> Part {
     }
 }
 
-impl<D: Disk> Volumes<D> {
-    fn check_range(
+impl<S: ObjectStore> Volumes<S> {
+    pub(crate) fn check_range(
         &self,
         handle: VolumeHandle,
         offset: u64,
         length: u64,
-    ) -> Result<VolumeId, VolumeRefusal> {
-        let volume = self.volume_of(handle)?;
-        let size = self.size(handle)?;
+    ) -> Result<Attached, VolumeRefusal> {
+        let attached = self.attached(handle)?;
+        let size = if attached.view == 0 {
+            // The case of every guest's request: no search for a snapshot.
+            self.place(attached.at).map_or(0, |volume| volume.header.size)
+        } else {
+            self.size(handle)?
+        };
         let is_whole = offset.is_multiple_of(512) && length.is_multiple_of(512) && length > 0;
         let is_inside = offset.checked_add(length).is_some_and(|end| end <= size);
-        if is_whole && is_inside { Ok(volume) } else { Err(VolumeRefusal::BadRange) }
+        if is_whole && is_inside { Ok(attached) } else { Err(VolumeRefusal::BadRange) }
     }
 
     pub(crate) fn submit_io(
@@ -80,54 +72,82 @@ impl<D: Disk> Volumes<D> {
             }
             other => return Err(other),
         };
-        let checked = self.check_range(handle, offset, u64::from(length));
         let covered = (offset % BLOCK + u64::from(length)).next_multiple_of(BLOCK);
-        let refusal = match checked {
-            Err(refusal) => Some(refusal),
-            Ok(_) if length > REQUEST_BYTES_MAX => Some(VolumeRefusal::BadRange),
-            Ok(_) if (buffer.capacity() as u64) < covered => Some(VolumeRefusal::ShortBuffer),
-            Ok(_) => None,
+        let checked = match self.check_range(handle, offset, u64::from(length)) {
+            Ok(_) if length > REQUEST_BYTES_MAX => Err(VolumeRefusal::BadRange),
+            Ok(_) if (buffer.capacity() as u64) < covered => Err(VolumeRefusal::ShortBuffer),
+            Ok(attached) if attached.view != 0 && direction == Direction::Write => {
+                Err(VolumeRefusal::Snapshot)
+            }
+            other => other,
         };
-        let volume = match (checked, refusal) {
-            (Ok(volume), None) => volume,
-            (_, refusal) => {
-                self.refuse(tag, Some(buffer), refusal.unwrap_or(VolumeRefusal::BadRange));
+        let attached = match checked {
+            Ok(attached) => attached,
+            Err(refusal) => {
+                self.refuse(tag, Some(buffer), refusal);
                 return Ok(());
             }
         };
         let part = first_part(offset, u64::from(length));
         if part.length == length {
-            let kind = PendingKind::Whole;
-            let number =
-                self.insert(Pending { tag, volume, buffer: None, parts: 1, refusal: None, kind });
-            let request = self.store_request(direction, volume, part, buffer);
-            self.send_part(number, 0, request);
+            let number = self.insert(Pending {
+                tag,
+                at: attached.at,
+                buffer: None,
+                parts: 1,
+                refusal: None,
+                is_change: direction == Direction::Write,
+                kind: PendingKind::Whole,
+            });
+            self.send_part((number, 0), attached, direction, part, buffer);
         } else {
-            self.split(tag, volume, direction, (offset, length), buffer);
+            self.split(tag, attached, direction, (offset, length), buffer);
         }
         Ok(())
     }
 
-    fn store_request(
-        &self,
+    /// Sends one object's part to the object, or to the gate that finds it.
+    fn send_part(
+        &mut self,
+        (number, part_number): (u32, usize),
+        attached: Attached,
         direction: Direction,
-        volume: VolumeId,
         part: Part,
         buffer: IoBuffer,
-    ) -> StoreRequest {
-        let key = key(self.pool, Kind::Data, volume, part.index);
-        let Part { offset, length, .. } = part;
-        match direction {
+    ) {
+        let pool = self.pool;
+        let access = match direction {
+            Direction::Read => Access::Read,
+            Direction::Write => Access::Change,
+        };
+        let Part { index, offset, length } = part;
+        let place = self.place_mut(attached.at).filter(|_| attached.view == 0);
+        let direct = place.and_then(|volume| {
+            let key = volume.direct(pool, index, access)?;
+            volume.changing += u32::from(access == Access::Change);
+            Some(key)
+        });
+        let Some(key) = direct else {
+            let piece = Piece { number, part: part_number, offset, length };
+            let work = match direction {
+                Direction::Read => SlowWork::Read { view: attached.view, piece, buffer },
+                Direction::Write => SlowWork::Write { piece, buffer },
+            };
+            self.queue_slow(Slow { at: attached.at, index, work });
+            return;
+        };
+        let request = match direction {
             Direction::Read => StoreRequest::Read { key, offset, length, buffer },
             Direction::Write => StoreRequest::Write { key, offset, length, buffer },
-        }
+        };
+        self.send(part_tag(number, part_number), request);
     }
 
     /// A range over the border of two objects: each gets its part in a buffer of its own.
     fn split(
         &mut self,
         tag: VolumeTag,
-        volume: VolumeId,
+        attached: Attached,
         direction: Direction,
         (offset, length): (u64, u32),
         mut buffer: IoBuffer,
@@ -140,138 +160,54 @@ impl<D: Disk> Volumes<D> {
         let border_at = usize::try_from(border - (offset - offset % BLOCK)).expect("4 MiB");
         let lengths = [border_at, buffer.length() - border_at];
         let starts = [0, border_at];
-        let kind = PendingKind::Parts { starts, direction };
-        let number =
-            self.insert(Pending { tag, volume, buffer: None, parts: 2, refusal: None, kind });
-        for (index, part) in [first, second].into_iter().enumerate() {
-            let mut own = self.store.take_buffer(lengths[index]);
-            if direction == Direction::Write {
-                let from = starts[index];
-                let bytes = &buffer.as_bytes()[from..from + lengths[index]];
+        let mut owns = lengths.map(|length| self.store.take_buffer(length));
+        if direction == Direction::Write {
+            for (own, from) in owns.iter_mut().zip(starts) {
+                let bytes = &buffer.as_bytes()[from..from + own.length()];
                 own.as_bytes_mut().copy_from_slice(bytes);
             }
-            let request = self.store_request(direction, volume, part, own);
-            self.send_part(number, index, request);
         }
-        if let Some(pending) = self.pending(number) {
-            pending.buffer = Some(buffer);
+        let number = self.insert(Pending {
+            tag,
+            at: attached.at,
+            buffer: Some(buffer),
+            parts: 2,
+            refusal: None,
+            is_change: direction == Direction::Write,
+            kind: PendingKind::Parts { starts, direction },
+        });
+        for (index, (part, own)) in [first, second].into_iter().zip(owns).enumerate() {
+            self.send_part((number, index), attached, direction, part, own);
         }
     }
 
-    pub(crate) fn submit_zero(
+    pub(crate) fn submit_flush(
         &mut self,
         tag: VolumeTag,
         handle: VolumeHandle,
-        offset: u64,
-        length: u64,
-        is_discard: bool,
-    ) {
-        let volume = match self.check_range(handle, offset, length) {
-            Ok(volume) => volume,
-            Err(refusal) => return self.refuse(tag, None, refusal),
-        };
-        let (mut from, mut to) = (offset, offset + length);
-        if is_discard {
-            // A discard is a hint: what is left of blocks at the ends stays as it is.
-            (from, to) = (from.next_multiple_of(BLOCK), to - to % BLOCK);
-        }
-        let kind = PendingKind::Zero(Span { from, to });
-        let number =
-            self.insert(Pending { tag, volume, buffer: None, parts: 0, refusal: None, kind });
-        self.zeroing().push(number);
-        self.advance_zeroing();
-    }
-
-    /// Sends the next parts of zeroed ranges. At most 16 of each are on their way.
-    pub(crate) fn advance_zeroing(&mut self) -> bool {
-        let mut has_moved = false;
-        let mut index = 0;
-        while let Some(&number) = self.zeroing().get(index) {
-            while self.zero_next(number) {
-                has_moved = true;
+        request: VolumeRequest,
+    ) -> Result<(), VolumeRequest> {
+        let attached = match self.attached(handle) {
+            Ok(attached) => attached,
+            Err(refusal) => {
+                self.refuse(tag, None, refusal);
+                return Ok(());
             }
-            let is_done = self.pending(number).is_none_or(|pending| match &pending.kind {
-                PendingKind::Zero(span) => span.is_done() || pending.refusal.is_some(),
-                PendingKind::Whole | PendingKind::Parts { .. } => true,
-            });
-            if is_done {
-                self.zeroing().swap_remove(index);
-                self.end_if_done(number);
-            } else {
-                index += 1;
-            }
-        }
-        has_moved
-    }
-
-    /// Zeroes the next piece of a range. `false` when there is none or no room for it.
-    fn zero_next(&mut self, number: u32) -> bool {
-        let has_room = self.store.room() > 0;
-        let Some(pending) = self.pending(number) else { return false };
-        let (volume, parts) = (pending.volume, pending.parts);
-        let PendingKind::Zero(span) = &mut pending.kind else { return false };
-        if span.is_done() || pending.refusal.is_some() || parts >= ZERO_PARTS || !has_room {
-            return false;
-        }
-        let Span { from, to } = *span;
-        // Objects that are not there read as zeros: go on at the next one that is.
-        let first = first_part(from, 1).index;
-        let start = key(self.pool, Kind::Data, volume, first);
-        let range = start..=*data_range(self.pool, volume).end();
-        let found = self.store.list(range, 1).first().map(|object| index_of(&object.key));
-        let from = match found {
-            None => to,
-            Some(index) if index == first => from,
-            Some(index) => u64::from(index) * OBJECT_SIZE,
         };
-        if from >= to {
-            self.set_span(number, to);
-            return true;
+        if self.store.room() == 0 {
+            return Err(request);
         }
-        let (request, length) = self.zero_request(volume, from, to);
-        self.set_span(number, from + length);
-        if let Some(pending) = self.pending(number) {
-            pending.parts += 1;
-        }
-        self.send_part(number, 0, request);
-        true
-    }
-
-    fn set_span(&mut self, number: u32, from: u64) {
-        if let Some(pending) = self.pending(number)
-            && let PendingKind::Zero(span) = &mut pending.kind
-        {
-            span.from = from;
-        }
-    }
-
-    /// The request for the first piece of a range: a whole object goes, whole blocks are
-    /// zeroed, parts of blocks are written.
-    fn zero_request(&mut self, volume: VolumeId, from: u64, to: u64) -> (StoreRequest, u64) {
-        let part = first_part(from, to - from);
-        let key = key(self.pool, Kind::Data, volume, part.index);
-        let end = from + u64::from(part.length);
-        if u64::from(part.length) == OBJECT_SIZE {
-            let transaction = vec![Operation::Remove { key }];
-            return (StoreRequest::Apply { transaction }, OBJECT_SIZE);
-        }
-        let edge = from.next_multiple_of(BLOCK).min(end);
-        let blocks = end - end % BLOCK;
-        let (length, is_whole) = if edge > from {
-            (edge - from, false)
-        } else if blocks > from {
-            (blocks - from, true)
-        } else {
-            (end - from, false)
-        };
-        let (offset, short) = (part.offset, u32::try_from(length).expect("at most an object"));
-        if is_whole {
-            let transaction = vec![Operation::Zero { key, offset, length: short }];
-            return (StoreRequest::Apply { transaction }, length);
-        }
-        let mut buffer = self.store.take_buffer(BLOCK_SIZE);
-        buffer.as_bytes_mut().fill(0);
-        (StoreRequest::Write { key, offset, length: short, buffer }, length)
+        let number = self.insert(Pending {
+            tag,
+            at: attached.at,
+            buffer: None,
+            parts: 1,
+            refusal: None,
+            is_change: false,
+            kind: PendingKind::Whole,
+        });
+        self.send(part_tag(number, 0), StoreRequest::Flush);
+        Ok(())
     }
 }
 

@@ -2,152 +2,260 @@
 //! Reading the volumes' headers when a pool starts.
 //!
 //! ```text
-//!   list 256 id objects ─▶ read each one's id and header ─▶ … ─▶ sum its data objects, 1024 a call
-//!                                                            ─▶ ready; half-made ones are deleted
+//!   list 128 id objects ─▶ read each one's id and header ─▶ …
+//!   list 128 snapshot records ─▶ read each ─▶ …
+//!   list data objects, 1024 at once, group by group: sum them for their volumes
+//!     ─▶ ready; what was cut off goes on
 //! ```
 
-use crate::header::{Header, State, parse_name};
+use crate::header::{Header, Link, Snapshot, State, parse_name};
 use crate::jobs::Job;
-use crate::key::{Kind, data_range, id_range, key, volume_of};
-use crate::volumes::{Volume, Volumes};
+use crate::key::{GROUPS, Kind, data_range, index_of, key, kind_range, volume_of};
+use crate::request::ChoreKind;
+use crate::volume::{Kept, Volume};
+use crate::volumes::{START, Volumes};
 use plinth_ids::{Name, PoolId, VolumeId};
-use plinth_store::{Disk, ObjectKey, StoreAnswer, StoreRefusal, StoreRequest};
+use plinth_store::{
+    LIST_MAX, ObjectKey, ObjectStatus, ObjectStore, PgId, StoreAnswer, StoreRefusal, StoreRequest,
+};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-/// Volumes that are read at once.
-const VOLUMES_AT_ONCE: usize = 256;
-/// Objects that are summed in one call.
-const OBJECTS_AT_ONCE: usize = 1024;
+/// Objects whose attributes are read at once.
+const READS: usize = 128;
+/// The number of the answer to a listing.
+const LISTED: u32 = u32::MAX;
 
-#[derive(Debug, Default)]
-struct Half {
-    name: Option<Option<Name>>,
-    header: Option<Option<Header>>,
+/// What is gone through, one after the other.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stage {
+    Ids,
+    Snapshots,
+    Data { group: u32 },
 }
 
 #[derive(Debug)]
 pub(crate) struct Start {
-    /// Id objects that are not read yet.
-    ids: Option<RangeInclusive<ObjectKey>>,
-    /// Volumes on their way, by a number each; two answers come for every one.
-    reading: BTreeMap<VolumeId, Half>,
-    asked: Vec<VolumeId>,
-    /// Volumes whose objects are not summed yet, and from where.
-    to_sum: Vec<(VolumeId, RangeInclusive<ObjectKey>)>,
+    stage: Stage,
+    /// What is left of the stage's range.
+    rest: Option<RangeInclusive<ObjectKey>>,
+    /// A listing or reads are on their way.
+    pending: usize,
+    /// What was listed and is being read: two answers for each id, one for each snapshot.
+    asked: Vec<ObjectKey>,
+    /// What has come of ids and headers; they come in any order.
+    halves: BTreeMap<VolumeId, Half>,
+}
+
+#[derive(Debug, Default)]
+struct Half {
+    name: Option<Name>,
+    header: Option<Header>,
+    answers: u32,
 }
 
 impl Start {
     pub(crate) fn new(pool: PoolId) -> Self {
         Self {
-            ids: Some(id_range(pool)),
-            reading: BTreeMap::new(),
+            stage: Stage::Ids,
+            rest: Some(kind_range(pool, Kind::Id)),
+            pending: 0,
             asked: Vec::new(),
-            to_sum: Vec::new(),
+            halves: BTreeMap::new(),
         }
     }
 }
 
-/// The range behind a key, if there is one.
-fn after(range: &RangeInclusive<ObjectKey>, last: &ObjectKey) -> Option<RangeInclusive<ObjectKey>> {
-    let mut next = *last;
-    next.object.0 = next.object.0.checked_add(1)?;
-    (next <= *range.end()).then(|| next..=*range.end())
-}
-
-impl<D: Disk> Volumes<D> {
+impl<S: ObjectStore> Volumes<S> {
     /// Goes on with reading the headers. Says whether anything moved.
     pub(crate) fn advance_start(&mut self) -> bool {
-        let Some(mut start) = self.start.take() else { return false };
-        if start.reading.is_empty()
-            && let Some(range) = start.ids.take()
-        {
-            self.read_ids(&mut start, range);
-            self.start = Some(start);
-            return true;
-        }
-        if !start.reading.is_empty() {
-            self.start = Some(start);
+        let pool = self.pool;
+        // An id takes two requests.
+        if self.start.as_ref().is_none_or(|start| start.pending > 0) || self.store.room() < 2 {
             return false;
         }
-        if let Some((volume, range)) = start.to_sum.pop() {
-            let found = self.store.list(range.clone(), OBJECTS_AT_ONCE);
-            if let Some(entry) = self.volumes.get_mut(&volume) {
-                entry.objects += i64::try_from(found.len()).unwrap_or(0);
-                entry.units += found.iter().map(|object| i64::from(object.units)).sum::<i64>();
-            }
-            let rest = found.last().and_then(|last| after(&range, &last.key));
-            start.to_sum.extend(rest.map(|rest| (volume, rest)));
-            self.start = Some(start);
+        let Some(start) = &mut self.start else { return false };
+        if !start.asked.is_empty() {
+            return self.read_asked();
+        }
+        if let Some(range) = &start.rest {
+            let limit = if matches!(start.stage, Stage::Data { .. }) { LIST_MAX } else { READS };
+            let request = StoreRequest::List { range: range.clone(), limit };
+            start.pending = 1;
+            self.send(START | u64::from(LISTED), request);
             return true;
         }
-        let is_half_made = |volume: &&VolumeId| {
-            self.volumes.get(volume).is_some_and(|volume| volume.state != State::Ready)
+        let all =
+            |group| data_range(pool, PgId(group), VolumeId(0)..=VolumeId(u64::MAX), 0..=u32::MAX);
+        let (stage, rest) = match start.stage {
+            Stage::Ids => (Stage::Snapshots, kind_range(pool, Kind::Snapshot)),
+            Stage::Snapshots => (Stage::Data { group: 0 }, all(0)),
+            Stage::Data { group } if group + 1 < GROUPS => {
+                (Stage::Data { group: group + 1 }, all(group + 1))
+            }
+            Stage::Data { .. } => {
+                self.start = None;
+                self.go_on();
+                return true;
+            }
         };
-        let left: Vec<VolumeId> = self.volumes.keys().filter(is_half_made).copied().collect();
-        for volume in left {
-            self.jobs.push(Job::clean_up(volume));
+        (start.stage, start.rest) = (stage, Some(rest));
+        true
+    }
+
+    /// Asks for the attributes of what was listed, as far as there is room.
+    fn read_asked(&mut self) -> bool {
+        let pool = self.pool;
+        let Some(start) = &mut self.start else { return false };
+        let each = if start.stage == Stage::Ids { 2 } else { 1 };
+        // The rest of the keys is listed again.
+        let count = start.asked.len().min((self.store.room() / each).max(1));
+        if count < start.asked.len() {
+            let first = start.asked[count];
+            let end = start.rest.take().map_or_else(
+                || match start.stage {
+                    Stage::Ids => *kind_range(pool, Kind::Id).end(),
+                    _ => *kind_range(pool, Kind::Snapshot).end(),
+                },
+                |rest| *rest.end(),
+            );
+            start.rest = Some(first..=end);
+            start.asked.truncate(count);
+        }
+        start.pending = count * each;
+        let (keys, is_ids) = (start.asked.clone(), start.stage == Stage::Ids);
+        for (number, asked) in (0..).zip(keys) {
+            self.send(START | (number * 2), StoreRequest::Attributes { key: asked });
+            if is_ids {
+                let header = key(pool, Kind::Header, volume_of(&asked), 0);
+                self.send(START | (number * 2 + 1), StoreRequest::Attributes { key: header });
+            }
         }
         true
     }
 
-    fn read_ids(&mut self, start: &mut Start, range: RangeInclusive<ObjectKey>) {
-        let at_once = VOLUMES_AT_ONCE.min(self.store.room() / 2).max(1);
-        let found = self.store.list(range.clone(), at_once);
-        if let Some(last) = found.last() {
-            start.ids = after(&range, &last.key);
-        }
-        start.asked.clear();
-        for object in found {
-            let volume = volume_of(&object.key);
-            let number = start.asked.len() as u64;
-            start.asked.push(volume);
-            start.reading.insert(volume, Half::default());
-            let header = key(self.pool, Kind::Header, volume, 0);
-            self.send_start(number * 2, StoreRequest::Attributes { key: object.key });
-            self.send_start(number * 2 + 1, StoreRequest::Attributes { key: header });
-        }
-    }
-
-    pub(crate) fn start_answer(&mut self, detail: u64, result: Result<StoreAnswer, StoreRefusal>) {
+    pub(crate) fn start_answer(&mut self, number: u32, result: Result<StoreAnswer, StoreRefusal>) {
         let Some(start) = &mut self.start else { return };
-        let number = usize::try_from(detail / 2).unwrap_or(usize::MAX);
-        let Some(&volume) = start.asked.get(number) else { return };
-        let Some(half) = start.reading.get_mut(&volume) else { return };
+        start.pending -= 1;
+        let is_over = start.pending == 0;
+        let (stage, rest) = (start.stage, start.rest.take());
+        if number == LISTED {
+            let Ok(StoreAnswer::Listed { objects, next }) = result else { return };
+            start.rest = next.zip(rest).map(|(next, rest)| next..=*rest.end());
+            return match stage {
+                Stage::Ids | Stage::Snapshots => {
+                    // The next listing waits until these are read.
+                    start.asked = objects.iter().map(|object| object.key).collect();
+                }
+                Stage::Data { .. } => objects.iter().for_each(|object| self.sum(object)),
+            };
+        }
+        start.rest = rest;
+        let place = usize::try_from(number / 2).unwrap_or(usize::MAX);
+        let Some(&asked) = start.asked.get(place) else { return };
         let pairs = match result {
             Ok(StoreAnswer::Attributes { attributes, .. }) => Some(attributes),
             Ok(_) | Err(_) => None,
         };
-        if detail.is_multiple_of(2) {
-            half.name = Some(pairs.as_ref().and_then(parse_name));
-        } else {
-            half.header = Some(pairs.as_ref().and_then(Header::parse));
-        }
-        if half.name.is_none() || half.header.is_none() {
-            return;
-        }
-        let Some(half) = start.reading.remove(&volume) else { return };
-        match (half.name.flatten(), half.header.flatten()) {
-            (Some(name), Some(header)) => {
-                let Header { size, created_at, updated_at, state } = header;
-                start.to_sum.push((volume, data_range(self.pool, volume)));
-                let (units, objects, attachments, is_source) = (0, 0, 0, false);
-                self.volumes.insert(
-                    volume,
-                    Volume {
-                        name,
-                        size,
-                        created_at,
-                        updated_at,
-                        state,
-                        units,
-                        objects,
-                        attachments,
-                        is_source,
-                    },
-                );
+        let volume = volume_of(&asked);
+        match stage {
+            Stage::Ids => {
+                let half = start.halves.entry(volume).or_default();
+                half.answers += 1;
+                if number.is_multiple_of(2) {
+                    half.name = pairs.as_ref().and_then(parse_name);
+                } else {
+                    half.header = pairs.as_ref().and_then(|pairs| Header::parse(volume, pairs));
+                }
+                let is_whole = half.answers == 2;
+                let whole = if is_whole { start.halves.remove(&volume) } else { None };
+                match whole {
+                    Some(Half { name: Some(name), header: Some(header), .. }) => {
+                        self.add_volume(Volume::new(volume, name, header));
+                    }
+                    Some(_) => self.broken.push(volume),
+                    None => {}
+                }
             }
-            _ => self.broken.push(volume),
+            Stage::Snapshots => {
+                let index = u64::from(index_of(&asked));
+                let record = pairs.as_ref().and_then(|pairs| Snapshot::parse(index, pairs));
+                self.add_record(volume, record);
+            }
+            Stage::Data { .. } => {}
+        }
+        if is_over && let Some(start) = &mut self.start {
+            start.asked.clear();
+        }
+    }
+
+    fn add_record(&mut self, volume: VolumeId, record: Option<Snapshot>) {
+        let Some(&at) = self.ids.get(&volume) else { return };
+        match record {
+            Some(record) => {
+                let Some(volume) = self.place_mut(at) else { return };
+                volume.header.next = volume.header.next.max(record.number + 1);
+                let place =
+                    volume.snapshots.partition_point(|kept| kept.record.number < record.number);
+                volume.snapshots.insert(place, Kept::new(record));
+            }
+            // Its copies could not be told from those that nobody needs: nothing of the volume
+            // is touched.
+            None => {
+                self.remove_volume(at);
+                self.broken.push(volume);
+            }
+        }
+    }
+
+    fn sum(&mut self, object: &ObjectStatus) {
+        let Some(&at) = self.ids.get(&volume_of(&object.key)) else { return };
+        let Some(volume) = self.place_mut(at) else { return };
+        let (units, number) = (i64::from(object.units), object.key.snapshot);
+        if number == 0 {
+            volume.heads.add(units, 1);
+        } else {
+            volume.copies.add(units, 1);
+            volume.highest_copy = volume.highest_copy.max(number);
+            volume.header.next = volume.header.next.max(number + 1);
+        }
+    }
+
+    /// Everything is known: what was cut off goes on.
+    fn go_on(&mut self) {
+        let places: Vec<u32> = self.ids.values().copied().collect();
+        for &at in &places {
+            if let Some(volume) = self.place_mut(at) {
+                volume.settle();
+            }
+        }
+        self.link_chains();
+        for at in places {
+            let Some(volume) = self.place(at) else { continue };
+            let is_leaving = volume.snapshots.iter().any(|kept| kept.record.is_leaving);
+            let chore = match volume.header.state {
+                // Volumes of version 1 that were being cloned are half made.
+                State::Making | State::Deleting => Some(ChoreKind::Reclaim),
+                State::RollingBack => Some(ChoreKind::Rollback),
+                State::Ready if volume.header.is_flattening => Some(ChoreKind::Flatten),
+                State::Ready | State::Hidden => None,
+            };
+            let unnamed = volume.snapshots.iter().filter(|kept| kept.record.name.is_none());
+            let id = volume.id;
+            let links = unnamed.map(|kept| Link { volume: id, number: kept.record.number });
+            let mut links: Vec<Link> = links.collect();
+            if volume.header.state == State::Hidden && links.is_empty() {
+                links.push(Link { volume: id, number: 0 });
+            }
+            if is_leaving && chore != Some(ChoreKind::Reclaim) {
+                self.begin_chore(at, ChoreKind::Trim, None);
+            }
+            if let Some(kind) = chore {
+                self.begin_chore(at, kind, None);
+            }
+            for link in links {
+                self.jobs.push(Job::unlink(link));
+            }
         }
     }
 }

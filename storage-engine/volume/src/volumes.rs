@@ -1,107 +1,88 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The volumes of one pool and the requests on their way.
+//! The volumes of one pool: the table of them, who has them attached, and the doors.
 
+use crate::chores::Chores;
+use crate::gate::Gates;
 use crate::header::State;
 use crate::jobs::{Job, Jobs};
-use crate::range::{Direction, Span};
+use crate::pending::Requests;
 use crate::request::{
-    VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeStatus, VolumeTag,
+    SnapshotStatus, VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeStatus,
+    VolumeTag,
 };
 use crate::start::Start;
-use plinth_ids::{Moment, Name, PoolId, VolumeId};
-use plinth_store::{
-    Disk, IoBuffer, Store, StoreAnswer, StoreCompletion, StoreRefusal, StoreRequest, StoreTag,
-};
+use crate::volume::Volume;
+use plinth_ids::{Moment, PoolId, SnapshotId, VolumeId};
+use plinth_store::{IoBuffer, ObjectStore, StoreCompletion, StoreRequest, StoreTag};
 use std::collections::BTreeMap;
 
 /// The most volumes in a pool.
 pub const VOLUMES_MAX: usize = 65_536;
 
-/// Tags of store requests: who waits for the answer.
-const JOB: u64 = 1 << 62;
-const START: u64 = 1 << 63;
-/// The part of a request, above its number.
-const PART_SHIFT: u32 = 40;
+/// Tags of store requests: who waits for the answer. Without a bit it is a client's request.
+pub(crate) const START: u64 = 1 << 63;
+pub(crate) const JOB: u64 = 1 << 62;
+pub(crate) const GATE: u64 = 1 << 61;
+pub(crate) const CHORE: u64 = 1 << 60;
 
-#[derive(Debug)]
-pub(crate) struct Volume {
-    pub(crate) name: Name,
-    pub(crate) size: u64,
-    pub(crate) created_at: u64,
-    pub(crate) updated_at: u64,
-    pub(crate) state: State,
-    pub(crate) units: i64,
-    pub(crate) objects: i64,
-    pub(crate) attachments: u32,
-    /// A job reads it, so that it may not be attached or deleted.
-    pub(crate) is_source: bool,
-}
+/// Bytes of a unit of the store.
+pub(crate) const UNIT: u64 = 32 * 1024;
 
 #[derive(Clone, Copy, Debug)]
-struct Attached {
-    volume: VolumeId,
-    generation: u16,
-}
-
-/// A request on its way.
-#[derive(Debug)]
-pub(crate) struct Pending {
-    pub(crate) tag: VolumeTag,
+pub(crate) struct Attached {
     pub(crate) volume: VolumeId,
-    pub(crate) buffer: Option<IoBuffer>,
-    pub(crate) parts: u32,
-    pub(crate) refusal: Option<VolumeRefusal>,
-    pub(crate) kind: PendingKind,
-}
-
-#[derive(Debug)]
-pub(crate) enum PendingKind {
-    /// One store request carries the buffer.
-    Whole,
-    /// Several store requests carry parts; where each begins in the buffer.
-    Parts { starts: [usize; 2], direction: Direction },
-    /// A range that is zeroed object by object.
-    Zero(Span),
+    /// The volume's place in the table.
+    pub(crate) at: u32,
+    /// 0 for the volume itself, else the number of the snapshot that is read.
+    pub(crate) view: u64,
+    generation: u16,
 }
 
 /// The volumes of one pool, and the store they are in.
 #[derive(Debug)]
-pub struct Volumes<D> {
-    pub(crate) store: Store<D>,
+pub struct Volumes<S> {
+    pub(crate) store: S,
     pub(crate) pool: PoolId,
-    pub(crate) volumes: BTreeMap<VolumeId, Volume>,
+    places: Vec<Option<Box<Volume>>>,
+    pub(crate) ids: BTreeMap<VolumeId, u32>,
     /// Volumes whose header cannot be understood.
     pub(crate) broken: Vec<VolumeId>,
     attached: Vec<Option<Attached>>,
     generation: u16,
-    requests: Vec<Option<Pending>>,
-    free: Vec<u32>,
-    /// Zeroed ranges that have objects left.
-    zeroing: Vec<u32>,
+    pub(crate) requests: Requests,
+    pub(crate) gates: Gates,
     pub(crate) jobs: Jobs,
+    pub(crate) chores: Chores,
     pub(crate) start: Option<Start>,
     pub(crate) completions: Vec<VolumeCompletion>,
     answers: Vec<StoreCompletion>,
 }
 
-impl<D: Disk> Volumes<D> {
+impl<S: ObjectStore> Volumes<S> {
     /// Takes the store over and begins to read the volumes' headers.
-    pub fn start(store: Store<D>, pool: PoolId) -> Self {
+    pub fn start(store: S, pool: PoolId) -> Self {
         Self {
             store,
             pool,
-            volumes: BTreeMap::new(),
+            places: Vec::new(),
+            ids: BTreeMap::new(),
             broken: Vec::new(),
             attached: Vec::new(),
             generation: 0,
-            requests: Vec::new(),
-            free: Vec::new(),
-            zeroing: Vec::new(),
+            requests: Requests::default(),
+            gates: Gates::default(),
             jobs: Jobs::default(),
+            chores: Chores::default(),
             start: Some(Start::new(pool)),
             completions: Vec::new(),
             answers: Vec::new(),
         }
+    }
+
+    /// How many objects a second are given back in the background, for all volumes together;
+    /// `None` is as fast as it goes.
+    pub fn set_reclaim_rate(&mut self, objects: Option<u32>) {
+        self.chores.set_rate(objects);
     }
 
     /// Whether every header is read. Volumes are refused with `NotReady` before.
@@ -112,24 +93,31 @@ impl<D: Disk> Volumes<D> {
     /// Whether nothing is on its way.
     pub fn is_idle(&self) -> bool {
         self.is_ready()
-            && self.requests.len() == self.free.len()
+            && self.requests.is_empty()
             && self.jobs.is_empty()
+            && self.gates.is_empty()
+            && self.chores.is_empty()
             && self.completions.is_empty()
             && self.store.is_idle()
     }
 
-    pub fn store(&self) -> &Store<D> {
+    /// Whether something goes on by the clock alone, so that its owner must poll from time to
+    /// time.
+    pub fn waits_for_time(&self) -> bool {
+        !self.chores.is_empty()
+    }
+
+    pub fn store(&self) -> &S {
         &self.store
     }
 
-    pub fn store_mut(&mut self) -> &mut Store<D> {
+    pub fn store_mut(&mut self) -> &mut S {
         &mut self.store
     }
 
-    /// Waits for what is on its way, checkpoints, and gives the disk back. Jobs that are not
-    /// done go on after the next start; a clone that is not done is removed then.
-    pub fn stop(self) -> D {
-        self.store.unmount()
+    /// Gives the store back. What is not done in the background goes on after the next start.
+    pub fn stop(self) -> S {
+        self.store
     }
 
     /// A buffer from the store's pool.
@@ -143,7 +131,7 @@ impl<D: Disk> Volumes<D> {
 
     /// All volumes, by number.
     pub fn list(&self) -> Vec<VolumeStatus> {
-        self.volumes.keys().filter_map(|&volume| self.status(volume)).collect()
+        self.ids.keys().filter_map(|&volume| self.status(volume)).collect()
     }
 
     /// Volumes that are there and cannot be served: their headers make no sense.
@@ -152,45 +140,109 @@ impl<D: Disk> Volumes<D> {
     }
 
     pub fn status(&self, volume: VolumeId) -> Option<VolumeStatus> {
-        let found = self.volumes.get(&volume).filter(|volume| volume.state == State::Ready)?;
-        let unit = 32 * 1024;
+        let (at, found) = self.find(volume).filter(|(_, found)| found.is_seen())?;
+        let parent = found.header.parent.map(|link| {
+            let parent =
+                self.find(link.volume).and_then(|(_, parent)| parent.numbered(link.number));
+            let named = parent.filter(|kept| kept.record.name.is_some());
+            (link.volume, named.map(|kept| kept.record.id))
+        });
         Some(VolumeStatus {
             volume,
             name: found.name.clone(),
-            size: found.size,
-            written: u64::try_from(found.units).unwrap_or(0) * unit,
-            objects: u64::try_from(found.objects).unwrap_or(0),
-            created_at: found.created_at,
-            updated_at: found.updated_at,
+            size: found.header.size,
+            written: u64::try_from(found.heads.units).unwrap_or(0) * UNIT,
+            objects: u64::try_from(found.heads.objects).unwrap_or(0),
+            created_at: found.header.created_at,
+            updated_at: found.header.updated_at,
             is_attached: found.attachments > 0,
+            parent,
+            chore: self.chores.status(at),
         })
+    }
+
+    /// The snapshots of a volume, oldest first; those that clones alone know are not among them.
+    pub fn snapshots(&self, volume: VolumeId) -> Option<Vec<SnapshotStatus>> {
+        let (_, found) = self.find(volume).filter(|(_, found)| found.is_seen())?;
+        let status = |kept: &crate::volume::Kept| {
+            let record = &kept.record;
+            if found.is_recording && record.number == found.newest {
+                return None;
+            }
+            Some(SnapshotStatus {
+                snapshot: record.id,
+                name: record.name.clone()?,
+                identity: record.identity,
+                size: record.size,
+                created_at: record.created_at,
+                is_leaving: record.is_leaving,
+            })
+        };
+        Some(found.snapshots.iter().filter_map(status).collect())
     }
 
     /// Opens a volume for reading and writing. It can be attached several times.
     ///
     /// # Errors
-    /// `NotReady`, `NotFound`, `BadHeader`, or `Busy` while a job makes, reads or deletes it.
+    /// `NotReady`, `NotFound`, `BadHeader`, or `Busy` while it is deleted or rolled back.
     pub fn attach(&mut self, volume: VolumeId) -> Result<VolumeHandle, VolumeRefusal> {
+        let at = self.attachable(volume)?;
+        let handle = self.new_handle(volume, at, 0)?;
+        if let Some(found) = self.place_mut(at) {
+            found.attachments += 1;
+        }
+        Ok(handle)
+    }
+
+    /// Opens a snapshot for reading; it cannot be deleted meanwhile.
+    ///
+    /// # Errors
+    /// As [`Volumes::attach`], and `SnapshotMissing`.
+    pub fn attach_snapshot(
+        &mut self,
+        volume: VolumeId,
+        snapshot: SnapshotId,
+    ) -> Result<VolumeHandle, VolumeRefusal> {
+        let at = self.attachable(volume)?;
+        let found = self.place(at).and_then(|found| found.named(snapshot));
+        let view = found.ok_or(VolumeRefusal::SnapshotMissing)?.record.number;
+        let handle = self.new_handle(volume, at, view)?;
+        if let Some(kept) = self.place_mut(at).and_then(|found| found.numbered_mut(view)) {
+            kept.holders += 1;
+        }
+        Ok(handle)
+    }
+
+    fn attachable(&self, volume: VolumeId) -> Result<u32, VolumeRefusal> {
         if !self.is_ready() {
             return Err(VolumeRefusal::NotReady);
         }
         if self.broken.contains(&volume) {
             return Err(VolumeRefusal::BadHeader);
         }
-        let found = self.volumes.get_mut(&volume).ok_or(VolumeRefusal::NotFound)?;
-        if found.state != State::Ready || found.is_source {
-            return Err(VolumeRefusal::Busy);
+        let (at, found) = self.find(volume).ok_or(VolumeRefusal::NotFound)?;
+        match found.header.state {
+            State::Ready => Ok(at),
+            State::Hidden => Err(VolumeRefusal::NotFound),
+            State::Making | State::Deleting | State::RollingBack => Err(VolumeRefusal::Busy),
         }
+    }
+
+    fn new_handle(
+        &mut self,
+        volume: VolumeId,
+        at: u32,
+        view: u64,
+    ) -> Result<VolumeHandle, VolumeRefusal> {
         let free = self.attached.iter().position(Option::is_none);
         let index = free.unwrap_or(self.attached.len());
         let Ok(low) = u16::try_from(index) else { return Err(VolumeRefusal::TooMany) };
         self.generation = self.generation.wrapping_add(1);
-        let attached = Some(Attached { volume, generation: self.generation });
+        let attached = Some(Attached { volume, at, view, generation: self.generation });
         match self.attached.get_mut(index) {
             Some(place) => *place = attached,
             None => self.attached.push(attached),
         }
-        found.attachments += 1;
         Ok(VolumeHandle(u32::from(self.generation) << 16 | u32::from(low)))
     }
 
@@ -199,12 +251,23 @@ impl<D: Disk> Volumes<D> {
     /// # Errors
     /// `BadHandle` when it is none.
     pub fn detach(&mut self, handle: VolumeHandle) -> Result<(), VolumeRefusal> {
-        let volume = self.volume_of(handle)?;
+        let attached = self.attached(handle)?;
         self.attached[(handle.0 & 0xffff) as usize] = None;
-        if let Some(found) = self.volumes.get_mut(&volume) {
+        let Some(found) = self.place_mut(attached.at) else { return Ok(()) };
+        if attached.view == 0 {
             found.attachments -= 1;
+        } else if let Some(kept) = found.numbered_mut(attached.view) {
+            kept.holders -= 1;
         }
         Ok(())
+    }
+
+    #[inline]
+    pub(crate) fn attached(&self, handle: VolumeHandle) -> Result<Attached, VolumeRefusal> {
+        match self.attached.get((handle.0 & 0xffff) as usize) {
+            Some(Some(place)) if u32::from(place.generation) == handle.0 >> 16 => Ok(*place),
+            Some(_) | None => Err(VolumeRefusal::BadHandle),
+        }
     }
 
     /// Which volume a handle is for.
@@ -212,20 +275,20 @@ impl<D: Disk> Volumes<D> {
     /// # Errors
     /// `BadHandle` when it is none, or was detached.
     pub fn volume_of(&self, handle: VolumeHandle) -> Result<VolumeId, VolumeRefusal> {
-        let place = self.attached.get((handle.0 & 0xffff) as usize).copied().flatten();
-        match place {
-            Some(place) if u32::from(place.generation) == handle.0 >> 16 => Ok(place.volume),
-            Some(_) | None => Err(VolumeRefusal::BadHandle),
-        }
+        self.attached(handle).map(|attached| attached.volume)
     }
 
-    /// Bytes of an attached volume.
+    /// Bytes of an attached volume, or of the snapshot that the handle reads.
     ///
     /// # Errors
     /// `BadHandle` when the handle is none.
     pub fn size(&self, handle: VolumeHandle) -> Result<u64, VolumeRefusal> {
-        let volume = self.volume_of(handle)?;
-        self.volumes.get(&volume).map(|volume| volume.size).ok_or(VolumeRefusal::NotFound)
+        let attached = self.attached(handle)?;
+        let found = self.place(attached.at).ok_or(VolumeRefusal::NotFound)?;
+        if attached.view == 0 {
+            return Ok(found.header.size);
+        }
+        found.numbered(attached.view).map(|kept| kept.record.size).ok_or(VolumeRefusal::NotFound)
     }
 
     /// Takes a request. Its end comes out of [`Volumes::poll`].
@@ -246,14 +309,11 @@ impl<D: Disk> Volumes<D> {
                 Ok(())
             }
             VolumeRequest::Flush { volume } => self.submit_flush(tag, volume, request),
-            VolumeRequest::Create { .. }
-            | VolumeRequest::Clone { .. }
-            | VolumeRequest::Grow { .. }
-            | VolumeRequest::Delete { .. } => {
+            other => {
                 if self.jobs.is_full() {
-                    return Err(request);
+                    return Err(other);
                 }
-                self.jobs.push(Job::new(tag, request));
+                self.jobs.push(Job::new(tag, other));
                 Ok(())
             }
         }
@@ -268,8 +328,10 @@ impl<D: Disk> Volumes<D> {
         }
         self.answers = answers;
         has_moved |= self.advance_start();
+        has_moved |= self.advance_gates();
         has_moved |= self.advance_jobs();
         has_moved |= self.advance_zeroing();
+        has_moved |= self.advance_chores(now);
         has_moved |= !self.completions.is_empty();
         into.append(&mut self.completions);
         has_moved
@@ -277,88 +339,20 @@ impl<D: Disk> Volumes<D> {
 
     fn answer(&mut self, answer: StoreCompletion) {
         let StoreCompletion { tag, buffer, result } = answer;
-        if tag.0 & START != 0 {
-            self.start_answer(tag.0 & !START, result);
-        } else if tag.0 & JOB != 0 {
-            self.job_answer(tag.0 & !JOB, result);
-        } else {
-            self.request_answer(tag, buffer, result);
-        }
-    }
-
-    fn request_answer(
-        &mut self,
-        tag: StoreTag,
-        buffer: Option<IoBuffer>,
-        result: Result<StoreAnswer, StoreRefusal>,
-    ) {
-        let number = u32::try_from(tag.0 & ((1 << PART_SHIFT) - 1)).unwrap_or(u32::MAX);
-        let part = usize::try_from(tag.0 >> PART_SHIFT).unwrap_or(0);
-        let Some(pending) = self.requests.get_mut(number as usize).and_then(Option::as_mut) else {
-            return;
-        };
-        match result {
-            Ok(StoreAnswer::Changed { units, objects, .. }) => {
-                if let Some(volume) = self.volumes.get_mut(&pending.volume) {
-                    volume.units += units;
-                    volume.objects += objects;
-                }
-            }
-            Ok(_) => {}
-            Err(refusal) => {
-                pending.refusal = pending.refusal.or(Some(VolumeRefusal::Store(refusal)));
-            }
-        }
-        match (&pending.kind, buffer) {
-            (PendingKind::Whole, Some(buffer)) => pending.buffer = Some(buffer),
-            (PendingKind::Parts { starts, direction }, Some(buffer)) => {
-                if let (Direction::Read, Some(whole)) = (direction, &mut pending.buffer) {
-                    let at = starts[part.min(1)];
-                    let bytes = buffer.as_bytes();
-                    whole.as_bytes_mut()[at..at + bytes.len()].copy_from_slice(bytes);
-                }
-                self.store.put_buffer(buffer);
-            }
-            (PendingKind::Zero(_), Some(buffer)) => self.store.put_buffer(buffer),
-            (_, None) => {}
-        }
-        pending.parts -= 1;
-        self.end_if_done(number);
-    }
-
-    /// Ends a request whose parts have all been answered.
-    pub(crate) fn end_if_done(&mut self, number: u32) {
-        let Some(Some(pending)) = self.requests.get(number as usize) else { return };
-        let has_more = match &pending.kind {
-            PendingKind::Zero(span) => !span.is_done() && pending.refusal.is_none(),
-            PendingKind::Whole | PendingKind::Parts { .. } => false,
-        };
-        if pending.parts > 0 || has_more {
+        if tag.0 >> 60 == 0 {
+            self.request_answer(tag.0, buffer, result);
             return;
         }
-        if let Some(pending) = self.requests[number as usize].take() {
-            self.free.push(number);
-            let Pending { tag, buffer, refusal, .. } = pending;
-            let result = refusal.map_or(Ok(()), Err);
-            self.completions.push(VolumeCompletion { tag, buffer, result });
+        if let Some(buffer) = buffer {
+            self.store.put_buffer(buffer);
         }
-    }
-
-    pub(crate) fn insert(&mut self, pending: Pending) -> u32 {
-        if let Some(number) = self.free.pop() {
-            self.requests[number as usize] = Some(pending);
-            return number;
+        let number = u32::try_from(tag.0 & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+        match tag.0 & (START | JOB | GATE | CHORE) {
+            START => self.start_answer(number, result),
+            JOB => self.job_answer(result),
+            GATE => self.gate_answer(number, result),
+            _ => self.chore_answer(number, tag.0 >> 32 & 0xffff, result),
         }
-        self.requests.push(Some(pending));
-        u32::try_from(self.requests.len() - 1).expect("the store bounds what is on its way")
-    }
-
-    pub(crate) fn pending(&mut self, number: u32) -> Option<&mut Pending> {
-        self.requests.get_mut(number as usize)?.as_mut()
-    }
-
-    pub(crate) fn zeroing(&mut self) -> &mut Vec<u32> {
-        &mut self.zeroing
     }
 
     pub(crate) fn refuse(
@@ -367,48 +361,82 @@ impl<D: Disk> Volumes<D> {
         buffer: Option<IoBuffer>,
         refusal: VolumeRefusal,
     ) {
-        self.completions.push(VolumeCompletion { tag, buffer, result: Err(refusal) });
-    }
-
-    fn submit_flush(
-        &mut self,
-        tag: VolumeTag,
-        handle: VolumeHandle,
-        request: VolumeRequest,
-    ) -> Result<(), VolumeRequest> {
-        let volume = match self.volume_of(handle) {
-            Ok(volume) => volume,
-            Err(refusal) => {
-                self.refuse(tag, None, refusal);
-                return Ok(());
-            }
-        };
-        if self.store.room() == 0 {
-            return Err(request);
-        }
-        let kind = PendingKind::Whole;
-        let number =
-            self.insert(Pending { tag, volume, buffer: None, parts: 1, refusal: None, kind });
-        self.send(StoreTag(u64::from(number)), StoreRequest::Flush);
-        Ok(())
+        self.completions.push(VolumeCompletion { tag, buffer, result: Err(refusal), answer: None });
     }
 
     /// Submits to the store, which has room.
-    pub(crate) fn send(&mut self, tag: StoreTag, request: StoreRequest) {
-        let taken = self.store.submit(tag, request);
+    pub(crate) fn send(&mut self, tag: u64, request: StoreRequest) {
+        let taken = self.store.submit(StoreTag(tag), request);
         assert!(taken.is_ok(), "the caller looked whether the store has room");
     }
 
-    pub(crate) fn send_part(&mut self, number: u32, part: usize, request: StoreRequest) {
-        let tag = u64::from(number) | (part as u64) << PART_SHIFT;
-        self.send(StoreTag(tag), request);
+    // The table of volumes.
+
+    #[inline]
+    pub(crate) fn place(&self, at: u32) -> Option<&Volume> {
+        self.places.get(at as usize)?.as_deref()
     }
 
-    pub(crate) fn send_job(&mut self, detail: u64, request: StoreRequest) {
-        self.send(StoreTag(JOB | detail), request);
+    #[inline]
+    pub(crate) fn place_mut(&mut self, at: u32) -> Option<&mut Volume> {
+        self.places.get_mut(at as usize)?.as_deref_mut()
     }
 
-    pub(crate) fn send_start(&mut self, detail: u64, request: StoreRequest) {
-        self.send(StoreTag(START | detail), request);
+    pub(crate) fn find(&self, volume: VolumeId) -> Option<(u32, &Volume)> {
+        let at = *self.ids.get(&volume)?;
+        Some((at, self.place(at)?))
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = (u32, &Volume)> {
+        self.ids.values().filter_map(|&at| Some((at, self.place(at)?)))
+    }
+
+    pub(crate) fn add_volume(&mut self, volume: Volume) -> u32 {
+        let at = self.places.iter().position(Option::is_none).unwrap_or(self.places.len());
+        let number = u32::try_from(at).expect("`VOLUMES_MAX` bounds the table");
+        self.ids.insert(volume.id, number);
+        let volume = Some(Box::new(volume));
+        match self.places.get_mut(at) {
+            Some(place) => *place = volume,
+            None => self.places.push(volume),
+        }
+        number
+    }
+
+    pub(crate) fn remove_volume(&mut self, at: u32) {
+        if let Some(volume) = self.places.get_mut(at as usize).and_then(Option::take) {
+            self.ids.remove(&volume.id);
+        }
+    }
+
+    /// Finds the ancestors of every volume again, and forgets what was inherited from whom.
+    pub(crate) fn link_chains(&mut self) {
+        let places: Vec<u32> = self.ids.values().copied().collect();
+        let mut parents = Vec::new();
+        for at in places {
+            let mut chain = Vec::new();
+            let mut next = self.place(at).and_then(|volume| volume.header.parent);
+            while let Some(link) = next
+                && chain.len() < crate::volume::DEPTH_MAX as usize
+            {
+                chain.push(link);
+                next = self.find(link.volume).and_then(|(_, parent)| parent.header.parent);
+            }
+            let parent = chain.first().map(|link| link.volume);
+            if let Some(volume) = self.place_mut(at) {
+                volume.has_clones = false;
+                if volume.chain != chain {
+                    volume.chain = chain;
+                    volume.table.clear();
+                    volume.settle();
+                }
+            }
+            parents.extend(parent);
+        }
+        for parent in parents {
+            if let Some(volume) = self.ids.get(&parent).copied().and_then(|at| self.place_mut(at)) {
+                volume.has_clones = true;
+            }
+        }
     }
 }
