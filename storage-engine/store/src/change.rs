@@ -43,6 +43,8 @@ pub(crate) struct UnitPlan {
 #[derive(Clone, Copy, Debug, Default)]
 struct Needs {
     units: u32,
+    /// Of them: those that make up for no unit that is let go.
+    grown: u32,
     /// Blocks that go into the journal.
     deferred: usize,
     record_bytes: usize,
@@ -227,6 +229,9 @@ impl<D: Disk> Store<D> {
             Ok(needs) => needs,
             Err(refusal) => return Ready::Refuse(refusal),
         };
+        if !self.may_own(needs.grown) {
+            return Ready::Refuse(StoreRefusal::NoSpace);
+        }
         if needs.units > self.space.free_count() {
             if self.space.quarantined() > 0 {
                 self.wants_confirm = true;
@@ -346,7 +351,11 @@ impl<D: Disk> Store<D> {
                     }
                     let blocks = plan.mask.count_ones() as usize;
                     match plan.action {
-                        Action::Place | Action::Copy => needs.units += 1,
+                        Action::Place | Action::Copy => {
+                            needs.units += 1;
+                            let is_own = !is_shared && self.owns(found, index);
+                            needs.grown += u32::from(!is_own);
+                        }
                         Action::Defer => needs.deferred += blocks,
                         Action::InPlace => {}
                     }
@@ -359,7 +368,12 @@ impl<D: Disk> Store<D> {
                 }
             }
             StepKind::WriteFull { length } => {
-                needs.units += length.div_ceil(UNIT_SIZE);
+                let units = length.div_ceil(UNIT_SIZE);
+                let is_shared = self.will_be_shared(steps, number);
+                let own = (0..OBJECT_UNITS).filter(|&index| !is_shared && self.owns(found, index));
+                let own = own.count();
+                needs.units += units;
+                needs.grown += units.saturating_sub(u32::try_from(own).unwrap_or(0));
                 needs.record_bytes += OBJECT_UNITS as usize * UNIT_RECORDS;
             }
             StepKind::Clone { source } => {
@@ -381,6 +395,12 @@ impl<D: Disk> Store<D> {
             }
         }
         Ok(())
+    }
+
+    /// Whether an object has a unit at this place that nobody else has.
+    fn owns(&self, slot: Option<u32>, index: u32) -> bool {
+        let unit = slot.and_then(|slot| self.unit_of(slot, index));
+        unit.is_some_and(|unit| !self.space.is_shared(unit))
     }
 
     /// Bytes of the records that make a clone of the object.

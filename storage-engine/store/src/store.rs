@@ -18,6 +18,7 @@ use crate::checkpoint::Checkpoint;
 use crate::disk::{Disk, DiskError};
 use crate::io::Io;
 use crate::journal::Journal;
+use crate::ladder::{Ladder, Level};
 use crate::objects::Objects;
 use crate::op::{Op, Work, admit};
 use crate::overlay::Overlay;
@@ -53,6 +54,8 @@ pub struct StoreOptions {
     pub requests_max: usize,
     /// Bytes of free buffers to keep.
     pub buffer_bytes: usize,
+    /// How full the disk may be.
+    pub ladder: Ladder,
     /// Which of the protections that the crash test must miss are left out. None of them.
     pub omit: Omit,
 }
@@ -65,6 +68,7 @@ impl Default for StoreOptions {
             overlay_blocks: 2048,
             requests_max: 1024,
             buffer_bytes: 32 << 20,
+            ladder: Ladder::default(),
             omit: Omit::Nothing,
         }
     }
@@ -167,6 +171,7 @@ pub struct StoreCapacity {
     pub shared: u64,
     pub objects: u64,
     pub objects_max: u64,
+    pub level: Level,
 }
 
 /// Whether an operation got anywhere.
@@ -357,13 +362,13 @@ impl<D: Disk> Store<D> {
 
     pub fn capacity(&self) -> StoreCapacity {
         let unit = u64::from(UNIT_SIZE);
-        let free = self.space.free_count() + self.space.quarantined();
         StoreCapacity {
             total: u64::from(self.space.unit_count()) * unit,
-            used: u64::from(self.space.unit_count().saturating_sub(free)) * unit,
+            used: u64::from(self.owned_units()) * unit,
             shared: u64::from(self.space.shared_count()) * unit,
             objects: self.objects.count() as u64,
             objects_max: u64::from(self.objects.slot_count()),
+            level: self.level(),
         }
     }
 

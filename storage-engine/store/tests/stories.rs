@@ -7,7 +7,7 @@ mod support;
 
 use plinth_disks::memory::{Cache, Cut, Fault, FaultRule, MemoryDisk};
 use plinth_store::{
-    BlockRange, Disk, DiskError, Durability, Operation, ReadOnlyReason, Store, StoreAnswer,
+    BlockRange, Disk, DiskError, Durability, Level, Operation, ReadOnlyReason, Store, StoreAnswer,
     StoreOptions, StoreRefusal, StoreRequest, StoreState, StoreTag,
 };
 use std::time::Duration;
@@ -133,7 +133,7 @@ fn a_clone_shares_until_either_is_written() {
 #[test]
 fn a_full_disk_refuses_new_units_and_takes_overwrites_and_deletes() {
     let mut store = fresh(16 * MIB, options());
-    let mut object = 0;
+    let (mut object, total) = (0, store.capacity().total);
     while write(&mut store, object, 0, &[1; 1 << 20]).is_ok() {
         object += 1;
     }
@@ -141,7 +141,8 @@ fn a_full_disk_refuses_new_units_and_takes_overwrites_and_deletes() {
         object += 1;
     }
     assert_eq!(write(&mut store, object, 0, &[1; 4096]), Err(StoreRefusal::NoSpace));
-    assert_eq!(store.capacity().used, store.capacity().total);
+    assert_eq!(store.capacity().used, total / 32768 * 95 / 100 * 32768);
+    assert_eq!(store.capacity().level, Level::Full);
     // Overwrites of what is there still work, small ones and whole units.
     write(&mut store, 0, 0, &[2; 4096]).unwrap();
     write(&mut store, 0, 32768, &[3; 32768]).unwrap();

@@ -5,7 +5,7 @@ use crate::place::{Place, PlaceError, PoolVolumes};
 use plinth_disks::uring::{OpenError, UringDiskError};
 use plinth_ids::PoolId;
 use plinth_store::{
-    DiskError, Durability, FormatError, FormatOptions, Found, MountError, Store, StoreId,
+    DiskError, Durability, FormatError, FormatOptions, Found, Ladder, MountError, Store, StoreId,
     StoreOptions,
 };
 use plinth_store_api as api;
@@ -177,7 +177,9 @@ pub(crate) fn mount(pool: &api::Pool, purpose: Purpose) -> Result<PoolVolumes, P
         api::Durability::Flush => Durability::Flush,
         api::Durability::Device => Durability::Device,
     };
-    let store = Store::mount(disk, StoreOptions { durability, ..StoreOptions::default() })?;
+    let api::Ladder { warn, nearfull, full } = pool.ladder;
+    let ladder = Ladder { warn, nearfull, full };
+    let store = Store::mount(disk, StoreOptions { durability, ladder, ..StoreOptions::default() })?;
     Ok(Volumes::start(store, pool.id))
 }
 

@@ -65,6 +65,7 @@ pub(crate) struct PoolFacts {
     pub(crate) objects: u64,
     pub(crate) checksum_errors: u64,
     pub(crate) costs: Costs,
+    pub(crate) level: plinth_store::Level,
 }
 
 /// An attachment as the worker sees it.

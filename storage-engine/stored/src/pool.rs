@@ -121,6 +121,7 @@ impl Pool {
                 disk_bytes_read: counters.disk_bytes_read,
                 disk_bytes_written: counters.disk_bytes_written,
             },
+            level: capacity.level,
         }
     }
 

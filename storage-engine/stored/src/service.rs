@@ -174,7 +174,7 @@ impl Stored {
                 volumes: known.map_or(0, |facts| facts.volumes),
                 objects: known.map_or(0, |facts| facts.objects),
                 checksum_errors: known.map_or(0, |facts| facts.checksum_errors),
-                level: Level::Ok,
+                level: known.map_or(Level::Ok, |facts| level(facts.level)),
                 disks: Vec::new(),
             }
         };
@@ -260,5 +260,15 @@ impl Service for Stored {
 
     fn refuse(&self, fault: LineFault) -> Reply {
         Reply { id: 0, result: Err(refused(fault.code(), &fault)) }
+    }
+}
+
+/// The store's word for how full a disk is, in the words of management.
+const fn level(level: plinth_store::Level) -> Level {
+    match level {
+        plinth_store::Level::Ok => Level::Ok,
+        plinth_store::Level::Warn => Level::Warn,
+        plinth_store::Level::Nearfull => Level::Nearfull,
+        plinth_store::Level::Full => Level::Full,
     }
 }

@@ -17,8 +17,9 @@ use crate::{key, questions, settle};
 pub(crate) use cuts::{Cuts, Cutter};
 use plinth_disks::memory::{Cache, Cut, Fault, FaultRule, MemoryDisk, Seed};
 use plinth_store::{
-    DiskError, Durability, FormatOptions, IoBuffer, LayoutLimits, ObjectKey, Omit, Operation,
-    Store, StoreAnswer, StoreCompletion, StoreOptions, StoreRefusal, StoreRequest, StoreTag,
+    DiskError, Durability, FormatOptions, IoBuffer, Ladder, LayoutLimits, ObjectKey, Omit,
+    Operation, Store, StoreAnswer, StoreCompletion, StoreOptions, StoreRefusal, StoreRequest,
+    StoreTag,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -338,6 +339,7 @@ impl Plan {
             overlay_blocks: 32,
             requests_max: 8,
             buffer_bytes: 1 << 20,
+            ladder: Ladder::default(),
             omit: self.omit,
         }
     }
