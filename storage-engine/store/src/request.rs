@@ -245,6 +245,10 @@ pub enum StoreRefusal {
     BadMetadata { key: ObjectKey },
     #[error("block {block} of {key} cannot be read from the device")]
     ReadFailed { key: ObjectKey, block: u32 },
+    #[error("{key} is of a placement group past the last one, 1023")]
+    BadGroup { key: ObjectKey },
+    #[error("the disk that has {key} is not in service: ask the pool's disks why")]
+    DiskOut { key: ObjectKey },
     /// The change may survive in part, as if it had not been acknowledged.
     #[error("the store is read-only because a device write failed")]
     ReadOnly,

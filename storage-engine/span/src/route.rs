@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where a request belongs, and what it changes.
+
+use plinth_store::{ObjectKey, Operation, StoreRequest};
+
+/// What must be copied again of an object that was changed while its group is copied.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Dirt {
+    /// These bytes, rounded outwards to blocks by whoever copies.
+    Range { start: u32, end: u32 },
+    /// All of it, and whether it is there at all.
+    Whole,
+}
+
+/// Which disks a request goes to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Route {
+    /// That of the group. `is_change` where it may change an object.
+    Group {
+        key: ObjectKey,
+        is_change: bool,
+    },
+    /// Those of a range of groups, one after the other.
+    Range,
+    All,
+    /// A transaction without steps: any store refuses it.
+    Nowhere,
+}
+
+pub(crate) fn route(request: &StoreRequest) -> Route {
+    match request {
+        StoreRequest::Write { key, .. } => Route::Group { key: *key, is_change: true },
+        StoreRequest::Apply { transaction } => match transaction.first() {
+            // That all steps are of one group is for the store to judge.
+            Some(step) => Route::Group { key: key_of(step), is_change: true },
+            None => Route::Nowhere,
+        },
+        StoreRequest::Read { key, .. }
+        | StoreRequest::Attributes { key }
+        | StoreRequest::Status { key }
+        | StoreRequest::Usage { key }
+        | StoreRequest::Compare { a: key, .. } => Route::Group { key: *key, is_change: false },
+        StoreRequest::List { .. } => Route::Range,
+        StoreRequest::Flush => Route::All,
+    }
+}
+
+const fn key_of(step: &Operation) -> ObjectKey {
+    match step {
+        Operation::Touch { key }
+        | Operation::Expect { key, .. }
+        | Operation::Write { key, .. }
+        | Operation::WriteFull { key, .. }
+        | Operation::Zero { key, .. }
+        | Operation::Truncate { key, .. }
+        | Operation::Remove { key }
+        | Operation::SetAttribute { key, .. }
+        | Operation::RemoveAttribute { key, .. } => *key,
+        Operation::Clone { target, .. } => *target,
+    }
+}
+
+/// What a change leaves to be copied again.
+pub(crate) fn dirt(request: &StoreRequest) -> Vec<(ObjectKey, Dirt)> {
+    match request {
+        StoreRequest::Write { key, offset, length, .. } => vec![(*key, range(*offset, *length))],
+        StoreRequest::Apply { transaction } => transaction
+            .iter()
+            .filter(|step| !matches!(step, Operation::Expect { .. }))
+            .map(|step| {
+                let dirt = match step {
+                    Operation::Write { offset, length, .. }
+                    | Operation::Zero { offset, length, .. } => range(*offset, *length),
+                    _ => Dirt::Whole,
+                };
+                (key_of(step), dirt)
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// A range that a store will refuse changes nothing, so what comes of it here does not matter.
+const fn range(offset: u32, length: u32) -> Dirt {
+    Dirt::Range { start: offset, end: offset.saturating_add(length) }
+}

@@ -1,0 +1,726 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A pool of memory disks, a slow map of what must be in it, and a life made of random steps.
+//!
+//! The model keeps for every kilobyte of every object the values that were written there, each
+//! with the number of the request that did. A read may show the newest value of those that were
+//! submitted before it, or one that came while it was on its way; after a cut, the newest
+//! acknowledged value or a later one.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::cast_possible_truncation, reason = "numbers below small limits")]
+
+use plinth_disks::memory::{Cache, Cut, Fault, FaultRule, MemoryDisk, Seed};
+use plinth_ids::{DiskId, PoolId};
+use plinth_span::{Member, Omit, Span, Standing, read_map};
+use plinth_store::{
+    DiskError, FormatOptions, IoBuffer, LayoutLimits, ObjectId, ObjectKey, ObjectStore, Operation,
+    PgId, Store, StoreAnswer, StoreCompletion, StoreOptions, StoreRefusal, StoreRequest, StoreTag,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+pub(crate) const POOL: PoolId = PoolId(1);
+const DISK_LENGTH: u64 = 40 << 20;
+const CELL: u32 = 1024;
+/// Cells of an object: five units.
+const CELLS: u32 = 160;
+const GROUPS: u64 = 12;
+const OBJECTS: u64 = 4;
+/// Beside the cells of an object: whether it is there, its size, its attribute.
+const EXISTS: u32 = 1000;
+const SIZE: u32 = 1001;
+const ATTRIBUTE: u32 = 1002;
+
+pub(crate) type Store1 = Store<MemoryDisk>;
+
+fn options() -> StoreOptions {
+    StoreOptions {
+        cache_pages: 512,
+        overlay_blocks: 64,
+        requests_max: 64,
+        ..StoreOptions::default()
+    }
+}
+
+pub(crate) fn formatted(number: u32, seed: u64) -> MemoryDisk {
+    let mut id = [3; 16];
+    id[..4].copy_from_slice(&number.to_le_bytes());
+    let limits = Some(LayoutLimits { journal_length: 1 << 20, slot_count: 512 });
+    let mut disk = MemoryDisk::new(DISK_LENGTH);
+    Store::format(&mut disk, &FormatOptions { id, limits }).unwrap();
+    disk.restart(Cache::Volatile, seed);
+    disk
+}
+
+pub(crate) fn member(number: u32, disk: MemoryDisk) -> Member<Store1> {
+    let mut serial = [3; 16];
+    serial[..4].copy_from_slice(&number.to_le_bytes());
+    let mut store = Store::mount(disk, options()).unwrap();
+    let map = read_map(&mut store).unwrap().map(|(_, map)| map);
+    Member { disk: DiskId(number), serial, store, map }
+}
+
+pub(crate) fn key(pg: u64, object: u64, snapshot: u64) -> ObjectKey {
+    let object = ObjectId(u128::from(object / 2) << 32 | u128::from(object % 2));
+    ObjectKey { pool: POOL, pg: PgId(pg as u32), object, snapshot }
+}
+
+/// What was written where, by which request.
+#[derive(Debug, Default)]
+pub(crate) struct Model {
+    cells: BTreeMap<(ObjectKey, u32), Vec<(u64, u64)>>,
+    /// Requests on their way: their number, and the cells that they change.
+    pending: BTreeMap<u64, Vec<(ObjectKey, u32)>>,
+    acknowledged: BTreeMap<(ObjectKey, u32), u64>,
+    number: u64,
+}
+
+impl Model {
+    fn now(&self, key: ObjectKey, cell: u32) -> u64 {
+        self.cells.get(&(key, cell)).and_then(|cell| cell.last()).map_or(0, |&(_, value)| value)
+    }
+
+    fn set(&mut self, key: ObjectKey, cell: u32, value: u64) {
+        let number = self.number;
+        self.cells.entry((key, cell)).or_default().push((number, value));
+        self.pending.entry(number).or_default().push((key, cell));
+    }
+
+    fn set_range(&mut self, key: ObjectKey, start: u32, count: u32, value: u64) {
+        for cell in start..start + count {
+            self.set(key, cell, value);
+        }
+    }
+
+    fn make(&mut self, key: ObjectKey, size: u32) {
+        self.set(key, EXISTS, 1);
+        let size = u64::from(size).max(self.now(key, SIZE));
+        self.set(key, SIZE, size);
+    }
+
+    fn remove(&mut self, key: ObjectKey) {
+        self.set_range(key, 0, CELLS, 0);
+        for cell in [EXISTS, SIZE, ATTRIBUTE] {
+            self.set(key, cell, 0);
+        }
+    }
+
+    fn clone(&mut self, source: ObjectKey, target: ObjectKey) {
+        for cell in (0..CELLS).chain([EXISTS, SIZE, ATTRIBUTE]) {
+            let value = self.now(source, cell);
+            self.set(target, cell, value);
+        }
+    }
+
+    fn acknowledge(&mut self, number: u64) {
+        for at in self.pending.remove(&number).unwrap_or_default() {
+            let floor = self.acknowledged.entry(at).or_default();
+            *floor = (*floor).max(number);
+        }
+    }
+
+    /// Whether a value may be seen by who asked when `number` was the newest request.
+    fn may_be(&self, key: ObjectKey, cell: u32, value: u64, number: u64) -> bool {
+        let Some(history) = self.cells.get(&(key, cell)) else { return value == 0 };
+        let newest = history.iter().rposition(|&(at, _)| at <= number);
+        let after = &history[newest.unwrap_or(0)..];
+        newest.is_none() && value == 0 || after.iter().any(|&(_, known)| known == value)
+    }
+
+    fn floor(&self, key: ObjectKey, cell: u32) -> u64 {
+        self.acknowledged.get(&(key, cell)).copied().unwrap_or(0)
+    }
+
+    /// What was seen after a cut is what there is.
+    fn settle(&mut self, key: ObjectKey, cell: u32, value: u64) {
+        self.cells.insert((key, cell), vec![(0, value)]);
+    }
+}
+
+/// What a life is made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) steps: u64,
+    pub(crate) disks: u32,
+    pub(crate) has_cuts: bool,
+    pub(crate) has_failures: bool,
+    pub(crate) omit: Omit,
+}
+
+#[derive(Debug)]
+enum Asked {
+    Change(u64),
+    Read { key: ObjectKey, start: u32, count: u32, number: u64 },
+    Attributes { key: ObjectKey, number: u64 },
+    List { pg: u32, number: u64 },
+    Flush,
+}
+
+pub(crate) struct Life {
+    plan: Plan,
+    seed: Seed,
+    span: Span<Store1>,
+    model: Model,
+    asked: BTreeMap<u64, Asked>,
+    tag: u64,
+    now: Duration,
+    disks: u32,
+    /// Disks whose store turned read-only, until the next start.
+    broken: BTreeSet<DiskId>,
+    pub(crate) moves: u64,
+    pub(crate) cuts: u64,
+    last_move: Option<u32>,
+}
+
+type Fallible<T> = Result<T, String>;
+
+macro_rules! ensure {
+    ($claim:expr, $($text:tt)*) => {
+        if !$claim {
+            return Err(format!($($text)*));
+        }
+    };
+}
+
+/// Lives a life to its end.
+pub(crate) fn live(plan: Plan) -> Fallible<(u64, u64)> {
+    let mut life = Life::new(plan);
+    for step in 0..plan.steps {
+        life.step().map_err(|error| format!("seed {} step {step}: {error}", plan.seed))?;
+    }
+    let end = life.end().map_err(|error| format!("seed {} at the end: {error}", plan.seed));
+    end.map(|()| (life.moves, life.cuts))
+}
+
+impl Life {
+    fn new(plan: Plan) -> Self {
+        let mut seed = Seed(plan.seed);
+        let members =
+            (1..=plan.disks).map(|number| member(number, formatted(number, seed.draw()))).collect();
+        let (mut span, refused) = Span::start(POOL, members, &[]).map_err(|(e, _)| e).unwrap();
+        assert!(refused.is_empty());
+        span.omit(plan.omit);
+        span.set_rate(1 << 40);
+        Self {
+            plan,
+            seed,
+            span,
+            model: Model::default(),
+            asked: BTreeMap::new(),
+            tag: 0,
+            now: Duration::ZERO,
+            disks: plan.disks,
+            broken: BTreeSet::new(),
+            moves: 0,
+            cuts: 0,
+            last_move: None,
+        }
+    }
+
+    fn step(&mut self) -> Fallible<()> {
+        match self.seed.below(1000) {
+            0..=559 => self.submit_change(),
+            560..=749 => self.submit_question(),
+            750..=759 if self.seed.one_in(4) => self.change_disks(),
+            760..=762 if self.plan.has_cuts => return self.cut(),
+            763 if self.plan.has_failures => self.fail_a_disk(),
+            764..=766 => return self.check_all(),
+            767..=769 => {
+                let rate = if self.seed.one_in(2) { 1 << 40 } else { 1 << 20 };
+                self.span.set_rate(rate);
+            }
+            _ => {}
+        }
+        for _ in 0..self.seed.below(4) {
+            self.poll()?;
+        }
+        Ok(())
+    }
+
+    fn any_key(&mut self) -> ObjectKey {
+        let snapshot = if self.seed.one_in(3) { 1 + self.seed.below(2) } else { 0 };
+        key(self.seed.below(GROUPS), self.seed.below(OBJECTS), snapshot)
+    }
+
+    fn submit(&mut self, request: StoreRequest, asked: Asked) {
+        if self.span.room() == 0 {
+            if let Asked::Change(number) = asked {
+                self.model.pending.remove(&number);
+                for cell in self.model.cells.values_mut() {
+                    cell.retain(|&(at, _)| at != number);
+                }
+            }
+            return;
+        }
+        self.tag += 1;
+        self.asked.insert(self.tag, asked);
+        self.span.submit(StoreTag(self.tag), request).expect("there is room");
+    }
+
+    fn submit_change(&mut self) {
+        self.model.number += 1;
+        let (number, key) = (self.model.number, self.any_key());
+        let start = self.seed.below(u64::from(CELLS)) as u32;
+        let count = 1 + self.seed.below(u64::from(CELLS - start).min(40)) as u32;
+        let request = match self.seed.below(10) {
+            0..=5 => {
+                let (buffer, length) = lay_out(start, count, number);
+                self.model.set_range(key, start, count, number);
+                self.model.make(key, (start + count) * CELL);
+                StoreRequest::Write { key, offset: start * CELL, length, buffer }
+            }
+            6 => {
+                let (start, count) =
+                    (start / 4 * 4, 4 * (1 + count / 4).min(CELLS / 4 - start / 4));
+                if self.model.now(key, EXISTS) == 1 {
+                    self.model.set_range(key, start, count, 0);
+                }
+                let step = Operation::Zero { key, offset: start * CELL, length: count * CELL };
+                StoreRequest::Apply { transaction: vec![step] }
+            }
+            7 => {
+                self.model.remove(key);
+                StoreRequest::Apply { transaction: vec![Operation::Remove { key }] }
+            }
+            8 => {
+                self.model.make(key, 0);
+                self.model.set(key, ATTRIBUTE, number);
+                let value = number.to_le_bytes().to_vec();
+                let step = Operation::SetAttribute { key, name: b"n".to_vec(), value };
+                StoreRequest::Apply { transaction: vec![step] }
+            }
+            _ => {
+                // The first write after a snapshot.
+                let head = ObjectKey { snapshot: 0, ..key };
+                let target = ObjectKey { snapshot: 1 + self.seed.below(2), ..key };
+                if self.model.now(head, EXISTS) == 0 {
+                    return;
+                }
+                self.model.clone(head, target);
+                let (buffer, length) = lay_out(start, count, number);
+                self.model.set_range(head, start, count, number);
+                self.model.make(head, (start + count) * CELL);
+                let write = Operation::Write { key: head, offset: start * CELL, length, buffer };
+                let clone = Operation::Clone { source: head, target };
+                StoreRequest::Apply { transaction: vec![clone, write] }
+            }
+        };
+        self.submit(request, Asked::Change(number));
+    }
+
+    fn submit_question(&mut self) {
+        let (key, number) = (self.any_key(), self.model.number);
+        match self.seed.below(8) {
+            0 => {
+                let (first, last) = (
+                    ObjectKey { object: ObjectId(0), snapshot: 0, ..key },
+                    ObjectKey { object: ObjectId(u128::MAX), snapshot: u64::MAX, ..key },
+                );
+                let request = StoreRequest::List { range: first..=last, limit: 100 };
+                self.submit(request, Asked::List { pg: key.pg.0, number });
+            }
+            1 => self.submit(StoreRequest::Flush, Asked::Flush),
+            2 => self.submit(StoreRequest::Attributes { key }, Asked::Attributes { key, number }),
+            _ => {
+                let start = self.seed.below(u64::from(CELLS)) as u32;
+                let count = 1 + self.seed.below(u64::from(CELLS - start)) as u32;
+                self.ask_read(key, start, count, number);
+            }
+        }
+    }
+
+    fn ask_read(&mut self, key: ObjectKey, start: u32, count: u32, number: u64) {
+        let (offset, length) = (start * CELL, count * CELL);
+        let buffer = IoBuffer::zeroed((offset % 4096 + length).next_multiple_of(4096) as usize);
+        let request = StoreRequest::Read { key, offset, length, buffer };
+        self.submit(request, Asked::Read { key, start, count, number });
+    }
+
+    fn poll(&mut self) -> Fallible<()> {
+        self.now += Duration::from_millis(1);
+        let mut ended = Vec::new();
+        self.span.poll(self.now, &mut ended);
+        let moving = self.span.moving().map(|moving| moving.group);
+        if moving != self.last_move {
+            self.moves += u64::from(moving.is_some());
+            self.last_move = moving;
+        }
+        for completion in ended {
+            self.judge(completion)?;
+        }
+        while let Some((disk, store)) = self.span.take_left() {
+            ensure!(store.capacity().objects <= 1, "{disk} left with objects");
+        }
+        Ok(())
+    }
+
+    /// Whether a value may be seen. While a disk is out, changes are refused, and reads show what
+    /// was there before or what came through.
+    fn may_be(&self, key: ObjectKey, cell: u32, value: u64, number: u64) -> bool {
+        let number = if self.broken.is_empty() { number } else { self.model.floor(key, cell) };
+        self.model.may_be(key, cell, value, number)
+    }
+
+    fn is_out(&self, refusal: &StoreRefusal) -> bool {
+        // A block whose write failed is neither what it was nor what it should have become.
+        let is_such = matches!(
+            refusal,
+            StoreRefusal::ReadOnly | StoreRefusal::DiskOut { .. } | StoreRefusal::BadBlock { .. }
+        );
+        is_such && !self.broken.is_empty()
+    }
+
+    fn judge(&mut self, completion: StoreCompletion) -> Fallible<()> {
+        let StoreCompletion { tag, buffer, result } = completion;
+        let asked = self.asked.remove(&tag.0).ok_or("an answer that nobody asked for")?;
+        match (asked, result) {
+            (Asked::Change(number), Ok(_)) => self.model.acknowledge(number),
+            (Asked::Flush, Ok(_)) => {}
+            (Asked::Read { key, start, count, number }, Ok(_)) => {
+                let buffer = buffer.ok_or("a read without its buffer")?;
+                self.judge_read(key, start, count, number, &buffer)?;
+            }
+            (
+                Asked::Attributes { key, number },
+                Ok(StoreAnswer::Attributes { size, attributes, .. }),
+            ) => {
+                let value = attributes.first().map_or(0, |(_, value)| {
+                    u64::from_le_bytes(value.as_slice().try_into().unwrap_or_default())
+                });
+                for (cell, value) in [(EXISTS, 1), (SIZE, u64::from(size)), (ATTRIBUTE, value)] {
+                    ensure!(
+                        self.may_be(key, cell, value, number),
+                        "{key} cell {cell} is {value}, should be {:?}",
+                        self.model.cells.get(&(key, cell))
+                    );
+                }
+            }
+            (Asked::Attributes { key, number }, Err(StoreRefusal::NotFound { .. })) => {
+                ensure!(self.may_be(key, EXISTS, 0, number), "{key} is not there");
+            }
+            (Asked::List { pg, number }, Ok(StoreAnswer::Listed { objects, .. })) => {
+                let found: BTreeSet<_> = objects.iter().map(|object| object.key).collect();
+                for object in 0..OBJECTS {
+                    for snapshot in 0..3 {
+                        let key = key(u64::from(pg), object, snapshot);
+                        let is_there = u64::from(found.contains(&key));
+                        ensure!(
+                            self.may_be(key, EXISTS, is_there, number),
+                            "{key} is listed: {is_there}"
+                        );
+                    }
+                }
+            }
+            (asked, Err(refusal)) => {
+                ensure!(self.is_out(&refusal), "{asked:?} is refused: {refusal}");
+                if let Asked::Change(number) = asked {
+                    self.model.pending.remove(&number);
+                }
+            }
+            (asked, Ok(answer)) => return Err(format!("{asked:?} is answered by {answer:?}")),
+        }
+        Ok(())
+    }
+
+    fn judge_read(
+        &self,
+        key: ObjectKey,
+        start: u32,
+        count: u32,
+        number: u64,
+        buffer: &IoBuffer,
+    ) -> Fallible<()> {
+        let skew = (start * CELL % 4096) as usize;
+        for cell in start..start + count {
+            let at = skew + ((cell - start) * CELL) as usize;
+            let value = value_of(&buffer.as_bytes()[at..at + CELL as usize])
+                .ok_or_else(|| format!("{key} cell {cell} is torn"))?;
+            ensure!(
+                self.may_be(key, cell, value, number),
+                "{key} cell {cell} is {value}, should be {:?} (asked at {number})",
+                self.model.cells.get(&(key, cell))
+            );
+        }
+        Ok(())
+    }
+
+    /// Adds a disk, or begins or ends a drain, or forgets a drained one.
+    fn change_disks(&mut self) {
+        let disks = self.span.disks();
+        let is_in = |disk: &&plinth_span::SpanDisk| disk.standing == Standing::In;
+        let ins = disks.iter().filter(is_in).count();
+        match self.seed.below(4) {
+            0 if disks.len() < 5 && self.disks < 40 => {
+                self.disks += 1;
+                let disk = formatted(self.disks, self.seed.draw());
+                self.span.join(member(self.disks, disk)).map_err(|r| r.error).unwrap();
+            }
+            1 | 2 if ins > 1 => {
+                let disk = disks[self.seed.below(disks.len() as u64) as usize];
+                let is_draining = disk.standing == Standing::In || self.seed.one_in(2);
+                // Refused of the last one that is in.
+                let _ = self.span.set_draining(disk.disk, is_draining);
+            }
+            _ => {
+                for disk in disks.iter().filter(|disk| disk.standing == Standing::Draining) {
+                    // Refused while anything is on it.
+                    let _ = self.span.leave(disk.disk);
+                }
+            }
+        }
+    }
+
+    fn fail_a_disk(&mut self) {
+        let disks = self.span.disks();
+        if !self.broken.is_empty() || disks.len() < 2 {
+            return;
+        }
+        let disk = disks[self.seed.below(disks.len() as u64) as usize].disk;
+        self.broken.insert(disk);
+        let fault = Fault::Fail(DiskError::Device { errno: 5 });
+        let rule =
+            FaultRule { is_write: true, bytes: 0..DISK_LENGTH, skip: 0, times: 1_000_000, fault };
+        let store = self.span.store_mut(disk).expect("a disk that is listed is there");
+        store.disk_mut().add_rule(rule);
+    }
+
+    /// Cuts the power of all disks, and starts again; sometimes without one of them at first.
+    fn cut(&mut self) -> Fallible<()> {
+        self.cuts += 1;
+        self.asked.clear();
+        let old = std::mem::replace(&mut self.span, empty());
+        let mut members = Vec::new();
+        for (disk, store) in old.into_stores() {
+            let cut = Cut::Any(self.seed.draw());
+            let mut after = store.disk().cut(cut);
+            after.restart(Cache::Volatile, self.seed.draw());
+            members.push(member(disk.0, after));
+        }
+        self.broken.clear();
+        let late = (members.len() > 1 && self.seed.one_in(3))
+            .then(|| members.remove(self.seed.below(members.len() as u64) as usize));
+        let missing: Vec<_> = late.iter().map(|member| member.disk).collect();
+        let (span, refused) = match Span::start(POOL, members, &missing) {
+            Ok(started) => started,
+            Err((error, mut members)) => {
+                // Cut before the map was anywhere; then the late one must come too.
+                ensure!(late.is_some(), "no start: {error}");
+                members.extend(late);
+                return self
+                    .resume(Span::start(POOL, members, &[]).map_err(|(e, _)| e.to_string())?);
+            }
+        };
+        if let Some(late) = late {
+            self.broken.insert(late.disk);
+            self.resume_with(span, refused)?;
+            for _ in 0..self.seed.below(200) {
+                self.poll()?;
+            }
+            self.broken.clear();
+            let disk = late.disk;
+            if let Err(refused) = self.span.join(late) {
+                let is_gone = refused.error == plinth_span::JoinError::Left
+                    || refused.error == plinth_span::JoinError::NotTheDisk;
+                ensure!(is_gone, "{disk} is not taken back: {}", refused.error);
+            }
+            self.collapse()
+        } else {
+            self.resume((span, refused))
+        }
+    }
+
+    fn resume(
+        &mut self,
+        started: (Span<Store1>, Vec<plinth_span::Refused<Store1>>),
+    ) -> Fallible<()> {
+        self.resume_with(started.0, started.1)?;
+        self.collapse()
+    }
+
+    fn resume_with(
+        &mut self,
+        span: Span<Store1>,
+        refused: Vec<plinth_span::Refused<Store1>>,
+    ) -> Fallible<()> {
+        for refused in refused {
+            let error = refused.error;
+            ensure!(error == plinth_span::JoinError::Left, "{}: {error}", refused.member.disk);
+        }
+        self.span = span;
+        self.span.omit(self.plan.omit);
+        self.span.set_rate(1 << 40);
+        Ok(())
+    }
+
+    /// Reads everything after a cut: it must be acknowledged or later, and is what counts now.
+    fn collapse(&mut self) -> Fallible<()> {
+        self.model.pending.clear();
+        for pg in 0..GROUPS {
+            for object in 0..OBJECTS {
+                for snapshot in 0..3 {
+                    self.collapse_object(key(pg, object, snapshot))?;
+                }
+            }
+        }
+        self.model.acknowledged.clear();
+        Ok(())
+    }
+
+    fn run(&mut self, request: StoreRequest) -> Fallible<StoreCompletion> {
+        self.tag += 1;
+        let tag = StoreTag(self.tag);
+        self.span.submit(tag, request).map_err(|_| "no room")?;
+        for _ in 0..100_000 {
+            self.now += Duration::from_millis(1);
+            let mut ended = Vec::new();
+            self.span.poll(self.now, &mut ended);
+            if let Some(completion) = ended.pop() {
+                ensure!(completion.tag == tag, "an answer to something else");
+                return Ok(completion);
+            }
+        }
+        Err(format!("stuck: {:?} {:?}", self.span.moving(), self.span.trouble()))
+    }
+
+    fn collapse_object(&mut self, key: ObjectKey) -> Fallible<()> {
+        let length = CELLS * CELL;
+        let buffer = IoBuffer::zeroed(length as usize);
+        let done = self.run(StoreRequest::Read { key, offset: 0, length, buffer })?;
+        done.result.map_err(|refusal| format!("{key} cannot be read after a cut: {refusal}"))?;
+        let buffer = done.buffer.ok_or("no buffer")?;
+        let mut values: Vec<(u32, u64)> = Vec::new();
+        for (cell, bytes) in (0..).zip(buffer.as_bytes().chunks(CELL as usize)) {
+            let value = value_of(bytes).ok_or_else(|| format!("{key} cell {cell} is torn"))?;
+            values.push((cell, value));
+        }
+        match self.run(StoreRequest::Attributes { key })?.result {
+            Ok(StoreAnswer::Attributes { size, attributes, .. }) => {
+                let value = attributes.first().map_or(0, |(_, value)| {
+                    u64::from_le_bytes(value.as_slice().try_into().unwrap_or_default())
+                });
+                values.extend([(EXISTS, 1), (SIZE, u64::from(size)), (ATTRIBUTE, value)]);
+            }
+            Err(StoreRefusal::NotFound { .. }) => {
+                values.extend([(EXISTS, 0), (SIZE, 0), (ATTRIBUTE, 0)]);
+            }
+            other => return Err(format!("{key}: {other:?}")),
+        }
+        for (cell, value) in values {
+            let floor = self.model.floor(key, cell);
+            ensure!(
+                self.model.may_be(key, cell, value, floor),
+                "after a cut {key} cell {cell} is {value}, should be {:?} from {floor} on",
+                self.model.cells.get(&(key, cell))
+            );
+            self.model.settle(key, cell, value);
+        }
+        Ok(())
+    }
+
+    /// Waits until all is answered and reads everything.
+    fn check_all(&mut self) -> Fallible<()> {
+        for _ in 0..200_000 {
+            if self.asked.is_empty() {
+                break;
+            }
+            self.poll()?;
+        }
+        ensure!(self.asked.is_empty(), "stuck: {:?}", self.asked);
+        if !self.broken.is_empty() {
+            return Ok(());
+        }
+        for pg in 0..GROUPS {
+            for object in 0..OBJECTS {
+                for snapshot in 0..3 {
+                    let number = self.model.number;
+                    self.ask_read(key(pg, object, snapshot), 0, CELLS, number);
+                    self.settle_asked()?;
+                    let key = key(pg, object, snapshot);
+                    self.submit(
+                        StoreRequest::Attributes { key },
+                        Asked::Attributes { key, number },
+                    );
+                    self.settle_asked()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn settle_asked(&mut self) -> Fallible<()> {
+        for _ in 0..200_000 {
+            if self.asked.is_empty() {
+                return Ok(());
+            }
+            self.poll()?;
+        }
+        Err(format!("stuck: {:?}", self.asked))
+    }
+
+    /// Lets all moves end, and looks whether every group is where it belongs, and nowhere else.
+    fn end(&mut self) -> Fallible<()> {
+        if !self.broken.is_empty() {
+            self.cut()?;
+        }
+        self.span.set_rate(1 << 40);
+        self.check_all()?;
+        for _ in 0..2_000_000 {
+            self.poll()?;
+            if self.span.is_idle() && self.span.trouble().is_none() {
+                break;
+            }
+        }
+        ensure!(
+            self.span.is_idle(),
+            "moves do not end: {:?} {:?}",
+            self.span.moving(),
+            self.span.trouble()
+        );
+        self.check_all()?;
+        let mut objects = 0;
+        for pg in 0..GROUPS {
+            for object in 0..OBJECTS {
+                for snapshot in 0..3 {
+                    objects += self.model.now(key(pg, object, snapshot), EXISTS);
+                }
+            }
+        }
+        let disks = self.span.disks();
+        for disk in &disks {
+            ensure!(disk.leaving == 0, "{disk:?} has groups that belong elsewhere");
+        }
+        let found = self.span.capacity().objects;
+        // A pool that had one disk from the first has no map.
+        let maps = self.span.stores().count() as u64;
+        let maps = if maps == 1 && found == objects { 0 } else { maps };
+        ensure!(found == objects + maps, "{found} objects are on {maps} disks, {objects} exist");
+        for (disk, store) in self.span.stores_mut() {
+            let report = store.check();
+            ensure!(report.is_ok(), "{disk}: {report:?}");
+        }
+        Ok(())
+    }
+}
+
+/// Something to stand in while the real one is taken apart.
+fn empty() -> Span<Store1> {
+    let store = Store::mount(formatted(999, 1), options()).unwrap();
+    Span::of_one(POOL, DiskId(999), [0; 16], store)
+}
+
+fn lay_out(start: u32, count: u32, value: u64) -> (IoBuffer, u32) {
+    let head = (start * CELL % 4096) as usize;
+    let length = count * CELL;
+    let mut buffer = IoBuffer::zeroed((head + length as usize).next_multiple_of(4096));
+    buffer.as_bytes_mut().fill(0xdb);
+    let bytes = value.to_le_bytes().repeat(length as usize / 8);
+    buffer.as_bytes_mut()[head..head + length as usize].copy_from_slice(&bytes);
+    (buffer, length)
+}
+
+/// The value that fills a cell, if it is one.
+fn value_of(bytes: &[u8]) -> Option<u64> {
+    let value: [u8; 8] = bytes[..8].try_into().ok()?;
+    bytes.chunks(8).all(|chunk| chunk == value).then(|| u64::from_le_bytes(value))
+}
