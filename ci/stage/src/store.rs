@@ -81,6 +81,20 @@ impl Store {
     /// # Errors
     /// When the store refuses.
     pub fn make_pool_on(&mut self, id: u32, device: &Path, size: u64) -> Result<()> {
+        self.make_pool_as(id, device, size, Durability::Flush)
+    }
+
+    /// The same with a durability.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub fn make_pool_as(
+        &mut self,
+        id: u32,
+        device: &Path,
+        size: u64,
+        durability: Durability,
+    ) -> Result<()> {
         let (id, device) = (PoolId(id), device.to_owned());
         // A disk in the store's memory is made empty at every start, and has its size in its name.
         let text = device.to_string_lossy();
@@ -94,7 +108,7 @@ impl Store {
                 overwrite: false,
             })?;
         }
-        self.config.pools.push(Pool::of_one(id, device, Durability::Flush));
+        self.config.pools.push(Pool::of_one(id, device, durability));
         self.apply()
     }
 

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who serves: ours and the peers, each started afresh for a run and ended after it.
 
-use super::cases::{Case, Load};
-use crate::{blk, net};
-use anyhow::{Context, Result, bail};
+use super::cases::Case;
+use super::{Folder, Run};
+use crate::net;
+use anyhow::{Context, Result};
 use plinth_ids::MacAddress;
 use plinth_stage::daemon::{output, program};
-use plinth_stage::{Daemon, Scratch, Store, Switch, until};
+use plinth_stage::{Daemon, Scratch, Switch, until};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 const DISK: u64 = 1 << 30;
@@ -18,12 +20,6 @@ const OVS: &str = "perf/baselines/ovs";
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Contender {
-    /// plinth-stored on a file.
-    Stored,
-    /// plinth-stored on its memory disk.
-    StoredMemory,
-    /// qemu-storage-daemon on a file, with io_uring and O_DIRECT.
-    QemuStorageDaemon,
     /// plinth-switchd between two guest ports.
     Switchd,
     /// Open vSwitch with DPDK, one flow from port to port: it decides nothing.
@@ -34,22 +30,9 @@ pub(crate) enum Contender {
     Testpmd,
 }
 
-/// One run's figures.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Run {
-    pub figure: f64,
-    pub p50: f64,
-    pub p99: f64,
-    pub losses: u64,
-    pub command: Vec<String>,
-}
-
 impl Contender {
     pub(crate) const fn name(self) -> &'static str {
         match self {
-            Self::Stored => "plinth-stored",
-            Self::StoredMemory => "plinth-stored, memory disk",
-            Self::QemuStorageDaemon => "qemu-storage-daemon",
             Self::Switchd => "plinth-switchd",
             Self::OvsPort => "OVS-DPDK, port",
             Self::OvsNormal => "OVS-DPDK, normal",
@@ -59,8 +42,7 @@ impl Contender {
 
     const fn program(self) -> Option<&'static str> {
         match self {
-            Self::Stored | Self::StoredMemory | Self::Switchd => None,
-            Self::QemuStorageDaemon => Some("qemu-storage-daemon"),
+            Self::Switchd => None,
             Self::OvsPort | Self::OvsNormal => Some("ovs-vswitchd"),
             Self::Testpmd => Some("dpdk-testpmd"),
         }
@@ -96,45 +78,7 @@ impl Contender {
     /// Starts the server, loads it for `seconds`, and ends it.
     pub(crate) fn run(self, case: &Case, seconds: f64) -> Result<Run> {
         let scratch = Scratch::new()?;
-        match case.load {
-            Load::Blk(arguments) => self.run_blk(&scratch, arguments, seconds),
-            Load::Net(arguments) => self.run_net(&scratch, arguments, seconds),
-        }
-    }
-
-    fn run_blk(self, scratch: &Scratch, arguments: &[&str], seconds: f64) -> Result<Run> {
-        let folder = disk_folder()?;
-        let (socket, _server): (PathBuf, Box<dyn std::any::Any>) = match self {
-            Self::Stored | Self::StoredMemory => {
-                let mut store = Store::start(scratch, "b")?;
-                let device = match self {
-                    Self::StoredMemory => PathBuf::from("memory:2GiB"),
-                    _ => folder.path().join("pool"),
-                };
-                store.make_pool_on(1, &device, 2 * DISK)?;
-                let socket = store.make_volume(1, 1, DISK, 1)?;
-                (socket, Box::new(store))
-            }
-            Self::QemuStorageDaemon => {
-                let (socket, daemon) = qemu_storage_daemon(scratch, folder.path())?;
-                (socket, Box::new(daemon))
-            }
-            _ => bail!("{} serves no disks", self.name()),
-        };
-        // Every block exists before it is measured: a hole costs a disk nothing.
-        let mut fill = perf(scratch, "blk", FILL_SECONDS)?;
-        fill.arg("--socket").arg(&socket).args(["--order", "seq", "--block-size", "131072"]);
-        fill.args(["--depth", "16", "--writes", "100", "--warm-up", "0"]);
-        fill.args(["--flush-every", "4096", "--count", &(DISK / 131_072).to_string()]);
-        output(&mut fill).context("filling the disk")?;
-        let mut command = perf(scratch, "blk", seconds)?;
-        command.arg("--socket").arg(&socket).args(arguments);
-        output(&mut command)?;
-        let report: blk::Report = read(scratch)?;
-        let load = report.load.context("a load has a result")?;
-        let (p50, p99) = (load.latency.p50, load.latency.p99);
-        let command = report.circumstances.command;
-        Ok(Run { figure: load.iops, p50, p99, losses: load.errors, command })
+        self.run_net(&scratch, case.load, seconds)
     }
 
     fn run_net(self, scratch: &Scratch, arguments: &[&str], seconds: f64) -> Result<Run> {
@@ -158,7 +102,6 @@ impl Contender {
                 let server = Box::new(testpmd(scratch, &sockets)?);
                 (sockets, server)
             }
-            _ => bail!("{} moves no packets", self.name()),
         };
         let mut command = perf(scratch, "net", seconds)?;
         command.arg("--a").arg(&sockets[0]).arg("--b").arg(&sockets[1]).args(arguments);
@@ -170,12 +113,10 @@ impl Contender {
         let report: net::Report = read(scratch)?;
         let (result, command) = (report.result, report.circumstances.command);
         let (p50, p99) = (result.latency.p50, result.latency.p99);
-        Ok(Run { figure: result.received_pps, p50, p99, losses: result.lost, command })
+        let (figure, losses) = (result.received_pps, result.lost);
+        Ok(Run { figure, p50, p99, losses, command, ..Run::default() })
     }
 }
-
-/// The longest that filling the disk may take; it ends when the disk is full.
-const FILL_SECONDS: f64 = 120.0;
 
 fn free_hugepages() -> u64 {
     let path = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
@@ -184,32 +125,19 @@ fn free_hugepages() -> u64 {
 }
 
 /// A folder on a disk, not in memory: beside what cargo builds.
-fn disk_folder() -> Result<Folder> {
+pub(super) fn disk_folder() -> Result<Folder> {
     let own = program("plinth-perf")?;
     let target = own.ancestors().nth(2).context("the target folder")?;
-    let path = target.join(format!("bench-{}", std::process::id()));
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Only makes names differ; publishes nothing.
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let path = target.join(format!("bench-{}-{number}", std::process::id()));
     std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
     Ok(Folder(path))
 }
 
-/// Removed on drop.
-#[derive(Debug)]
-struct Folder(PathBuf);
-
-impl Folder {
-    fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 /// A run of ours as the load, on CPU 0, bounded.
-fn perf(scratch: &Scratch, verb: &str, seconds: f64) -> Result<Command> {
+pub(super) fn perf(scratch: &Scratch, verb: &str, seconds: f64) -> Result<Command> {
     let mut command = Command::new("timeout");
     command.arg("180").arg(program("plinth-perf")?).arg(verb);
     command.args(["--seconds", &seconds.to_string(), "--cpu", "0"]);
@@ -217,12 +145,12 @@ fn perf(scratch: &Scratch, verb: &str, seconds: f64) -> Result<Command> {
     Ok(command)
 }
 
-fn read<T: serde::de::DeserializeOwned>(scratch: &Scratch) -> Result<T> {
+pub(super) fn read<T: serde::de::DeserializeOwned>(scratch: &Scratch) -> Result<T> {
     let text = std::fs::read_to_string(scratch.join("result.json")).context("a run's result")?;
     serde_json::from_str(&text).context("a run's result")
 }
 
-fn qemu_storage_daemon(scratch: &Scratch, folder: &Path) -> Result<(PathBuf, Daemon)> {
+pub(super) fn qemu_storage_daemon(scratch: &Scratch, folder: &Path) -> Result<(PathBuf, Daemon)> {
     let (file, socket) = (folder.join("raw"), scratch.join("q.sock"));
     std::fs::File::create(&file)?.set_len(DISK)?;
     let blockdev =
@@ -231,7 +159,8 @@ fn qemu_storage_daemon(scratch: &Scratch, folder: &Path) -> Result<(PathBuf, Dae
         "type=vhost-user-blk,id=e,node-name=f,addr.type=unix,addr.path={},writable=on,num-queues=1",
         socket.display()
     );
-    let mut command = Command::new("qemu-storage-daemon");
+    let mut command = Command::new("taskset");
+    command.args(["-c", "1", "qemu-storage-daemon"]);
     command.args(["--blockdev", &blockdev, "--export", &export]);
     let daemon = Daemon::start("qemu-storage-daemon", command, &scratch.join("q.log"))?;
     until(START, "qemu-storage-daemon listens", || socket.exists())?;

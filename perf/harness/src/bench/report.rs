@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The table for people, made from the kept results and from nothing else.
 
-use super::{CaseResult, Series};
+use super::{CaseResult, Series, Verdict};
 use anyhow::{Context, Result};
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
 /// The middle of the figures, and of an even number the mean of the two middle ones.
-fn median(figures: &[f64]) -> Option<f64> {
+pub(crate) fn median(figures: &[f64]) -> Option<f64> {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
@@ -41,7 +41,41 @@ fn scaled(figure: f64) -> String {
 /// One line a contender, for the terminal.
 pub(crate) fn lines(result: &CaseResult) -> Vec<String> {
     let ours = result.series.first().and_then(|series| median(&series.figures));
-    result.series.iter().map(|series| line(result, series, ours)).collect()
+    let mut lines: Vec<_> = result.series.iter().map(|series| line(result, series, ours)).collect();
+    lines.extend(result.verdicts.iter().map(verdict));
+    lines
+}
+
+fn verdict(verdict: &Verdict) -> String {
+    let Verdict { what, measured, bar, is_met } = verdict;
+    let met = if *is_met { "met" } else { "NOT met" };
+    format!("{what}: {}, bar {bar}: {met}", exact(*measured))
+}
+
+/// A measured value with as many digits as say something.
+fn exact(figure: f64) -> String {
+    if figure >= 1000.0 { scaled(figure) } else { format!("{figure:.3}") }
+}
+
+/// The medians of what a server says of its costs, for the terminal.
+fn costs(series: &Series) -> String {
+    let mut text = String::new();
+    for (name, figures) in [
+        ("cycles", &series.cycles),
+        ("system calls", &series.system_calls),
+        ("µs CPU", &series.cpu),
+        ("device bytes a byte", &series.amplification),
+        ("% unfair", &series.unfairness),
+    ] {
+        if let Some(figure) = median(figures) {
+            let _ = write!(text, ", {} {name}", short(figure));
+        }
+    }
+    text
+}
+
+fn short(figure: f64) -> String {
+    if figure >= 100.0 { format!("{figure:.0}") } else { format!("{figure:.2}") }
 }
 
 fn line(result: &CaseResult, series: &Series, ours: Option<f64>) -> String {
@@ -52,13 +86,14 @@ fn line(result: &CaseResult, series: &Series, ours: Option<f64>) -> String {
     let ratio =
         ours.map_or_else(String::new, |ours| format!(", ours is {:.2} of it", ours / figure));
     format!(
-        "{name}: {} {} (spread {:.0} %), p50 {:.1} µs, p99 {:.1} µs, {} lost{ratio}",
+        "{name}: {} {} (spread {:.0} %), p50 {:.1} µs, p99 {:.1} µs, {} lost{}{ratio}",
         scaled(figure),
         result.unit,
         spread(&series.figures),
         median(&series.p50).unwrap_or(0.0),
         median(&series.p99).unwrap_or(0.0),
-        series.losses
+        series.losses,
+        costs(series)
     )
 }
 
@@ -87,6 +122,7 @@ fn markdown(all: &[CaseResult]) -> String {
     if all.is_empty() {
         text.push_str("\nNo results are kept.\n");
     }
+    text.push_str(&bars(all));
     for result in all {
         let circumstances = &result.circumstances;
         let machine = &circumstances.machine;
@@ -108,41 +144,75 @@ fn markdown(all: &[CaseResult]) -> String {
         );
         let _ = writeln!(
             text,
-            "| who | {} (median) | spread | runs | p50 µs | p99 µs | lost | ours / it |\n\
-             |---|---|---|---|---|---|---|---|",
+            "| who | {} (median) | spread | runs | p50 µs | p99 µs | lost | cycles | system calls | \
+             CPU µs | device bytes | ours / it |\n|---|---|---|---|---|---|---|---|---|---|---|---|",
             result.unit
         );
         let ours = result.series.first().and_then(|series| median(&series.figures));
         for series in &result.series {
             text.push_str(&row(series, ours));
         }
+        if !result.note.is_empty() {
+            let _ = writeln!(text, "\n{}", result.note);
+        }
+        for verdict in &result.verdicts {
+            let _ = writeln!(text, "\n{}.", self::verdict(verdict));
+        }
     }
     text
+}
+
+/// All bars in one table, those that are not met in bold.
+fn bars(all: &[CaseResult]) -> String {
+    let mut text = String::new();
+    for result in all {
+        for Verdict { what, measured, bar, is_met } in &result.verdicts {
+            let met = if *is_met { "yes" } else { "**no**" };
+            let (case, measured) = (&result.case, exact(*measured));
+            let _ = writeln!(text, "| {case} | {what} | {bar} | {measured} | {met} |");
+        }
+    }
+    if text.is_empty() {
+        return text;
+    }
+    format!("\n## Bars\n\n| case | of what | bar | measured | met |\n|---|---|---|---|---|\n{text}")
 }
 
 fn row(series: &Series, ours: Option<f64>) -> String {
     let name = format!("{} ({})", series.contender, series.version);
     let Some(figure) = median(&series.figures) else {
         let why = series.absent.as_deref().unwrap_or("no figure").replace(['|', '\n'], " ");
-        return format!("| {name} | – | – | – | – | – | – | {why} |\n");
+        let none = "– | ".repeat(10);
+        return format!("| {name} | {none}{why} |\n");
     };
     let ratio = ours.map_or_else(|| "–".to_owned(), |ours| format!("{:.2}", ours / figure));
     format!(
-        "| {name} | {} | {:.0} % | {} | {:.1} | {:.1} | {} | {ratio} |\n",
+        "| {name} | {} | {:.0} % | {} | {:.1} | {:.1} | {} | {} | {} | {} | {} | {ratio} |\n",
         scaled(figure),
         spread(&series.figures),
         series.figures.len(),
         median(&series.p50).unwrap_or(0.0),
         median(&series.p99).unwrap_or(0.0),
-        series.losses
+        series.losses,
+        or_dash(&series.cycles),
+        or_dash(&series.system_calls),
+        or_dash(&series.cpu),
+        or_dash(&series.amplification)
     )
+}
+
+fn or_dash(figures: &[f64]) -> String {
+    median(figures).map_or_else(|| "–".to_owned(), short)
 }
 
 const HEAD: &str = "# Measured\n\n\
     Made by `make bench` from the results beside this page; how it is measured and what it does \
     not say is in [docs/perf.md](../docs/perf.md).\n\
     Every figure is the median of runs that took turns with the other contenders of its table.\n\
-    A ratio above 1 means that ours is faster.\n";
+    A ratio above 1 means that ours is faster.\n\
+    Cycles (of the time-stamp counter, idle rounds left out), system calls and CPU time are of the \
+    server and a request; CPU time is the kernel's count with all spinning in it; device bytes are \
+    for a byte that the client wrote.\n";
 
 /// A day in the calendar from seconds since 1970 (days to civil, by the 400-year cycle).
 fn date(seconds: u64) -> String {
@@ -192,6 +262,13 @@ mod tests {
             unit: "IOPS".to_owned(),
             circumstances: Circumstances::default(),
             seconds: 1.0,
+            verdicts: vec![Verdict {
+                what: "rate".to_owned(),
+                measured: 1.5,
+                bar: "≥ 2".to_owned(),
+                is_met: false,
+            }],
+            note: String::new(),
             series: vec![
                 series("ours", &[2000.0], None),
                 series("theirs", &[1000.0], None),
@@ -199,7 +276,9 @@ mod tests {
             ],
         };
         let text = markdown(&[result]);
-        assert!(text.contains("| theirs (1) | 1.0 k | 0 % | 1 | 0.0 | 0.0 | 0 | 2.00 |"), "{text}");
+        let row = "| theirs (1) | 1.0 k | 0 % | 1 | 0.0 | 0.0 | 0 | – | – | – | – | 2.00 |";
+        assert!(text.contains(row), "{text}");
+        assert!(text.contains("| case | rate | ≥ 2 | 1.500 | **no** |"), "{text}");
         assert!(text.contains("| it is not installed |"), "{text}");
     }
 }

@@ -95,7 +95,9 @@ pub(crate) fn run(disks: &mut [Disk], options: &Options) -> Result<LoadResult> {
         pattern: Pattern::new(options.seed, options.order, slots, options.writes),
         schedule: Schedule::new(options.rate),
         slots: vec![vec![idle; usize::from(options.depth)]; count],
-        free: (0..options.depth).flat_map(|slot| (0..count).map(move |lane| (lane, slot))).collect(),
+        free: (0..options.depth)
+            .flat_map(|slot| (0..count).map(move |lane| (lane, slot)))
+            .collect(),
         writes_until_flush: options.flush_every,
         latencies: Latencies::new(),
         flush_latencies: Latencies::new(),
@@ -250,7 +252,9 @@ impl Engine<'_> {
         request: Option<Request>,
         status: Status,
     ) {
-        let is_counted = since >= self.warm_up && now <= self.warm_up + self.length;
+        // By when they end, as a rate limit counts: those that began before the run are as many as
+        // those that end after it.
+        let is_counted = now >= self.warm_up && now <= self.warm_up + self.length;
         if status != Status::Done {
             self.result.errors += 1;
             return;
