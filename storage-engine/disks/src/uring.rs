@@ -61,9 +61,7 @@ impl UringDisk {
         let geometry = DiskGeometry {
             length: facts.size - facts.size % u64::from(sector_size),
             sector_size,
-            // The physical sector would be larger, but that a device never tears it is not
-            // something that it promises.
-            atomic_write_size: sector_size,
+            atomic_write_size: facts.atomic_write.max(sector_size),
             has_discard: match file.kind() {
                 FileKind::Regular => true,
                 FileKind::BlockDevice => facts.has_discard,
@@ -78,6 +76,12 @@ impl UringDisk {
             is_gone: false,
             was_called: false,
         })
+    }
+
+    /// Says what the device never tears, where it is known better than the device tells. 512 for
+    /// one whose physical block is a lie.
+    pub fn set_atomic_write_size(&mut self, size: u32) {
+        self.geometry.atomic_write_size = size.max(self.geometry.sector_size);
     }
 
     /// Sleeps until something can be completed or `timeout` has passed. For tools that have

@@ -158,6 +158,9 @@ pub enum BlockData {
     Deferred { index: u16, data_block: u64 },
     /// Durable before the entry was made, under another object.
     Shared,
+    /// Written over what was at this data block and those after it, in parallel to the entry, under
+    /// a mark: after a crash the old bytes are as good as these, and recovery compares nothing.
+    InPlace { data_block: u64 },
 }
 
 /// The words of a journal entry.
@@ -221,6 +224,12 @@ pub enum Record<'a> {
         half: u8,
         number: u16,
     },
+    /// Blocks of these halves of the object (bit 0 the first) may be overwritten in place from the
+    /// next entry on.
+    Mark {
+        slot: u32,
+        halves: u8,
+    },
 }
 
 /// The version that the `number`th change of an entry gives to the objects it changes. Numbers
@@ -260,10 +269,12 @@ const OWNERS: u8 = 7;
 const SET_ATTRIBUTE: u8 = 8;
 const REMOVE_ATTRIBUTE: u8 = 9;
 const VERSION: u8 = 10;
+const MARK: u8 = 16;
 
 const DIRECT: u8 = 0;
 const DEFERRED: u8 = 1;
 const SHARED: u8 = 2;
+const IN_PLACE: u8 = 3;
 
 /// Appends a record.
 pub fn emit(into: &mut Vec<u8>, record: &Record<'_>) {
@@ -294,6 +305,7 @@ pub fn emit(into: &mut Vec<u8>, record: &Record<'_>) {
                 BlockData::Direct { data_block } => (DIRECT, 0, data_block),
                 BlockData::Deferred { index, data_block } => (DEFERRED, index, data_block),
                 BlockData::Shared => (SHARED, 0, 0),
+                BlockData::InPlace { data_block } => (IN_PLACE, 0, data_block),
             };
             put(CHECKSUMS, mode, checksums.len(), slot, Some((block, index, value)));
             into.extend_from_slice(bytemuck::cast_slice(checksums));
@@ -315,6 +327,7 @@ pub fn emit(into: &mut Vec<u8>, record: &Record<'_>) {
             into.extend_from_slice(name);
         }
         Record::Version { slot, half, number } => put(VERSION, half, number.into(), slot, None),
+        Record::Mark { slot, halves } => put(MARK, halves, 0, slot, None),
     }
 }
 
@@ -402,6 +415,8 @@ impl<'a> Records<'a> {
                 Ok(Record::Version { slot, half: head.mode, number: count })
             }
             VERSION => Err(RecordError::Range),
+            MARK if head.mode <= 3 => Ok(Record::Mark { slot, halves: head.mode }),
+            MARK => Err(RecordError::Range),
             kind => Err(RecordError::Kind { kind }),
         }
     }
@@ -416,6 +431,7 @@ impl<'a> Records<'a> {
             DIRECT => BlockData::Direct { data_block },
             DEFERRED => BlockData::Deferred { index, data_block },
             SHARED => BlockData::Shared,
+            IN_PLACE => BlockData::InPlace { data_block },
             mode => return Err(RecordError::Kind { kind: mode }),
         };
         let checksums = bytemuck::cast_slice(self.split_bytes(usize::from(count) * 4)?);
@@ -464,6 +480,13 @@ mod tests {
                 checksums: sums,
             },
             Record::Checksums { slot: 1, block: 0, data: BlockData::Shared, checksums: &[] },
+            Record::Checksums {
+                slot: 1,
+                block: 9,
+                data: BlockData::InPlace { data_block: 3 },
+                checksums: sums,
+            },
+            Record::Mark { slot: 5, halves: 2 },
             Record::Clear { slot: 1, block: 8, count: 1 },
             Record::Owners { first: 6, count: 2, owners: 65535 },
             Record::SetAttribute { slot: 2, name: b"name", value: b"" },

@@ -24,6 +24,15 @@ pub(crate) struct Frame {
     pub(crate) clear_seq: u64,
     /// The entry that recovery replays into the page.
     pub(crate) replayed_seq: u64,
+    /// The entry with the mark under which blocks may be overwritten in place; 0 for none. See
+    /// `marks.rs`, also for the next three.
+    pub(crate) mark_seq: u64,
+    /// Whether something was since the last checkpoint.
+    pub(crate) is_mark_used: bool,
+    /// The last entry that overwrote something in place.
+    pub(crate) in_place_seq: u64,
+    /// The last entry that may hold a deferred block of this half.
+    pub(crate) deferred_seq: u64,
     is_used: bool,
     was_touched: bool,
 }
@@ -96,6 +105,23 @@ impl MapCache {
         (0..).zip(&self.frames).filter(|(_, frame)| frame.is_used && frame.is_dirty).map(|(i, _)| i)
     }
 
+    pub(crate) const fn frame_count(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Slot and half of a frame whose mark goes on. A mark that was not used ends.
+    pub(crate) fn renew_mark(&mut self, index: usize) -> Option<(u32, u32)> {
+        let frame = &mut self.frames[index];
+        if !frame.is_used || frame.mark_seq == 0 {
+            return None;
+        }
+        if !std::mem::take(&mut frame.is_mark_used) {
+            frame.mark_seq = 0;
+            return None;
+        }
+        Some((frame.slot, frame.half))
+    }
+
     /// Puts a page in a frame. `None` when no frame can be given up; else the new frame and the
     /// slot and half that lost theirs.
     pub(crate) fn insert(
@@ -114,6 +140,10 @@ impl MapCache {
         frame.generation = generation;
         frame.version = version;
         (frame.clear_seq, frame.replayed_seq) = (0, 0);
+        (frame.mark_seq, frame.is_mark_used, frame.in_place_seq) = (0, false, 0);
+        // What was deferred before the page was put away is not remembered: perhaps its last
+        // change.
+        frame.deferred_seq = page.seq.get();
         (frame.is_used, frame.was_touched) = (true, true);
         Some((index, evicted))
     }
@@ -157,6 +187,10 @@ impl MapCache {
                 version: 0,
                 clear_seq: 0,
                 replayed_seq: 0,
+                mark_seq: 0,
+                is_mark_used: false,
+                in_place_seq: 0,
+                deferred_seq: 0,
                 is_used: false,
                 was_touched: false,
             });

@@ -6,6 +6,7 @@
 
 use crate::buffer::BLOCK_SIZE;
 use crate::disk::Disk;
+use crate::marks::Overwrite;
 use crate::objects::{BAD_FRAME, NO_FRAME};
 use crate::op::{Old, Step, StepKind, Work, block_range, is_cloned_before};
 use crate::request::{ObjectKey, STEPS_MAX, StoreRefusal};
@@ -24,6 +25,8 @@ pub(crate) enum Action {
     Copy,
     /// To blocks of its unit that were never written.
     InPlace,
+    /// Over written blocks of its unit, under a mark.
+    Overwrite,
     /// Into the journal, and to its place later.
     Defer,
 }
@@ -58,7 +61,7 @@ const ATTRIBUTE_RECORD: usize = 20;
 /// A unit's owners are counted with 16 bits.
 const OWNERS_MAX: usize = u16::MAX as usize;
 
-enum Ready {
+pub(crate) enum Ready {
     Yes,
     Wait,
     Refuse(StoreRefusal),
@@ -73,6 +76,7 @@ impl<D: Disk> Store<D> {
             return Progress::Through;
         }
         let mut work = std::mem::replace(&mut entry.work, Work::Flush);
+        self.is_single_write = matches!(work, Work::One(_));
         let steps = match &mut work {
             Work::One(step) => std::slice::from_mut(step),
             Work::Many(steps) => steps.as_mut_slice(),
@@ -99,8 +103,13 @@ impl<D: Disk> Store<D> {
         if self.state != StoreState::Writable {
             return Ready::Refuse(StoreRefusal::ReadOnly);
         }
-        let checks =
-            [Self::prepare_frames, Self::prepare_expected, Self::prepare_old, Self::prepare_room];
+        let checks = [
+            Self::prepare_frames,
+            Self::prepare_expected,
+            Self::prepare_marks,
+            Self::prepare_old,
+            Self::prepare_room,
+        ];
         for check in checks {
             match check(self, op, steps) {
                 Ready::Yes => {}
@@ -357,7 +366,7 @@ impl<D: Disk> Store<D> {
                             needs.grown += u32::from(!is_own);
                         }
                         Action::Defer => needs.deferred += blocks,
-                        Action::InPlace => {}
+                        Action::InPlace | Action::Overwrite => {}
                     }
                     // An earlier step may let go of a unit that both shared, and change the plan.
                     let may_change = steps.len() > 1 && !is_shared;
@@ -473,6 +482,9 @@ impl<D: Disk> Store<D> {
         let omit = self.options.omit;
         if written & mask == 0 && self.can_write_in_place(slot, unit, index, mask) {
             return plan(Action::InPlace);
+        }
+        if self.overwrite(slot, index, mask) == Overwrite::Yes {
+            return plan(Action::Overwrite);
         }
         if mask == u8::MAX && !is_full && omit != Omit::Redirect {
             return plan(Action::Place);

@@ -79,6 +79,11 @@ impl Checkpoint {
         self.phase != Phase::Idle || self.is_wanted
     }
 
+    /// Whether what it needs of the journal is in the journal.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.phase != Phase::Idle
+    }
+
     pub(crate) fn wants_flush(&self) -> bool {
         self.flush == Flush::Wanted
     }
@@ -133,6 +138,8 @@ impl<D: Disk> Store<D> {
         checkpoint.replay_offset = self.journal.head();
         checkpoint.phase = Phase::Maps;
         checkpoint.flush = Flush::No;
+        self.log_marks_again();
+        let checkpoint = &mut self.checkpoint;
         for frame in self.cache.dirty_frames() {
             let found = self.cache.frame(frame);
             let (slot, half) = (found.slot, found.half);
@@ -202,7 +209,8 @@ impl<D: Disk> Store<D> {
             }
             Phase::Super | Phase::Idle => {
                 self.checkpoint.phase = Phase::Idle;
-                self.journal.cut(self.checkpoint.replay_offset);
+                self.journal.cut(self.checkpoint.replay_seq, self.checkpoint.replay_offset);
+                self.marks.cut();
                 self.counters.checkpoints += 1;
             }
         }

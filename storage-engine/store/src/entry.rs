@@ -5,6 +5,7 @@ use crate::disk::{Disk, DiskError};
 use crate::io::{Context, Done};
 use crate::request::StoreAnswer;
 use crate::store::{Durability, Flushing, Omit, ReadOnlyReason, Store, StoreState};
+use plinth_format::UNIT_BLOCKS;
 use plinth_format::journal::{EntryHeader, entry_length, seal};
 
 /// An open entry that is at least so long is sealed although another one is on its way.
@@ -21,8 +22,9 @@ impl<D: Disk> Store<D> {
             Context::PageIn { slot, half, incarnation } => {
                 self.finish_page_in((slot, half, incarnation), buffer, result);
             }
-            Context::Data { seq, first_unit, unit_count, op } => {
-                self.finish_data(seq, first_unit, unit_count, result);
+            Context::Judge(run) => self.finish_judge(run, buffer, result),
+            Context::Data { seq, data_block, count, op } => {
+                self.finish_data(seq, data_block, count, result);
                 match (op.and_then(|op| self.ops.get_mut(op)), buffer) {
                     (Some(entry), buffer) => {
                         entry.buffer = buffer;
@@ -71,18 +73,11 @@ impl<D: Disk> Store<D> {
     fn finish_data(
         &mut self,
         seq: u64,
-        first_unit: u32,
-        unit_count: u32,
+        data_block: u64,
+        count: u32,
         result: Result<(), DiskError>,
     ) {
-        for unit in first_unit..first_unit + unit_count {
-            if let Some(count) = self.writing_units.get_mut(&unit) {
-                *count -= 1;
-                if *count == 0 {
-                    self.writing_units.remove(&unit);
-                }
-            }
-        }
+        self.writing.remove(data_block, count);
         if let Some(entry) = self.journal.entry(seq) {
             entry.data_pending = entry.data_pending.saturating_sub(1);
         }
@@ -116,6 +111,7 @@ impl<D: Disk> Store<D> {
         }
         if self.journal.confirmed_seq > before {
             self.space.confirm(self.journal.confirmed_seq);
+            self.marks.confirm(self.journal.confirmed_seq);
         }
         // Not only when more is confirmed: a unit may have waited for the disk's last write to it.
         if self.space.quarantined() > 0 {
@@ -128,8 +124,10 @@ impl<D: Disk> Store<D> {
     }
 
     fn release_units(&mut self) {
-        let (writing, overlay) = (&self.writing_units, &self.overlay);
-        let is_busy = |unit| writing.contains_key(&unit) || overlay.writes_in_unit(unit);
+        let (writing, overlay) = (&self.writing, &self.overlay);
+        let first = |unit: u32| u64::from(unit) * u64::from(UNIT_BLOCKS);
+        let is_busy =
+            |unit| writing.may_have(first(unit), UNIT_BLOCKS) || overlay.writes_in_unit(unit);
         let released = self.space.release(self.journal.confirmed_seq, is_busy);
         self.has_moved |= released > 0;
     }
@@ -170,7 +168,11 @@ impl<D: Disk> Store<D> {
             let is_settled = in_flight == 0 && self.journal.durable_seq == last;
             let is_news = self.journal.confirmed_seq < last;
             let wants = std::mem::take(&mut self.wants_confirm);
-            if wants && is_news && is_settled && self.journal.can_confirm() {
+            if wants
+                && is_news
+                && is_settled
+                && self.journal.can_confirm(self.checkpoint.has_begun())
+            {
                 self.seal_entry();
             } else if wants && is_news {
                 // What is on its way comes first.

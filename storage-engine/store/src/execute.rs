@@ -273,6 +273,7 @@ impl<D: Disk> Store<D> {
             op.units -= dropped;
         }
         self.objects.remove(slot);
+        self.marks.forget(slot);
         self.journal.record(&Record::Remove { slot });
     }
 
@@ -283,17 +284,28 @@ impl<D: Disk> Store<D> {
         for half in 0..2 {
             let frame = self.objects.slot(from).frames[half as usize];
             let page = *self.cache.frame(frame).page;
-            let clear_seq = self.cache.frame(frame).clear_seq;
+            let (clear_seq, deferred_seq) = {
+                let frame = self.cache.frame(frame);
+                (frame.clear_seq, frame.deferred_seq)
+            };
             units += self.clone_half(to, half, &page);
             let frame = self.objects.slot(to).frames[half as usize];
             let seq = self.journal.open_seq();
             let frame = self.cache.change(frame, seq);
-            frame.clear_seq = clear_seq;
+            (frame.clear_seq, frame.deferred_seq) = (clear_seq, deferred_seq);
             frame.page.copy_attributes(&page);
             let attributes = Attributes::parse(&page).expect("the page was judged when it came in");
             for (name, value) in attributes.iter() {
                 self.journal.record(&Record::SetAttribute { slot: to, name, value });
             }
+        }
+        // What is not known of the source's blocks is not known of the same blocks here.
+        for half in 0..2 {
+            if !self.marks.suspects.contains(&(from, half)) {
+                continue;
+            }
+            self.marks.suspects.insert((to, half));
+            self.log_mark(to, half);
         }
         self.objects.change(to).size = self.objects.slot(from).size;
         self.add_units(op, to, units);
@@ -337,6 +349,10 @@ impl<D: Disk> Store<D> {
             let page = self.change_page(slot, block / MAP_BLOCKS);
             page.set_checksum(block % MAP_BLOCKS, Some(checksum.get()));
         }
+        if let BlockData::Direct { data_block } = data {
+            let seq = self.journal.open_seq();
+            self.marks.note_direct(seq, data_block, to_u32(checksums.len()));
+        }
         self.journal.record_checksums(slot, block, data, &checksums);
         self.checksums = checksums;
     }
@@ -370,7 +386,7 @@ impl<D: Disk> Store<D> {
                     let unit = self.place_unit(op, slot, index);
                     self.copy_unit(slot, plan, unit, part, found);
                 }
-                Action::Place | Action::InPlace => {
+                Action::Place | Action::InPlace | Action::Overwrite => {
                     let unit = match plan.action {
                         Action::Place => self.place_unit(op, slot, index),
                         _ => self.unit_of(slot, index).expect("`plan_unit` saw the unit"),
@@ -419,8 +435,7 @@ impl<D: Disk> Store<D> {
         let at = (segment.block - first) as usize * BLOCK_SIZE;
         let length = segment.count as usize * BLOCK_SIZE;
         self.sum(&whole.as_bytes()[at..at + length]);
-        let data = BlockData::Direct { data_block: segment.data_block };
-        self.record_run(slot, segment.block, data);
+        self.record_written(slot, segment);
         if segment.count == end - first && sender.is_some() {
             if let Some(op) = self.ops.get_mut(op) {
                 op.pending += 1;
@@ -434,6 +449,49 @@ impl<D: Disk> Store<D> {
         self.write_data(segment.data_block, part, None);
     }
 
+    /// Records a segment: the blocks that were unwritten as written directly, those that were
+    /// written as overwritten in place.
+    fn record_written(&mut self, slot: u32, segment: Segment) {
+        let all = std::mem::take(&mut self.checksums);
+        let mut rest = &all[..];
+        let (mut block, mut data_block) = (segment.block, segment.data_block);
+        while let Some(is_over) = (!rest.is_empty()).then(|| self.is_overwritten(slot, block)) {
+            let mut count = 1;
+            while count < rest.len() && self.is_overwritten(slot, block + to_u32(count)) == is_over
+            {
+                count += 1;
+            }
+            let (run, next) = rest.split_at(count);
+            self.checksums.clear();
+            self.checksums.extend_from_slice(run);
+            if is_over {
+                self.note_overwrite(slot, block, to_u32(count));
+                self.record_run(slot, block, BlockData::InPlace { data_block });
+            } else {
+                self.record_run(slot, block, BlockData::Direct { data_block });
+            }
+            (rest, block, data_block) = (next, block + to_u32(count), data_block + count as u64);
+        }
+        self.checksums = all;
+    }
+
+    fn is_overwritten(&self, slot: u32, block: u32) -> bool {
+        let frame = self.objects.slot(slot).frames[(block / MAP_BLOCKS) as usize];
+        self.marks.is_on()
+            && self.options.omit != Omit::Redirect
+            && self.cache.frame(frame).page.checksum(block % MAP_BLOCKS).is_some()
+    }
+
+    fn note_overwrite(&mut self, slot: u32, block: u32, count: u32) {
+        let seq = self.journal.open_seq();
+        self.counters.blocks_overwritten += u64::from(count);
+        for half in block / MAP_BLOCKS..=(block + count - 1) / MAP_BLOCKS {
+            let frame = self.objects.slot(slot).frames[half as usize];
+            let frame = self.cache.touch(frame);
+            (frame.is_mark_used, frame.in_place_seq) = (true, seq);
+        }
+    }
+
     fn sum(&mut self, bytes: &[u8]) {
         self.checksums.clear();
         let sums = bytes.chunks_exact(BLOCK_SIZE).map(|block| Le32::new(crc32c(block)));
@@ -442,17 +500,13 @@ impl<D: Disk> Store<D> {
 
     /// Starts a data write that belongs to the open entry.
     fn write_data(&mut self, data_block: u64, buffer: IoBuffer, op: Option<u32>) {
-        let blocks = (buffer.length() / BLOCK_SIZE) as u64;
-        let unit = |block: u64| u32::try_from(block / u64::from(UNIT_BLOCKS)).unwrap_or(u32::MAX);
-        let (first_unit, last_unit) = (unit(data_block), unit(data_block + blocks - 1));
-        for unit in first_unit..=last_unit {
-            *self.writing_units.entry(unit).or_insert(0) += 1;
-        }
+        let count = to_u32(buffer.length() / BLOCK_SIZE);
+        self.writing.add(data_block, count);
         let entry = self.journal.open_entry();
         entry.data_pending += 1;
-        let (seq, unit_count) = (entry.seq, last_unit - first_unit + 1);
+        let seq = entry.seq;
         let address = self.layout.data_address(data_block);
-        self.io.write(address, buffer, Context::Data { seq, first_unit, unit_count, op });
+        self.io.write(address, buffer, Context::Data { seq, data_block, count, op });
     }
 
     /// Gives the object a new unit at this place and lets go of the old one.
@@ -513,10 +567,16 @@ impl<D: Disk> Store<D> {
             first_index.get_or_insert(index);
             self.overlay.put(target, seq, bytes, &mut self.io.pool);
         }
+        let frame = self.objects.slot(slot).frames[(block / MAP_BLOCKS) as usize];
+        self.cache.touch(frame).deferred_seq = seq;
         self.sum(bytes);
         let index = first_index.expect("a write has a block");
         self.record_run(slot, block, BlockData::Deferred { index, data_block });
     }
+}
+
+fn to_u32(blocks: usize) -> u32 {
+    u32::try_from(blocks).expect("an object has 1024 blocks")
 }
 
 fn follows(last: &Segment, next: &Segment) -> bool {

@@ -41,10 +41,11 @@ pub(crate) enum Context {
     /// Data of entry `seq`; the buffer is that operation's own if `op` is there.
     Data {
         seq: u64,
-        first_unit: u32,
-        unit_count: u32,
+        data_block: u64,
+        count: u32,
         op: Option<u32>,
     },
+    Judge(crate::suspect::JudgeRun),
     Journal {
         seq: u64,
     },

@@ -18,6 +18,9 @@ use std::collections::VecDeque;
 
 /// Room that only entries without records may use: confirming must always be possible.
 const RESERVE: u64 = 8 * PAGE_SIZE as u64;
+/// The part of the ring that is kept for the marks that a checkpoint logs again: twice what as
+/// many as there may be take.
+const MARKS_SHARE: u64 = 16;
 
 /// One entry that is open or on its way.
 #[derive(Debug, Default)]
@@ -51,6 +54,8 @@ pub(crate) struct Journal {
     pub(crate) complete_seq: u64,
     pub(crate) durable_seq: u64,
     pub(crate) confirmed_seq: u64,
+    /// The first entry that recovery would replay.
+    pub(crate) cut_seq: u64,
     pub(crate) writes_in_flight: u32,
 }
 
@@ -71,6 +76,7 @@ impl Journal {
             complete_seq: seq - 1,
             durable_seq: seq - 1,
             confirmed_seq: seq - 1,
+            cut_seq: 0,
             writes_in_flight: 0,
         }
     }
@@ -135,7 +141,12 @@ impl Journal {
     pub(crate) fn has_room(&self, records: usize, data: usize) -> bool {
         let length = entry_length(self.records.len() + records, self.data.len() + data);
         let has_number = self.changes < u16::MAX;
-        has_number && length <= self.entry_max() && self.place(length as u64 + RESERVE).is_some()
+        let place = self.place(length as u64 + RESERVE + self.marks_room());
+        has_number && length <= self.entry_max() && place.is_some()
+    }
+
+    const fn marks_room(&self) -> u64 {
+        self.length / MARKS_SHARE
     }
 
     /// Whether an entry of this size fits an empty journal.
@@ -199,9 +210,10 @@ impl Journal {
         (seq, at)
     }
 
-    /// Whether an entry without records fits.
-    pub(crate) fn can_confirm(&self) -> bool {
-        self.place(PAGE_SIZE as u64).is_some()
+    /// Whether an entry without records fits. Room for marks is left until they are logged.
+    pub(crate) fn can_confirm(&self, has_marks: bool) -> bool {
+        let marks = if has_marks { 0 } else { self.marks_room() };
+        self.place(PAGE_SIZE as u64 + marks).is_some()
     }
 
     /// Moves `complete_seq` over every entry that is there, data and all.
@@ -236,7 +248,8 @@ impl Journal {
     }
 
     /// A checkpoint has made everything before this offset needless.
-    pub(crate) fn cut(&mut self, tail: u64) {
+    pub(crate) fn cut(&mut self, seq: u64, tail: u64) {
+        self.cut_seq = seq;
         self.tail = tail;
     }
 
@@ -254,14 +267,14 @@ mod tests {
     fn the_head_never_reaches_the_tail() {
         let mut journal = Journal::new(16 * 4096, 0, 1);
         let mut sealed = Vec::new();
-        while journal.can_confirm() {
+        while journal.can_confirm(true) {
             sealed.push(journal.seal().1);
             assert_ne!(journal.head(), 0, "a full ring looks empty");
         }
         assert_eq!(sealed.len(), 15);
-        journal.cut(4096 * 15);
+        journal.cut(16, 4096 * 15);
         assert_eq!(journal.used(), 0);
-        assert!(journal.can_confirm());
+        assert!(journal.can_confirm(true));
         assert_eq!(journal.seal().1, 4096 * 15);
         assert_eq!((journal.seal().1, journal.used()), (0, 2 * 4096));
     }

@@ -70,6 +70,11 @@ impl Overlay {
         self.blocks.get(&block).map(|deferred| deferred.data.as_bytes())
     }
 
+    /// Whether the block waits for its write back, or is being written back.
+    pub(crate) fn holds(&self, block: u64) -> bool {
+        self.get(block).is_some() || self.is_writing(block)
+    }
+
     pub(crate) fn put(&mut self, block: u64, seq: u64, bytes: &[u8], pool: &mut BufferPool) {
         *self.by_seq.entry(seq).or_insert(0) += 1;
         let before = match self.blocks.entry(block) {

@@ -60,14 +60,17 @@ impl<D: Disk> Store<D> {
         Progress::Through
     }
 
-    /// Whether data writes to units of these blocks are on their way. All frames are there.
+    /// Whether data writes to these blocks are on their way, perhaps. All frames are there.
     pub(crate) fn has_writes(&self, slot: u32, first: u32, end: u32) -> bool {
-        if self.writing_units.is_empty() {
+        if self.writing.is_empty() {
             return false;
         }
         (first / UNIT_BLOCKS..=(end - 1) / UNIT_BLOCKS).any(|index| {
-            let unit = self.unit_of(slot, index);
-            unit.is_some_and(|unit| self.writing_units.contains_key(&unit))
+            let Some(unit) = self.unit_of(slot, index) else { return false };
+            let mask = crate::change::unit_mask(index, first, end);
+            let block = u64::from(unit) * u64::from(UNIT_BLOCKS);
+            let first = block + u64::from(mask.trailing_zeros());
+            self.writing.may_have(first, mask.count_ones())
         })
     }
 
@@ -223,7 +226,18 @@ impl<D: Disk> Store<D> {
             Ok(()) => self.verify_run(&run, &buffer),
             Err(_) => Some((run.block, true)),
         };
-        let was_changed = self.cache.frame(run.frame).version != run.version;
+        let mut was_changed = self.cache.frame(run.frame).version != run.version;
+        let verdict = match verdict {
+            Some((_, false)) if !was_changed => match self.adopt_run(&run, &buffer) {
+                Some(false) => verdict,
+                Some(true) => None,
+                None => {
+                    was_changed = true;
+                    verdict
+                }
+            },
+            other => other,
+        };
         if let Some(op) = self.ops.get_mut(run.op) {
             op.pending -= 1;
             match verdict {

@@ -18,7 +18,7 @@ use plinth_format::{
     BLOCK_SIZE, Le32, MAP_BLOCKS, MAP_UNITS, MapPage, OBJECT_SIZE_MAX, OBJECT_UNITS, PAGE_SIZE,
     UNIT_BLOCKS,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The number under which recovery may give up frames: all entries are confirmed.
 const ALL: u64 = u64::MAX;
@@ -29,15 +29,25 @@ pub(crate) struct Replay<'a, D> {
     deferred: BTreeMap<u64, u64>,
     /// The entry that is being replayed.
     seq: u64,
+    /// Halves of objects that were being overwritten in place.
+    marks: BTreeSet<(u32, u32)>,
 }
 
 impl<'a, D: Disk> Replay<'a, D> {
     pub(crate) fn run(store: &'a mut Store<D>, entries: &[Found]) -> Result<(), MountError> {
-        let mut replay = Self { store, deferred: BTreeMap::new(), seq: 0 };
+        let mut replay = Self { store, deferred: BTreeMap::new(), seq: 0, marks: BTreeSet::new() };
         for &entry in entries {
             replay.entry(entry)?;
         }
-        replay.write_deferred()
+        replay.write_deferred()?;
+        let Self { store, marks, seq, .. } = replay;
+        let is_there = |&(slot, _): &(u32, u32)| store.objects.occupied(slot).is_some();
+        let suspects: BTreeSet<_> = marks.into_iter().filter(is_there).collect();
+        if suspects.len() > store.marks.max() {
+            return Err(MountError::Bounds { seq });
+        }
+        store.marks.suspects = suspects;
+        Ok(())
     }
 
     fn entry(&mut self, entry: Found) -> Result<(), MountError> {
@@ -73,6 +83,7 @@ impl<'a, D: Disk> Replay<'a, D> {
                     return bounds;
                 }
             }
+            Record::Mark { slot, halves } => self.mark(slot, halves),
             Record::Remove { slot } => {
                 self.forget(slot);
                 self.store.objects.vacate(slot);
@@ -137,6 +148,11 @@ impl<'a, D: Disk> Replay<'a, D> {
         Ok(())
     }
 
+    fn mark(&mut self, slot: u32, halves: u8) {
+        let marked = (0..2).filter(|half| halves & (1 << half) != 0);
+        self.marks.extend(marked.map(|half| (slot, half)));
+    }
+
     fn forget_deferred(&mut self, first: u64, count: u32) {
         if !self.deferred.is_empty() {
             for block in first..first + u64::from(count) {
@@ -174,6 +190,10 @@ impl<'a, D: Disk> Replay<'a, D> {
                     self.deferred.insert(data_block + step, at);
                 }
             }
+            // Nothing is deferred for these: they are not overwritten in place before a
+            // checkpoint has cut the entry that deferred them.
+            BlockData::InPlace { data_block } if is_inside(data_block) => {}
+            BlockData::InPlace { .. } => return Err(MountError::Bounds { seq }),
             BlockData::Shared => {}
         }
         Ok(())
@@ -291,6 +311,8 @@ impl<'a, D: Disk> Replay<'a, D> {
 
     /// Drops the frames of a slot whose object ends or begins.
     fn forget(&mut self, slot: u32) {
+        self.marks.remove(&(slot, 0));
+        self.marks.remove(&(slot, 1));
         let Some(&place) = self.store.objects.occupied(slot) else { return };
         for frame in place.frames.into_iter().filter(|&frame| frame < BAD_FRAME) {
             self.store.cache.discard(frame);

@@ -16,9 +16,11 @@ use crate::buffer::BufferPool;
 use crate::cache::MapCache;
 use crate::checkpoint::Checkpoint;
 use crate::disk::{Disk, DiskError};
+use crate::filter::BlockFilter;
 use crate::io::Io;
 use crate::journal::Journal;
 use crate::ladder::{Ladder, Level};
+use crate::marks::Marks;
 use crate::objects::Objects;
 use crate::op::{Op, Work, admit};
 use crate::overlay::Overlay;
@@ -110,6 +112,24 @@ pub enum Omit {
     AloneGuard,
     /// Replays from the journal without writing deferred blocks to their places.
     ReplayDeferred,
+    /// Overwrites in place without a mark.
+    Mark,
+    /// Overwrites in place before the mark is durable.
+    MarkDurable,
+    /// Cuts the journal without logging marks that are in use again.
+    MarkAtCheckpoint,
+    /// Takes blocks that do not match for bad where overwrites were under way, too.
+    Adopt,
+    /// Takes blocks that do not match for good where no overwrites were under way, too.
+    AdoptSuspectsOnly,
+    /// Overwrites blocks that recovery may still compare with an entry.
+    OverwriteConfirm,
+    /// Overwrites blocks in place that recovery may write again from the journal.
+    OverwriteDeferred,
+    /// Has two writes of one block on their way at once.
+    OverwriteSerial,
+    /// Clones an object before what was overwritten in it is durable.
+    CloneSettled,
     /// Plans a write as if the steps before it in its transaction would not share its units.
     EarlierSteps,
     /// Leaves the versions of objects out of the journal.
@@ -160,6 +180,10 @@ pub struct StoreCounters {
     /// Bytes that requests asked to write.
     pub user_bytes_written: u64,
     pub map_page_reads: u64,
+    /// Blocks that were written over in place, under a mark.
+    pub blocks_overwritten: u64,
+    /// Blocks that a crash had caught being overwritten, and that were taken as they were.
+    pub adopted_blocks: u64,
 }
 
 /// Space of the data region, in bytes.
@@ -203,8 +227,9 @@ pub struct Store<D> {
     pub(crate) parked: VecDeque<u32>,
     pub(crate) queues: BTreeMap<ObjectKey, VecDeque<u32>>,
     pub(crate) loading: BTreeSet<(u32, u32)>,
-    /// Units that data writes of entries are on their way to, and how many.
-    pub(crate) writing_units: BTreeMap<u32, u32>,
+    /// Data blocks that writes of entries are on their way to.
+    pub(crate) writing: BlockFilter,
+    pub(crate) marks: Marks,
     pub(crate) flushing: Option<Flushing>,
     /// Flush requests and the entry each one waits for.
     pub(crate) flush_waiters: VecDeque<(u64, u32)>,
@@ -218,6 +243,9 @@ pub struct Store<D> {
     pub(crate) has_moved: bool,
     /// The change that is carried out finds no new units for what it overwrites whole.
     pub(crate) is_full_plan: bool,
+    /// The change that is looked at is one write and no transaction, so that its blocks need not
+    /// all be there after a crash or none.
+    pub(crate) is_single_write: bool,
 }
 
 /// A flush of the device on its way.
@@ -250,6 +278,7 @@ impl<D: Disk> Store<D> {
             requests_max: options.requests_max.clamp(1, 1 << 20),
             ..options
         };
+        let marks = Marks::new(disk.geometry().atomic_write_size, layout.journal_length);
         Self {
             io: Io::new(disk, BufferPool::new(options.buffer_bytes)),
             layout,
@@ -265,7 +294,8 @@ impl<D: Disk> Store<D> {
             parked: VecDeque::new(),
             queues: BTreeMap::new(),
             loading: BTreeSet::new(),
-            writing_units: BTreeMap::new(),
+            writing: BlockFilter::new(),
+            marks,
             flushing: None,
             flush_waiters: VecDeque::new(),
             wants_confirm: false,
@@ -276,6 +306,7 @@ impl<D: Disk> Store<D> {
             checksums: Vec::new(),
             has_moved: false,
             is_full_plan: false,
+            is_single_write: false,
             options,
         }
     }
@@ -316,6 +347,10 @@ impl<D: Disk> Store<D> {
             self.finish(done);
         }
         self.advance_entries();
+        if !self.has_moved {
+            // Between two reads of the judging the disk is idle, for who waits for that.
+            self.advance_judging();
+        }
         if std::mem::take(&mut self.has_moved) || self.checkpoint.is_running() {
             self.retry_parked();
         }

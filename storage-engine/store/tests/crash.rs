@@ -30,12 +30,16 @@ fn number(name: &str, default: u64) -> u64 {
 
 /// Mostly short histories, in which few writes are volatile at a time, so that every subset of them
 /// can be kept; and long ones now and then, for what only a full journal or disk shows.
-fn plan(seed: u64, durability: Durability) -> Plan {
+fn plan(seed: u64, durability: Durability, atomic: u32) -> Plan {
     let is_long = seed.is_multiple_of(16);
     let steps = if is_long { 48 } else { 2 + usize::try_from(seed % 7).unwrap() };
     let cuts = if is_long { Cuts::SOME } else { Cuts::MANY };
-    let mix = if seed.is_multiple_of(5) { Mix::Handover } else { Mix::Any };
-    Plan { seed, steps, durability, omit: Omit::Nothing, mix, cuts }
+    let mix = match seed % 5 {
+        0 => Mix::Handover,
+        1 | 2 if atomic >= 4096 => Mix::Overwrite,
+        _ => Mix::Any,
+    };
+    Plan { seed, steps, durability, omit: Omit::Nothing, mix, cuts, atomic }
 }
 
 fn run(plan: Plan, tally: &mut Tally) -> Result<(), String> {
@@ -43,12 +47,12 @@ fn run(plan: Plan, tally: &mut Tally) -> Result<(), String> {
     run.unwrap_or_else(|_| Err(format!("seed {}: a panic", plan.seed)))
 }
 
-fn histories(durability: Durability) {
+fn histories(durability: Durability, atomic: u32) {
     let first = number("PLINTH_SEED", 1);
     let count = number("PLINTH_HISTORIES", HISTORIES);
     let mut tally = Tally::default();
     for seed in first..first + count {
-        run(plan(seed, durability), &mut tally).unwrap();
+        run(plan(seed, durability, atomic), &mut tally).unwrap();
     }
     println!("{durability:?}: {tally:?}");
     if count >= HISTORIES {
@@ -56,15 +60,28 @@ fn histories(durability: Durability) {
         assert!(tally.exhausted * 2 > tally.moments && tally.torn > 8 * count, "{tally:?}");
         assert!(tally.recoveries_cut > 4 * count && tally.checkpoints > count / 2, "{tally:?}");
         assert!(tally.acknowledged > 4 * count, "{tally:?}");
+        let is_in_place = atomic >= 4096;
+        assert_eq!(tally.overwritten * 2 > count, is_in_place, "{tally:?}");
+        assert_eq!(tally.adopted > count, is_in_place, "{tally:?}");
     }
 }
 
 #[test]
 fn nothing_is_lost_or_torn_where_the_cache_is_volatile() {
-    histories(Durability::Flush);
+    histories(Durability::Flush, 512);
 }
 
 #[test]
 fn nothing_is_lost_or_torn_where_the_cache_is_protected() {
-    histories(Durability::Device);
+    histories(Durability::Device, 512);
+}
+
+#[test]
+fn nothing_is_lost_where_blocks_are_overwritten_in_place_and_the_cache_is_volatile() {
+    histories(Durability::Flush, 4096);
+}
+
+#[test]
+fn nothing_is_lost_where_blocks_are_overwritten_in_place_and_the_cache_is_protected() {
+    histories(Durability::Device, 4096);
 }

@@ -21,7 +21,8 @@ fn the_store_agrees_with_the_model() {
     for seed in 1..=60 {
         let durability = if seed % 2 == 0 { Durability::Flush } else { Durability::Device };
         let (omit, mix) = (Omit::Nothing, Mix::Any);
-        let plan = Plan { seed, steps: 300, durability, omit, mix, cuts: Cuts::NONE };
+        let (cuts, atomic) = (Cuts::NONE, 512 << (seed % 2 * 3));
+        let plan = Plan { seed, steps: 300, durability, omit, mix, cuts, atomic };
         plan.run_against_model(&mut tally).unwrap();
     }
     println!("{tally:?}");

@@ -32,6 +32,9 @@ pub struct Geometry {
     pub logical_sector: u32,
     /// A write of this size, so aligned, is not read-modify-write for the device.
     pub physical_sector: u32,
+    /// An aligned write of this size is never half done after a power cut, as far as the device
+    /// says what it writes at once: its physical block.
+    pub atomic_write: u32,
     /// Whether a discard gives space back. Of a regular file only a try can say.
     pub has_discard: bool,
 }
@@ -132,7 +135,15 @@ fn file_geometry(file: &File) -> io::Result<Geometry> {
     let said = facts.stx_mask & libc::STATX_DIOALIGN != 0 && facts.stx_dio_offset_align != 0;
     let logical_sector = if said { facts.stx_dio_offset_align } else { ALIGNMENT_UNSAID };
     let physical_sector = facts.stx_blksize.max(logical_sector).min(4096);
-    Ok(Geometry { size: facts.stx_size, logical_sector, physical_sector, has_discard: true })
+    let device = (facts.stx_dev_major, facts.stx_dev_minor);
+    let atomic_write = logical_sector.max(untorn_block(device).min(facts.stx_blksize));
+    Ok(Geometry {
+        size: facts.stx_size,
+        logical_sector,
+        physical_sector,
+        atomic_write,
+        has_discard: true,
+    })
 }
 
 /// `_IOR(0x12, 114, size_t)` of linux/fs.h, which `libc` does not have.
@@ -153,7 +164,26 @@ fn device_geometry(file: &File) -> io::Result<Geometry> {
     let logical_sector = u32::try_from(logical).unwrap_or(ALIGNMENT_UNSAID);
     let physical_sector = physical.max(logical_sector);
     let has_discard = device_has_discard(file).unwrap_or(false);
-    Ok(Geometry { size, logical_sector, physical_sector, has_discard })
+    let rdev = file.metadata()?.rdev();
+    let untorn = untorn_block((libc::major(rdev), libc::minor(rdev)));
+    let atomic_write = logical_sector.max(untorn);
+    Ok(Geometry { size, logical_sector, physical_sector, atomic_write, has_discard })
+}
+
+/// The device's physical block, which it writes at once, when the device (a partition of it)
+/// begins with a whole one; else 0. A file system's blocks are aligned like their device.
+fn untorn_block((major, minor): (u32, u32)) -> u32 {
+    let folder = format!("/sys/dev/block/{major}:{minor}");
+    let number = |name: &str| -> Option<u32> {
+        std::fs::read_to_string(format!("{folder}/{name}")).ok()?.trim().parse().ok()
+    };
+    let own = number("queue/physical_block_size");
+    let block = own.or_else(|| number("../queue/physical_block_size")).unwrap_or(0);
+    // In sectors of 512 bytes; a whole disk has no such file and begins at 0.
+    let start = number("start").unwrap_or(0);
+    let is_aligned = number("alignment_offset") == Some(0);
+    let is_whole = block > 0 && u64::from(start) * 512 % u64::from(block) == 0;
+    if is_aligned && is_whole { block } else { 0 }
 }
 
 /// What the block layer says about zeroing with unmapping, which is what a hole in a device is.

@@ -24,6 +24,9 @@ use plinth_store::{
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+#[path = "overwrites.rs"]
+mod overwrites;
+
 const SECTOR: u32 = 512;
 pub(crate) const OBJECTS: u64 = 5;
 /// Sectors that the workload uses: the first five units, and two on each side of the border of
@@ -194,6 +197,8 @@ pub(crate) enum Mix {
     /// A unit is written, shared, half unwritten, left by its other owner and written again: the
     /// order in which a write in place could hurt somebody.
     Handover,
+    /// Small overwrites of few blocks, now and then something that they must not meet.
+    Overwrite,
 }
 
 fn generate_handover(seed: &mut Seed, count: usize) -> Vec<Step> {
@@ -220,8 +225,10 @@ fn generate_handover(seed: &mut Seed, count: usize) -> Vec<Step> {
 }
 
 fn generate(seed: &mut Seed, count: usize, mix: Mix) -> Vec<Step> {
-    if mix == Mix::Handover {
-        return generate_handover(seed, count);
+    match mix {
+        Mix::Handover => return generate_handover(seed, count),
+        Mix::Overwrite => return overwrites::generate(seed, count),
+        Mix::Any => {}
     }
     let mut steps = Vec::new();
     for index in 0..count {
@@ -304,6 +311,8 @@ pub(crate) struct Plan {
     pub(crate) mix: Mix,
     /// How thoroughly the power is cut.
     pub(crate) cuts: Cuts,
+    /// What the disk never tears: 512, or 4096 for overwrites in place.
+    pub(crate) atomic: u32,
 }
 
 /// What histories went through, so that a test can say that it did something.
@@ -321,6 +330,8 @@ pub(crate) struct Tally {
     pub(crate) acknowledged: u64,
     pub(crate) refused: u64,
     pub(crate) checkpoints: u64,
+    pub(crate) overwritten: u64,
+    pub(crate) adopted: u64,
 }
 
 fn format_options() -> FormatOptions {
@@ -363,6 +374,7 @@ impl Plan {
         self.drive(&steps, &mut |store, progress| {
             counters.acknowledged = progress.acknowledged.iter().filter(|&&is| is).count() as u64;
             counters.checkpoints = store.counters().checkpoints;
+            counters.overwritten = store.counters().blocks_overwritten;
             for cut in cutter.cuts(store.disk(), counters.acknowledged, &mut counters) {
                 counters.cuts += 1;
                 let mut disk = store.disk().cut(cut);
@@ -371,7 +383,8 @@ impl Plan {
                     disk = self.cut_recovery(disk, &mut cutter.seed)?;
                 }
                 let told = || format!("seed {} {cut:?} {progress:?}", self.seed);
-                self.verify(disk, &steps, &refused, progress)
+                counters.adopted += self
+                    .verify(disk, &steps, &refused, progress)
                     .map_err(|e| format!("{}: {e}", told()))?;
             }
             Ok(())
@@ -383,6 +396,8 @@ impl Plan {
         tally.recoveries_cut += counters.recoveries_cut;
         tally.acknowledged += counters.acknowledged;
         tally.checkpoints += counters.checkpoints;
+        tally.overwritten += counters.overwritten;
+        tally.adopted += counters.adopted;
         Ok(())
     }
 
@@ -392,6 +407,7 @@ impl Plan {
         let mut seed = Seed(self.seed);
         let steps = generate(&mut seed, self.steps, self.mix);
         let mut disk = MemoryDisk::new(DISK_LENGTH);
+        disk.set_atomic_write_size(self.atomic);
         Store::format(&mut disk, &format_options()).map_err(|e| e.to_string())?;
         let mut store = Store::mount(disk, self.options()).map_err(|e| e.to_string())?;
         let mut state: BTreeMap<u64, Model> = BTreeMap::new();
@@ -450,11 +466,9 @@ impl Plan {
     /// Submits the steps a few at a time; calls `at_each` after every poll.
     fn drive(&self, steps: &[Step], at_each: &mut AtEach<'_>) -> Result<Vec<bool>, String> {
         let mut disk = MemoryDisk::new(DISK_LENGTH);
+        disk.set_atomic_write_size(self.atomic);
         Store::format(&mut disk, &format_options()).map_err(|e| e.to_string())?;
         disk.restart(self.cache(), self.seed);
-        if self.seed.is_multiple_of(3) {
-            disk.set_atomic_write_size(4096);
-        }
         let mut store = Store::mount(disk, self.options()).map_err(|e| e.to_string())?;
         let mut pace = Seed(self.seed ^ 0xface);
         let mut progress = Progress {
@@ -527,7 +541,7 @@ impl Plan {
         steps: &[Step],
         refused: &[bool],
         progress: &Progress,
-    ) -> Result<(), String> {
+    ) -> Result<u64, String> {
         let mut store = Store::mount(disk, self.options()).map_err(|e| format!("mount: {e:?}"))?;
         store.check().map_err(|e| format!("check: {e}"))?;
         let mut found = BTreeMap::new();
@@ -536,7 +550,8 @@ impl Plan {
             found.insert(object, (read_object(&mut store, object)?, version));
         }
         store.check().map_err(|e| format!("check after reading: {e}"))?;
-        explain(steps, refused, progress, &found)
+        explain(steps, refused, progress, &found, self.atomic >= 4096)?;
+        Ok(store.counters().adopted_blocks)
     }
 }
 
@@ -603,6 +618,7 @@ fn explain(
     refused: &[bool],
     progress: &Progress,
     found: &BTreeMap<u64, (Model, u64)>,
+    is_in_place: bool,
 ) -> Result<(), String> {
     // The states of every object after each of its steps. A clone's source is as it is at that
     // time in the order of submission: requests on one object are carried out in that order.
@@ -637,7 +653,13 @@ fn explain(
             (true, None | Some(0)) => *version != 0,
             (true, given) => given == Some(version),
         };
-        let mut fits: Vec<usize> = (least..list.len()).filter(|&at| list[at].1 == *there).collect();
+        let may_be_cut = |index: usize| {
+            let is_single = matches!(steps[index][..], [Change::Write { .. }]);
+            is_in_place && is_single && !progress.acknowledged[index]
+        };
+        let mut fits: Vec<usize> = (least..list.len())
+            .filter(|&at| overwrites::fits(&list[least..], at - least, there, may_be_cut))
+            .collect();
         if fits.is_empty() {
             return Err(misfit(*object, &list[least..], there));
         }
