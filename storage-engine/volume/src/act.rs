@@ -5,7 +5,7 @@ use crate::gate::{Next, Phase, Piece, SlowWork};
 use crate::pending::part_tag;
 use crate::request::VolumeRefusal;
 use crate::table::Entry;
-use crate::volumes::Volumes;
+use crate::volumes::{Omit, Volumes};
 use plinth_store::{
     IoBuffer, ObjectKey, ObjectStore, Operation, StoreAnswer, StoreRefusal, StoreRequest,
 };
@@ -21,7 +21,7 @@ impl<S: ObjectStore> Volumes<S> {
         let is_read = !gate.now.work.is_change();
         let is_whole = matches!(gate.now.work, SlowWork::Clear { piece } if piece.is_whole());
         let Some(volume) = self.place(at) else { return Next::Done };
-        if !is_read && volume.is_recording {
+        if !is_read && volume.is_recording && self.omit != Omit::Recording {
             self.set_phase(number, Phase::Start);
             return Next::Later;
         }
@@ -37,6 +37,9 @@ impl<S: ObjectStore> Volumes<S> {
                     // Nobody will read what was inherited: an empty head hides it.
                     return self.change(number, head, None, entry);
                 }
+                if self.omit == Omit::Settle {
+                    return self.change(number, head, None, entry);
+                }
                 self.settle(number, at, source, head)
             }
             Entry::Own { .. } | Entry::Absent { .. } if is_read => {
@@ -45,7 +48,7 @@ impl<S: ObjectStore> Volumes<S> {
             Entry::Own { .. } | Entry::Absent { .. } if is_settle => self.end_done(number),
             Entry::Absent { .. } if is_clear => self.end_done(number),
             Entry::Own { kept } | Entry::Absent { kept } => {
-                let must_keep = volume.newest > kept;
+                let must_keep = volume.newest > kept && self.omit != Omit::Copy;
                 let copy = must_keep.then_some(ObjectKey { snapshot: volume.newest, ..head });
                 self.change(number, head, copy, entry)
             }
@@ -106,8 +109,9 @@ impl<S: ObjectStore> Volumes<S> {
         let Some(gate) = self.gates.get_mut(number) else { return Next::Wait };
         let at = gate.now.at;
         let Some(volume) = self.place(at) else { return Next::Done };
-        let has_parent = !volume.chain.is_empty();
+        let has_parent = !volume.chain.is_empty() && self.omit != Omit::EmptyHead;
         let has_head = matches!(entry, Entry::Own { .. });
+        let copy = copy.filter(|_| has_head || self.omit != Omit::AbsenceMark);
         let mut transaction = Vec::with_capacity(2);
         transaction.extend(copy.map(|copy| {
             // A copy without units says that there was nothing.
@@ -179,13 +183,14 @@ impl<S: ObjectStore> Volumes<S> {
     fn hide(&mut self, number: u32, is_copied: bool) {
         let Some(gate) = self.gates.get_mut(number) else { return };
         let (at, index) = (gate.now.at, gate.now.index);
+        let is_hidden = self.omit != Omit::Hide;
         let Some(volume) = self.place_mut(at) else { return };
         volume.table.set(index, Entry::Unknown);
         let id = volume.id;
         if is_copied {
             volume.highest_copy = volume.highest_copy.max(volume.newest);
         }
-        if !is_copied || !volume.has_clones {
+        if !is_copied || !volume.has_clones || !is_hidden {
             return;
         }
         let places: Vec<u32> = self.ids.values().copied().collect();

@@ -22,7 +22,7 @@ use crate::header::{Header, State, snapshot_key};
 use crate::key::{Kind, data_range, index_of, key};
 use crate::question::{Owner, Question};
 use crate::request::{ChoreKind, ChoreStatus, VolumeCompletion, VolumeRefusal, VolumeTag};
-use crate::volumes::{CHORE, Volumes};
+use crate::volumes::{CHORE, Omit, Volumes};
 use plinth_ids::{Moment, VolumeId};
 use plinth_store::{
     ObjectKey, ObjectStatus, ObjectStore, Operation, STEPS_MAX, StoreAnswer, StoreRefusal,
@@ -353,6 +353,7 @@ impl<S: ObjectStore> Volumes<S> {
         let item = match kind {
             ChoreKind::Reclaim => Some(Item::Remove(key)),
             ChoreKind::Trim => {
+                let below = if self.omit == Omit::Needed { key.snapshot.max(1) - 1 } else { below };
                 let is_needed = key.snapshot == 0 || volume.needs(below, key.snapshot);
                 (!is_needed).then_some(Item::Drop(key))
             }

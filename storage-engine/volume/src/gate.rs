@@ -19,7 +19,7 @@ use crate::key::OBJECT_SIZE;
 use crate::request::VolumeRefusal;
 use crate::search::Search;
 use crate::table::Entry;
-use crate::volumes::{GATE, Volumes};
+use crate::volumes::{GATE, Omit, Volumes};
 use plinth_store::{IoBuffer, ObjectKey, ObjectStore, StoreAnswer, StoreRefusal, StoreRequest};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -273,7 +273,7 @@ impl<S: ObjectStore> Volumes<S> {
             self.end_work(number, None, Err(VolumeRefusal::NotFound));
             return Next::Done;
         };
-        if is_change && volume.is_recording {
+        if is_change && volume.is_recording && self.omit != Omit::Recording {
             return Next::Later;
         }
         let known = if volume.is_plain { Entry::Unknown } else { volume.table.get(index) };

@@ -16,7 +16,7 @@ use crate::request::{
     ChoreKind, SnapshotSpec, VolumeCompletion, VolumeRefusal, VolumeRequest, VolumeSpec, VolumeTag,
 };
 use crate::volume::{DEPTH_MAX, Kept, SNAPSHOTS_MAX, Volume};
-use crate::volumes::{JOB, VOLUMES_MAX, Volumes};
+use crate::volumes::{JOB, Omit, VOLUMES_MAX, Volumes};
 use plinth_ids::{SnapshotId, VolumeId};
 use plinth_store::{ObjectStore, Operation, StoreAnswer, StoreRefusal, StoreRequest};
 use std::collections::VecDeque;
@@ -255,6 +255,9 @@ impl<S: ObjectStore> Volumes<S> {
         let state = State::RollingBack;
         let header = Header { state, target, updated_at: now, ..found.header.clone() };
         let mut begun = self.rewrite(at, header, Some(ChoreKind::Rollback));
+        if self.omit == Omit::RollbackState {
+            begun.transaction = found.header.emit(self.pool, volume);
+        }
         begun.drain = Drain::Requests(at);
         Ok(Begin::Job(begun))
     }

@@ -40,4 +40,4 @@ pub use request::{
     VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeSpec, VolumeStatus,
     VolumeTag, VolumeUsage,
 };
-pub use volumes::{VOLUMES_MAX, Volumes};
+pub use volumes::{Omit, VOLUMES_MAX, Volumes};

@@ -28,6 +28,44 @@ pub(crate) const CHORE: u64 = 1 << 60;
 /// Bytes of a unit of the store.
 pub(crate) const UNIT: u64 = 32 * 1024;
 
+/// A protection to leave out, so that the model test can show that it would notice. Programs
+/// never say any.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Omit {
+    #[default]
+    Nothing,
+    /// Changes heads without keeping them for snapshots.
+    Copy,
+    /// Does not say in a copy that there was nothing.
+    AbsenceMark,
+    /// Gives a clone's head nothing of what it inherits before it changes it.
+    Settle,
+    /// Removes a clone's object where it is zeroed, so that its parent shows through.
+    EmptyHead,
+    /// Lets changes go on while a snapshot is recorded.
+    Recording,
+    /// Leaves what clones know of a head as it was when the head moves on.
+    Hide,
+    /// Gives back copies that only an older snapshot reads.
+    Needed,
+    /// Rolls back without saying so before.
+    RollbackState,
+}
+
+impl Omit {
+    /// Every protection.
+    pub const ALL: [Self; 8] = [
+        Self::Copy,
+        Self::AbsenceMark,
+        Self::Settle,
+        Self::EmptyHead,
+        Self::Recording,
+        Self::Hide,
+        Self::Needed,
+        Self::RollbackState,
+    ];
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attached {
     pub(crate) volume: VolumeId,
@@ -54,6 +92,7 @@ pub struct Volumes<S> {
     pub(crate) jobs: Jobs,
     pub(crate) chores: Chores,
     pub(crate) start: Option<Start>,
+    pub(crate) omit: Omit,
     pub(crate) completions: Vec<VolumeCompletion>,
     answers: Vec<StoreCompletion>,
 }
@@ -74,6 +113,7 @@ impl<S: ObjectStore> Volumes<S> {
             jobs: Jobs::default(),
             chores: Chores::default(),
             start: Some(Start::new(pool)),
+            omit: Omit::Nothing,
             completions: Vec::new(),
             answers: Vec::new(),
         }
@@ -83,6 +123,11 @@ impl<S: ObjectStore> Volumes<S> {
     /// `None` is as fast as it goes.
     pub fn set_reclaim_rate(&mut self, objects: Option<u32>) {
         self.chores.set_rate(objects);
+    }
+
+    /// For tests of tests.
+    pub fn set_omit(&mut self, omit: Omit) {
+        self.omit = omit;
     }
 
     /// Whether every header is read. Volumes are refused with `NotReady` before.
