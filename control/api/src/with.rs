@@ -5,7 +5,10 @@
 //! text or number and checked when they are read, so that a decoded message holds legal values
 //! only.
 
-use plinth_ids::{Epoch, ImageId, MacAddress, Name, NodeId, PoolId, PortId, VmId, Vni, VolumeId};
+use plinth_ids::{
+    DiskId, Epoch, ImageId, MacAddress, Name, NodeId, PoolId, PortId, SnapshotId, VmId, Vni,
+    VolumeId,
+};
 use rkyv::rancor::{Fallible, Source, fail};
 use rkyv::string::{ArchivedString, StringResolver};
 use rkyv::with::{ArchiveWith, DeserializeWith, SerializeWith};
@@ -42,6 +45,8 @@ macro_rules! raw_number {
 }
 
 raw_number!(
+    DiskId: u32,
+    SnapshotId: u64,
     Epoch: u64,
     ImageId: u64,
     NodeId: u32,

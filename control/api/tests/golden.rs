@@ -5,7 +5,7 @@
 
 use plinth_api::frame::{self, FrameError, Header, Kind, Message};
 use plinth_api::*;
-use plinth_ids::{Epoch, MacAddress, NodeId, PoolId, PortId, VmId, Vni, VolumeId};
+use plinth_ids::{DiskId, Epoch, MacAddress, NodeId, PoolId, PortId, VmId, Vni, VolumeId};
 use std::fmt::Debug;
 use std::fmt::Write as _;
 
@@ -25,8 +25,14 @@ fn spec() -> NodeSpec {
         pools: vec![PoolSpec {
             id: PoolId(1),
             name: "trial".parse().unwrap(),
-            device: "/srv/trial.pool".to_owned(),
+            disks: vec![PoolDiskSpec {
+                id: DiskId(1),
+                device: "/srv/trial.pool".to_owned(),
+                is_draining: true,
+            }],
             durability: Durability::Flush,
+            class: PoolClass::Performance,
+            scrub: ScrubSchedule { light_seconds: Some(60), deep_seconds: None, rate: 1 << 20 },
         }],
         vms: vec![VmSpec {
             id: VmId(1),
@@ -43,6 +49,12 @@ fn spec() -> NodeSpec {
                 volume: VolumeId(3),
                 name: "data-1".parse().unwrap(),
                 is_read_only: true,
+                limits: Some(VolumeLimits {
+                    iops: 500,
+                    iops_burst: 1000,
+                    bytes_per_second: 0,
+                    bytes_burst: 0,
+                }),
             }],
             nics: vec![NicSpec {
                 port: PortId(9),
@@ -117,8 +129,10 @@ fn frames() -> String {
         + &line("apply", frame::encode(&AgentRequest::Apply(spec())).unwrap())
         + &line(
             "agent-reply",
-            frame::encode(&AgentReply { result: Ok(AgentAnswer::Imported { size: 1 << 30 }) })
-                .unwrap(),
+            frame::encode(&AgentReply {
+                result: Ok(AgentAnswer::Imported { size: 1 << 30, has_snapshot: true }),
+            })
+            .unwrap(),
         )
 }
 

@@ -13,6 +13,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How long the service may take beyond what the request itself may wait.
 const CALL_LIMIT: Duration = Duration::from_secs(180);
+/// The same for what reads or writes a whole volume.
+const LONG_LIMIT: Duration = Duration::from_secs(3700);
 
 /// Does what the command line says; shows the answer on stdout or the error on stderr. Answers
 /// the exit code.
@@ -92,9 +94,18 @@ async fn switch(peer: &Peer, node: Option<Name>, table: SwitchTable) -> Result<A
 }
 
 pub(crate) async fn call(peer: &Peer, request: &Request) -> Result<Answer, Failure> {
-    let limit = CALL_LIMIT + Duration::from_millis(wait_ms(request).into());
+    let usual = if is_long(request) { LONG_LIMIT } else { CALL_LIMIT };
+    let limit = usual + Duration::from_millis(wait_ms(request).into());
     let reply: Reply = peer.call(request, limit).await?;
     Ok(reply.result?)
+}
+
+/// Whether a node reads or writes a whole volume for it.
+const fn is_long(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::DeltaExport(_) | Request::DeltaImport { .. } | Request::VolumeDiff { .. }
+    )
 }
 
 fn wait_ms(request: &Request) -> u32 {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Small values as people write and read them.
 
+use crate::args::Interval;
+use plinth_ids::DiskId;
 use std::net::Ipv4Addr;
 
 /// Seconds: `90`, `90s`, `5m`, `1h`, `7d`.
@@ -14,6 +16,23 @@ pub(crate) fn seconds(text: &str) -> Result<u32, String> {
     }
     let number: u32 = digits.parse().map_err(|_| error())?;
     number.checked_mul(unit.map_or(1, |(_, factor)| factor)).ok_or_else(error)
+}
+
+/// Seconds, or `off`.
+pub(crate) fn interval(text: &str) -> Result<Interval, String> {
+    match text {
+        "off" => Ok(Interval(None)),
+        time => seconds(time).map(|seconds| Interval(Some(seconds.into()))),
+    }
+}
+
+/// A disk's number in its pool: `2` or `disk-2`.
+pub(crate) fn disk(text: &str) -> Result<DiskId, String> {
+    let digits = text.strip_prefix("disk-").unwrap_or(text);
+    let number = digits.parse().ok().filter(|_| digits.bytes().all(|one| one.is_ascii_digit()));
+    number
+        .map(DiskId)
+        .ok_or_else(|| format!("{text:?} is no disk: give its number in the pool, as in 2"))
 }
 
 /// An IPv4 address and a prefix length: `10.0.0.0/24`.
@@ -57,6 +76,21 @@ mod tests {
         for text in ["", "s", "-1s", "1.5h", "1w", "99999999d"] {
             assert!(seconds(text).is_err(), "{text:?} was taken");
         }
+    }
+
+    #[test]
+    fn a_disk_is_its_number() {
+        assert_eq!(["2", "disk-2"].map(disk), [Ok(DiskId(2)), Ok(DiskId(2))]);
+        for text in ["", "disk-", "-2", "+2", "disk2", "4294967296"] {
+            assert!(disk(text).is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn an_interval_can_be_off() {
+        assert_eq!(interval("off"), Ok(Interval(None)));
+        assert_eq!(interval("1d"), Ok(Interval(Some(86_400))));
+        assert!(interval("on").is_err());
     }
 
     #[test]

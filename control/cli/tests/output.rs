@@ -4,7 +4,9 @@
 
 use plinth_api::*;
 use plinth_cli::output::{json, json_error, text};
-use plinth_ids::{Epoch, ImageId, MacAddress, NodeId, PoolId, PortId, VmId, Vni, VolumeId};
+use plinth_ids::{
+    DiskId, Epoch, ImageId, MacAddress, NodeId, PoolId, PortId, SnapshotId, VmId, Vni, VolumeId,
+};
 
 const NOW: u64 = 1_000_000;
 
@@ -106,13 +108,16 @@ fn a_vm_is_one_line_of_json() {
 }
 
 #[test]
-fn pools_images_and_volumes_are_listed() {
+fn pools_and_images_are_listed() {
     let pool = PoolView {
         id: PoolId(1),
         name: "trial".parse().unwrap(),
         node: "node-1".parse().unwrap(),
-        device: "/srv/trial.pool".to_owned(),
+        disks: vec![disk()],
         durability: Durability::Flush,
+        class: PoolClass::Performance,
+        scrub: ScrubSchedule::default(),
+        level: Some(Level::Warn),
         state: ResourceState::Ready,
         capacity: Some(8 << 30),
         used: Some(1 << 30),
@@ -125,9 +130,9 @@ fn pools_images_and_volumes_are_listed() {
     assert_eq!(
         text(&Answer::Pools(vec![pool, broken]), NOW),
         "\
-NAME   NODE    STATE  USED  CAPACITY  PROVISIONED  VOLUMES  DEVICE
-trial  node-1  ready  1G    8G        20G          2        /srv/trial.pool
-trial  node-1  fault  -     8G        20G          2        /srv/trial.pool
+NAME   NODE    STATE  LEVEL  USED  CAPACITY  PROVISIONED  VOLUMES  DISKS
+trial  node-1  ready  warn   1G    8G        20G          2        1
+trial  node-1  fault  warn   -     8G        20G          2        1
 "
     );
     let image = ImageView {
@@ -142,6 +147,10 @@ trial  node-1  fault  -     8G        20G          2        /srv/trial.pool
         text(&Answer::Images(vec![image]), NOW),
         "NAME   STATE      SIZE  POOLS  AGE\nsmall  importing  -     trial  0s\n"
     );
+}
+
+#[test]
+fn volumes_are_listed_and_shown_with_their_use() {
     let volume = VolumeView {
         id: VolumeId(2),
         name: "data-1".parse().unwrap(),
@@ -153,13 +162,249 @@ trial  node-1  fault  -     8G        20G          2        /srv/trial.pool
         image: None,
         vm: Some("web-1".parse().unwrap()),
         is_system: false,
+        limits: None,
+        snapshots: 2,
+        usage: None,
         created_at: NOW,
     };
     assert_eq!(
-        text(&Answer::Volumes(vec![volume]), NOW),
+        text(&Answer::Volumes(vec![volume.clone()]), NOW),
         "\
-NAME    POOL   NODE    STATE  SIZE  WRITTEN  VM     IMAGE
-data-1  trial  node-1  ready  20G   1.5G     web-1  -
+NAME    POOL   NODE    STATE  SIZE  WRITTEN  SNAPSHOTS  VM     IMAGE
+data-1  trial  node-1  ready  20G   1.5G     2          web-1  -
+"
+    );
+    let usage = VolumeUsage {
+        size: 20 << 30,
+        written: 1536 << 20,
+        unique: 1 << 30,
+        snapshots_unique: 64 << 20,
+        snapshots: Vec::new(),
+        parent: None,
+        job: Some(Job { kind: JobKind::SnapshotDelete, done: 3, total: 9 }),
+    };
+    let limits =
+        VolumeLimits { iops: 500, iops_burst: 0, bytes_per_second: 100 << 20, bytes_burst: 0 };
+    let shown = VolumeView { usage: Some(usage), limits: Some(limits), ..volume };
+    assert_eq!(
+        text(&Answer::Volume(shown), NOW),
+        "\
+name:         data-1
+id:           volume-2
+pool:         trial
+node:         node-1
+state:        ready
+provisioned:  20G
+written:      1.5G
+unique:       1G
+snapshots:    2
+in snapshots: 64M
+under way:    snapshot-delete, 3 of 9 objects
+vm:           web-1
+limits:       500 requests/s, 100MB/s
+kind:         data
+age:          0s
+"
+    );
+}
+
+fn disk() -> PoolDiskView {
+    PoolDiskView {
+        pool: "trial".parse().unwrap(),
+        node: "node-1".parse().unwrap(),
+        disk: DiskId(2),
+        device: "/dev/vdb".to_owned(),
+        resource: ResourceState::Ready,
+        is_draining: true,
+        status: Some(DiskStatus {
+            id: DiskId(2),
+            device: "/dev/vdb".to_owned(),
+            state: DiskState::Draining,
+            reason: None,
+            capacity: 8 << 30,
+            used: 1 << 30,
+            level: Level::Ok,
+            objects: 12,
+            bad_blocks: 1,
+            counters: DiskCounters { reads: 4, read_bytes: 16_384, ..DiskCounters::default() },
+        }),
+        bad_blocks: vec![BadBlock {
+            object: "volume-2/7".to_owned(),
+            volume: Some(VolumeId(2)),
+            volume_offset: Some(29_364_224),
+            block: 1,
+            offset: 1_052_672,
+            found_by: FoundBy::DeepScrub,
+            found_at: NOW - 60,
+        }],
+    }
+}
+
+#[test]
+fn disks_are_listed_and_shown_with_what_is_bad() {
+    let new = PoolDiskView { resource: ResourceState::Creating, status: None, ..disk() };
+    assert_eq!(
+        text(&Answer::Disks(vec![disk(), new]), NOW),
+        "\
+POOL   DISK    NODE    STATE     LEVEL  USED  CAPACITY  OBJECTS  BAD  DEVICE
+trial  disk-2  node-1  draining  ok     1G    8G        12       1    /dev/vdb
+trial  disk-2  node-1  creating  -      -     -         -        -    /dev/vdb
+"
+    );
+    assert_eq!(
+        text(&Answer::Disk(disk()), NOW),
+        "\
+pool:            trial
+disk:            disk-2
+node:            node-1
+device:          /dev/vdb
+state:           draining
+capacity:        8G
+used:            1G
+level:           ok
+objects:         12
+reads:           4 of 16KB
+writes:          0 of 0B
+flushes:         0
+discards:        0
+io errors:       0
+checksum errors: 0
+bad blocks:      1
+
+OBJECT      BLOCK  VOLUME    AT        ON DISK  FOUND BY    AGE
+volume-2/7  1      volume-2  29364224  1052672  deep-scrub  60s
+"
+    );
+}
+
+#[test]
+fn snapshots_schedules_and_limits_are_shown() {
+    let snapshot = SnapshotView {
+        id: SnapshotId(3),
+        volume: "data-1".parse().unwrap(),
+        name: "monday".parse().unwrap(),
+        state: ResourceState::Ready,
+        size: 20 << 30,
+        unique: Some(64 << 20),
+        is_scheduled: false,
+        created_at: NOW - 60,
+    };
+    assert_eq!(
+        text(&Answer::Snapshots(vec![snapshot.clone()]), NOW),
+        "\
+NAME    VOLUME  STATE  SIZE  UNIQUE  MADE BY  AGE
+monday  data-1  ready  20G   64M     hand     60s
+"
+    );
+    assert_eq!(
+        json(&Answer::Snapshot(snapshot)),
+        concat!(
+            r#"{"id":3,"volume":"data-1","name":"monday","state":"ready","size":21474836480,"#,
+            r#""unique":67108864,"is_scheduled":false,"created_at":999940}"#,
+            "\n"
+        )
+    );
+    let schedule = ScheduleView {
+        volume: "data-1".parse().unwrap(),
+        interval_seconds: 86_400,
+        keep: 7,
+        next_at: NOW + 90,
+        snapshots: 3,
+        fault: Some("pool trial is full".to_owned()),
+    };
+    assert_eq!(
+        text(&Answer::Schedule(schedule), NOW),
+        "\
+volume:    data-1
+every:     1d
+keep:      7
+next:      in 90s
+snapshots: 3
+fault:     pool trial is full
+"
+    );
+    let limits = LimitView { volume: "data-1".parse().unwrap(), limits: None, is_chosen: false };
+    assert_eq!(
+        text(&Answer::Limits(limits), NOW),
+        "volume: data-1\nlimits: none\nfrom:   the pool's class\n"
+    );
+}
+
+#[test]
+fn what_was_measured_is_listed() {
+    let latency = Latency { count: 7, p50: 1_500, p99: 20_000, p999: 3_000_000, max: 4_000_000 };
+    let stats = VolumeStatsView {
+        volume: "data-1".parse().unwrap(),
+        metrics: VolumeMetrics {
+            pool: PoolId(1),
+            volume: VolumeId(2),
+            read: latency,
+            write: Latency::default(),
+            flush: Latency::default(),
+            read_bytes: 4096,
+            written_bytes: 0,
+            errors: 0,
+            throttled: 5,
+        },
+    };
+    assert_eq!(
+        text(&Answer::VolumeStats(vec![stats]), NOW),
+        "\
+VOLUME  KIND   REQUESTS  P50    P99   P99.9  MAX    THROTTLED
+data-1  read   7         1.5us  20us  3.0ms  4.0ms  5
+data-1  write  0         0ns    0ns   0ns    0ns    -
+data-1  flush  0         0ns    0ns   0ns    0ns    -
+"
+    );
+    let slow = SlowRequestView {
+        volume: "data-1".parse().unwrap(),
+        request: SlowRequest {
+            at_ms: (NOW - 3) * 1000,
+            pool: PoolId(1),
+            volume: VolumeId(2),
+            kind: "write".to_owned(),
+            offset: 4096,
+            length: 8192,
+            total_ns: 21_000_000,
+            waits: vec![
+                Wait { stage: "journal".to_owned(), ns: 20_000_000 },
+                Wait { stage: "disk".to_owned(), ns: 900_000 },
+            ],
+        },
+    };
+    assert_eq!(
+        text(&Answer::SlowRequests(vec![slow]), NOW),
+        "\
+AGE  VOLUME  KIND   OFFSET  LENGTH  TOOK  WAITED FOR
+3s   data-1  write  4096    8K      21ms  journal 20ms, disk 900us
+"
+    );
+}
+
+#[test]
+fn scrubs_are_listed() {
+    let scrub = ScrubView {
+        disk: DiskId(1),
+        run: Some(ScrubRun {
+            kind: ScrubKind::Deep,
+            started_at: NOW - 5,
+            objects_done: 3,
+            objects_total: 10,
+            bytes: 1 << 20,
+            found: 1,
+            rate: 16 << 20,
+        }),
+        last_light: Some(NOW - 3600),
+        last_deep: None,
+        next_light: None,
+        next_deep: None,
+        last_found: 0,
+    };
+    assert_eq!(
+        text(&Answer::Scrubs(vec![scrub]), NOW),
+        "\
+DISK    RUNNING  DONE     FOUND  RATE    LAST LIGHT  LAST DEEP  LAST FOUND
+disk-1  deep     3 of 10  1      16MB/s  60m         -          0
 "
     );
 }

@@ -26,7 +26,7 @@ impl Agent for NodeAgent {
         command: Command,
         input: &mut (dyn AsyncRead + Send + Unpin),
     ) -> Result<AgentAnswer, Refusal> {
-        let Command::ImageImport { pool, volume, name, format, source } = command else {
+        let Command::ImageImport { pool, volume, snapshot, name, format, source } = command else {
             return waiting(&self.inner, move |inner| inner.perform(command)).await;
         };
         let (source, spool) = match source {
@@ -38,7 +38,7 @@ impl Agent for NodeAgent {
                 (spool.path().to_owned(), Some(spool))
             }
         };
-        let import = Import { pool, volume, name, format, source };
+        let import = Import { pool, volume, snapshot, name, format, source };
         waiting(&self.inner, move |inner| {
             let result = inner.import(&import);
             drop(spool);

@@ -31,6 +31,7 @@ mod places;
 mod preflight;
 mod reconcile;
 mod runner;
+mod storage;
 mod store;
 mod switch;
 pub mod translate;

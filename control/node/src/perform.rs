@@ -3,11 +3,12 @@
 
 use crate::agent::{Inner, lock};
 use crate::keeper::Trouble;
+use crate::storage;
 use crate::store::Store;
 use crate::switch::Switch;
-use plinth_api::{AgentAnswer, Code, Command, DiskFormat, PoolSpec, Refusal};
-use plinth_ids::{DiskId, Name, PoolId, VolumeId};
-use plinth_store_api::Verb;
+use plinth_api::{AgentAnswer, Code, Command, DiskFormat, PoolSpec, Refusal, ScrubSchedule};
+use plinth_ids::{Name, PoolId, SnapshotId, VolumeId};
+use plinth_store_api::{Answer, Verb};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ const SECTOR: u64 = 512;
 pub(crate) struct Import {
     pub(crate) pool: PoolId,
     pub(crate) volume: VolumeId,
+    pub(crate) snapshot: SnapshotId,
     pub(crate) name: Name,
     pub(crate) format: DiskFormat,
     pub(crate) source: PathBuf,
@@ -42,27 +44,55 @@ impl Inner {
             result.map(|()| AgentAnswer::Done)
         };
         match command {
-            Command::PoolFormat { pool, name, device, size, durability, overwrite } => {
-                let fresh = PoolSpec { id: pool, name, device, durability };
+            Command::PoolFormat { pool, name, disks, size, durability, class, overwrite } => {
+                // When it is scrubbed comes with the spec.
+                let scrub = ScrubSchedule::default();
+                let fresh = PoolSpec { id: pool, name, disks, durability, class, scrub };
                 return self.format(fresh, size, overwrite);
+            }
+            Command::DiskAdd { pool, disk, device, size, overwrite } => {
+                let device = PathBuf::from(device);
+                return self.disk_add(Verb::PoolDiskAdd { pool, disk, device, size, overwrite });
+            }
+            Command::DiskRemove { pool, disk } => {
+                forgiving(done(Verb::PoolDiskRemove { pool, disk }), "disk-missing")
             }
             Command::VolumeCreate { pool, volume, name, size } => {
                 done(Verb::VolumeCreate { pool, volume, name, size })
             }
-            Command::VolumeClone { pool, source, volume, name, size } => {
-                done(Verb::VolumeClone { pool, source, snapshot: None, volume, name, size })
+            Command::VolumeClone { pool, source, snapshot, volume, name, size } => {
+                done(Verb::VolumeClone { pool, source, snapshot, volume, name, size })
             }
             Command::VolumeGrow { pool, volume, size } => {
                 done(Verb::VolumeGrow { pool, volume, size })
             }
-            Command::VolumeDelete { pool, volume } => {
-                match done(Verb::VolumeDelete { pool, volume, wipe: false }) {
-                    Err(Trouble::Refused { code, .. }) if code == "volume-missing" => {
-                        Ok(AgentAnswer::Done)
-                    }
-                    other => other,
-                }
+            Command::VolumeDelete { pool, volume, wipe } => {
+                forgiving(done(Verb::VolumeDelete { pool, volume, wipe }), "volume-missing")
             }
+            Command::VolumeFlatten { pool, volume } => done(Verb::VolumeFlatten { pool, volume }),
+            Command::SnapshotCreate { pool, volume, snapshot, name } => {
+                done(Verb::SnapshotCreate { pool, volume, snapshot, name })
+            }
+            Command::SnapshotDelete { pool, volume, snapshot } => {
+                forgiving(done(Verb::SnapshotDelete { pool, volume, snapshot }), "snapshot-missing")
+            }
+            Command::SnapshotRollback { pool, volume, snapshot } => {
+                done(Verb::SnapshotRollback { pool, volume, snapshot })
+            }
+            Command::DeltaExport { pool, volume, from, to, target } => {
+                done(Verb::DeltaExport { pool, volume, from, to, target: target.into() })
+            }
+            Command::ScrubStart { pool, disk, kind, rate } => {
+                done(Verb::ScrubStart { pool, disk, kind: storage::scrub_kind(kind), rate })
+            }
+            Command::ScrubStop { pool, disk } => done(Verb::ScrubStop { pool, disk }),
+            question @ (Command::VolumeShow { .. }
+            | Command::VolumeDiff { .. }
+            | Command::DeltaImport { .. }
+            | Command::DiskShow { .. }
+            | Command::ScrubStatus { .. }
+            | Command::Metrics
+            | Command::SlowRequests { .. }) => self.ask_store(question),
             Command::SwitchPorts => self.switch_socket().ports().map(AgentAnswer::SwitchPorts),
             Command::SwitchFlows { limit } => {
                 self.switch_socket().flows(limit).map(AgentAnswer::SwitchFlows)
@@ -73,6 +103,54 @@ impl Inner {
             }
         }
         .map_err(|trouble| refusal(&trouble))
+    }
+
+    /// Commands that the store answers with something to show.
+    fn ask_store(&self, command: Command) -> Result<AgentAnswer, Trouble> {
+        let verb = match command {
+            Command::VolumeShow { pool, volume } => Verb::VolumeShow { pool, volume },
+            Command::VolumeDiff { pool, volume, from, to, start } => {
+                Verb::VolumeDiff { pool, volume, from, to, start }
+            }
+            Command::DeltaImport { pool, volume, snapshot, source } => {
+                Verb::DeltaImport { pool, volume, snapshot, source: source.into() }
+            }
+            Command::DiskShow { pool, disk } => Verb::DiskShow { pool, disk },
+            Command::ScrubStatus { pool } => Verb::ScrubStatus { pool },
+            Command::Metrics => Verb::Metrics,
+            Command::SlowRequests { limit } => Verb::SlowRequests { limit },
+            _ => return Err(Trouble::Confused),
+        };
+        Ok(match self.store_socket().call(verb)? {
+            Answer::VolumeDetail(detail) => AgentAnswer::VolumeUsage(storage::usage(*detail)),
+            Answer::Diff(diff) => AgentAnswer::Diff {
+                ranges: diff.ranges.into_iter().map(storage::range).collect(),
+                next: diff.next,
+            },
+            Answer::Snapshot(status) => AgentAnswer::Snapshot(storage::snapshot(status)),
+            Answer::Disk(detail) => AgentAnswer::BadBlocks(
+                detail.bad_blocks.into_iter().map(storage::bad_block).collect(),
+            ),
+            Answer::Scrubs(scrubs) => {
+                AgentAnswer::Scrubs(scrubs.into_iter().map(storage::scrub).collect())
+            }
+            Answer::Metrics(metrics) => {
+                AgentAnswer::Metrics(metrics.attachments.iter().map(storage::metrics).collect())
+            }
+            Answer::SlowRequests(requests) => {
+                AgentAnswer::SlowRequests(requests.into_iter().map(storage::slow).collect())
+            }
+            _ => return Err(Trouble::Confused),
+        })
+    }
+
+    /// Makes a disk for a pool that is served. The spec names it afterwards, and a store that has
+    /// it already is asked again after a crash.
+    fn disk_add(&self, verb: Verb) -> Result<AgentAnswer, Refusal> {
+        let result =
+            forgiving(self.store_socket().act(verb).map(|()| AgentAnswer::Done), "disk-there");
+        self.store.look();
+        result.map_err(|trouble| refusal(&trouble).field("device"))
     }
 
     /// Makes a pool and waits until it is served.
@@ -86,24 +164,17 @@ impl Inner {
             let pools = inner.store.extra().pools;
             pools.into_iter().find(|pool| pool.id == fresh.id)
         };
+        let first = fresh.disks.first().map(|disk| PathBuf::from(&disk.device));
         if let Some(pool) = is_served(self)
             && pool.fault.is_none()
-            && pool.device == Path::new(&fresh.device)
+            && Some(&pool.device) == first.as_ref()
         {
             return Ok(AgentAnswer::Done);
         }
-        let verb = Verb::PoolFormat {
-            id: fresh.id,
-            disk: DiskId::FIRST,
-            device: PathBuf::from(&fresh.device),
-            size,
-            overwrite,
-        };
-        let formatted = self.store_socket().act(verb);
+        let formatted = self.format_disks(&fresh, size, overwrite);
         // Perhaps it is this very pool, formatted before a crash: whether it is, is seen when it
         // is served.
-        let is_there = matches!(&formatted, Err(Trouble::Refused { code, .. })
-            if code == "pool-there" || code == "device-in-use");
+        let is_there = formatted.as_ref().is_err_and(is_there);
         if let Err(trouble) = &formatted
             && !is_there
         {
@@ -132,6 +203,31 @@ impl Inner {
                 Err(Refusal::new(Code::Failed, text))
             }
         }
+    }
+
+    /// Formats every disk of a pool. Disks that are there already are told as the last fault, so
+    /// that those after them are made too.
+    fn format_disks(
+        &self,
+        fresh: &PoolSpec,
+        size: Option<u64>,
+        overwrite: bool,
+    ) -> Result<(), Trouble> {
+        let mut there = Ok(());
+        for disk in &fresh.disks {
+            let verb = Verb::PoolFormat {
+                id: fresh.id,
+                disk: disk.id,
+                device: PathBuf::from(&disk.device),
+                size,
+                overwrite,
+            };
+            match self.store_socket().act(verb) {
+                Err(trouble) if is_there(&trouble) => there = Err(trouble),
+                other => other?,
+            }
+        }
+        there
     }
 
     /// Makes a volume with the bytes of an image file.
@@ -164,7 +260,28 @@ impl Inner {
             });
         self.store.look();
         result.map_err(|trouble| refusal(&trouble))?;
-        Ok(AgentAnswer::Imported { size: whole })
+        let has_snapshot = self.freeze(import)?;
+        Ok(AgentAnswer::Imported { size: whole, has_snapshot })
+    }
+
+    /// Makes the snapshot that system disks are cloned from. A store that was started by an older
+    /// release has none; its images are cloned as they are.
+    fn freeze(&self, import: &Import) -> Result<bool, Refusal> {
+        let verb = Verb::SnapshotCreate {
+            pool: import.pool,
+            volume: import.volume,
+            snapshot: import.snapshot,
+            name: import.name.clone(),
+        };
+        match self.store_socket().act(verb) {
+            Ok(()) => Ok(true),
+            Err(Trouble::Refused { code, .. })
+                if code == "not-served" || code == "not-a-request" =>
+            {
+                Ok(false)
+            }
+            Err(trouble) => Err(refusal(&trouble)),
+        }
     }
 
     /// qemu-img reads every format; the store wants raw. The format is said, never guessed: a
@@ -232,6 +349,20 @@ impl Drop for Scratch {
     }
 }
 
+/// The pool's disk is there, or is some other pool's: which, is seen when it is served.
+fn is_there(trouble: &Trouble) -> bool {
+    matches!(trouble, Trouble::Refused { code, .. }
+        if code == "pool-there" || code == "device-in-use")
+}
+
+/// A result for which the store's `code` says that it was done before.
+fn forgiving(result: Result<AgentAnswer, Trouble>, expected: &str) -> Result<AgentAnswer, Trouble> {
+    match result {
+        Err(Trouble::Refused { code, .. }) if code == expected => Ok(AgentAnswer::Done),
+        other => other,
+    }
+}
+
 /// What a daemon's no means to an operator.
 pub(crate) fn refusal(trouble: &Trouble) -> Refusal {
     match trouble {
@@ -246,11 +377,16 @@ pub(crate) fn refusal(trouble: &Trouble) -> Refusal {
 /// The daemon's code in the operator's words; a daemon has finer ones.
 fn meaning(code: &str) -> Code {
     match code {
-        "pool-missing" | "volume-missing" | "device-missing" => Code::NotFound,
-        "pool-there" | "pool-exists" | "volume-exists" | "name-taken" => Code::Exists,
-        "volume-attached" | "device-in-use" => Code::InUse,
-        "volume-busy" | "pool-starting" | "stopping" | "pool-fault" => Code::State,
-        "no-space" | "volumes-full" => Code::NoRoom,
+        "pool-missing" | "volume-missing" | "device-missing" | "snapshot-missing"
+        | "disk-missing" => Code::NotFound,
+        "pool-there" | "pool-exists" | "volume-exists" | "name-taken" | "snapshot-exists"
+        | "target-exists" => Code::Exists,
+        "volume-attached" | "device-in-use" | "volume-has-snapshots" | "disk-not-empty" => {
+            Code::InUse
+        }
+        "volume-busy" | "pool-starting" | "stopping" | "pool-fault" | "not-served"
+        | "scrub-running" | "delta-base" => Code::State,
+        "no-space" | "volumes-full" | "snapshots-full" => Code::NoRoom,
         "volume-size" | "volume-shrink" | "range" | "device-path" | "device-size"
         | "device-shrink" => Code::Invalid,
         _ => Code::Failed,

@@ -3,9 +3,9 @@
 
 use crate::agent::{Inner, ground, lock};
 use crate::runner::Runner;
-use crate::translate;
+use crate::{storage, translate};
 use plinth_api::{
-    Code, DaemonState, DaemonStatus, NodeSpec, NodeStatus, PoolStatus, Refusal, Run, VmSpec,
+    Code, DaemonState, DaemonStatus, Level, NodeSpec, NodeStatus, PoolStatus, Refusal, Run, VmSpec,
     VolumeStatus,
 };
 use plinth_ids::{Epoch, VmId};
@@ -163,6 +163,8 @@ impl Inner {
                 capacity: pool.capacity,
                 used: pool.used,
                 checksum_errors: pool.checksum_errors,
+                level: storage::level(pool.level),
+                disks: pool.disks.iter().map(storage::disk).collect(),
             });
         }
         for pool in spec.iter().flat_map(|spec| &spec.pools) {
@@ -173,6 +175,8 @@ impl Inner {
                     capacity: 0,
                     used: 0,
                     checksum_errors: 0,
+                    level: Level::Ok,
+                    disks: Vec::new(),
                 });
             }
         }

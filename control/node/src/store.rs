@@ -40,16 +40,24 @@ impl Store {
 
     /// Carries out a command that changes a pool.
     pub(crate) fn act(&self, verb: Verb) -> Result<(), Trouble> {
-        let limit = match &verb {
-            Verb::VolumeImport { .. } | Verb::VolumeExport { .. } | Verb::PoolFormat { .. } => {
-                LONG_LIMIT
-            }
-            _ => ACT_LIMIT,
-        };
-        match self.ask(verb, limit)? {
-            Answer::Done | Answer::Volume(_) => Ok(()),
+        match self.call(verb)? {
+            Answer::Done | Answer::Volume(_) | Answer::Snapshot(_) => Ok(()),
             _ => Err(Trouble::Confused),
         }
+    }
+
+    /// Carries out any verb, for as long as it may take.
+    pub(crate) fn call(&self, verb: Verb) -> Result<Answer, Trouble> {
+        let limit = match &verb {
+            Verb::VolumeImport { .. }
+            | Verb::VolumeExport { .. }
+            | Verb::DeltaImport { .. }
+            | Verb::DeltaExport { .. }
+            | Verb::PoolDiskAdd { .. }
+            | Verb::PoolFormat { .. } => LONG_LIMIT,
+            _ => ACT_LIMIT,
+        };
+        self.ask(verb, limit)
     }
 }
 

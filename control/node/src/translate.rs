@@ -2,7 +2,10 @@
 //! What a spec means for the daemons and for QEMU: pure functions.
 
 use crate::Places;
-use plinth_api::{Boot, DiskSpec, Durability, NicSpec, NodeSpec, PoolSpec, Run, VmSpec};
+use plinth_api::{
+    Boot, DiskSpec, Durability, NicSpec, NodeSpec, PoolClass, PoolDiskSpec, PoolSpec, Run, VmSpec,
+    VolumeLimits,
+};
 use plinth_ids::{Epoch, VmId, VolumeId};
 use plinth_qemu as qemu;
 use plinth_store_api as store;
@@ -33,6 +36,12 @@ pub fn needs(wanted: &[VmSpec], held: &BTreeMap<VmId, VmSpec>) -> Needs {
     for vm in to_run.chain(held.values()) {
         nics.extend(vm.nics.iter().map(|nic| (nic.port, nic.clone())));
         disks.extend(vm.disks.iter().map(|disk| (disk.volume, (disk.clone(), disk_queues(vm)))));
+    }
+    // Limits alone reach a living process: they are the store's, not QEMU's.
+    for disk in wanted.iter().flat_map(|vm| &vm.disks) {
+        if let Some((needed, _)) = disks.get_mut(&disk.volume) {
+            needed.limits = disk.limits;
+        }
     }
     Needs { nics: nics.into_values().collect(), disks: disks.into_values().collect() }
 }
@@ -91,17 +100,47 @@ pub fn store_config(
         socket: places.volume_socket(disk.volume),
         queues: *queues,
         is_read_only: disk.is_read_only,
-        limits: None,
+        limits: disk.limits.map(limits),
     });
-    let pools = pools
-        .into_values()
-        .map(|pool| store::Pool::of_one(pool.id, &pool.device, durability(pool.durability)));
+    let pools = pools.into_values().map(store_pool);
     store::StoreConfig {
         version: store::CONFIG_VERSION,
         epoch: Epoch(0),
         workers: Vec::new(),
         pools: pools.collect(),
         attachments: attachments.collect(),
+    }
+}
+
+fn store_pool(pool: &PoolSpec) -> store::Pool {
+    let disk = |disk: &PoolDiskSpec| store::PoolDisk {
+        id: disk.id,
+        device: PathBuf::from(&disk.device),
+        is_draining: disk.is_draining,
+    };
+    store::Pool {
+        id: pool.id,
+        disks: pool.disks.iter().map(disk).collect(),
+        durability: durability(pool.durability),
+        class: match pool.class {
+            PoolClass::Ordinary => store::PoolClass::Ordinary,
+            PoolClass::Performance => store::PoolClass::Performance,
+        },
+        scrub: store::ScrubSchedule {
+            light_interval: pool.scrub.light_seconds,
+            deep_interval: pool.scrub.deep_seconds,
+            rate: pool.scrub.rate,
+        },
+        ladder: store::Ladder::default(),
+    }
+}
+
+const fn limits(limits: VolumeLimits) -> store::VolumeLimits {
+    store::VolumeLimits {
+        iops: limits.iops,
+        iops_burst: limits.iops_burst,
+        bytes_per_second: limits.bytes_per_second,
+        bytes_burst: limits.bytes_burst,
     }
 }
 
@@ -174,7 +213,7 @@ pub fn sockets(vm: &VmSpec, places: &Places) -> Vec<PathBuf> {
 mod tests {
     use super::*;
     use plinth_api::Address;
-    use plinth_ids::{MacAddress, NodeId, PoolId, PortId, Vni};
+    use plinth_ids::{DiskId, MacAddress, NodeId, PoolId, PortId, Vni};
 
     fn vm(number: u64, run: Run) -> VmSpec {
         VmSpec {
@@ -188,6 +227,7 @@ mod tests {
                 volume: VolumeId(number),
                 name: "disk".parse().unwrap(),
                 is_read_only: false,
+                limits: None,
             }],
             nics: vec![NicSpec {
                 port: PortId(u32::try_from(number).unwrap()),
@@ -234,12 +274,29 @@ mod tests {
     }
 
     #[test]
+    fn limits_reach_a_living_process_and_nothing_else_does() {
+        let chosen = VolumeLimits { iops: 500, iops_burst: 0, bytes_per_second: 0, bytes_burst: 0 };
+        let mut newer = vm(1, Run::Running);
+        newer.disks[0].limits = Some(chosen);
+        newer.disks[0].is_read_only = true;
+        let held = BTreeMap::from([(VmId(1), vm(1, Run::Running))]);
+        let needs = needs(&[newer], &held);
+        assert_eq!((needs.disks[0].0.limits, needs.disks[0].0.is_read_only), (Some(chosen), false));
+    }
+
+    #[test]
     fn a_fresh_pool_is_served_until_the_spec_names_it() {
         let pool = |device: &str| PoolSpec {
             id: PoolId(1),
             name: "pool".parse().unwrap(),
-            device: device.to_owned(),
+            disks: vec![PoolDiskSpec {
+                id: DiskId::FIRST,
+                device: device.to_owned(),
+                is_draining: false,
+            }],
             durability: Durability::Flush,
+            class: PoolClass::Ordinary,
+            scrub: plinth_api::ScrubSchedule::default(),
         };
         let places = Places::new("/s", "/r").unwrap();
         let mut spec = NodeSpec {

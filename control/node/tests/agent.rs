@@ -4,10 +4,13 @@
 
 use plinth_api::{
     Address, AgentAnswer, Boot, CheckState, Code, Command, DaemonState, DiskFormat, DiskSpec,
-    Durability, ImportSource, NicSpec, NodeSpec, Run, VmSpec, VmState, VmStatus,
+    Durability, ImportSource, NicSpec, NodeSpec, PoolClass, PoolDiskSpec, Run, VmSpec, VmState,
+    VmStatus,
 };
 use plinth_client::Agent;
-use plinth_ids::{Epoch, MacAddress, NodeId, PoolId, PortId, VmId, Vni, VolumeId};
+use plinth_ids::{
+    DiskId, Epoch, MacAddress, NodeId, PoolId, PortId, SnapshotId, VmId, Vni, VolumeId,
+};
 use plinth_node::{NodeAgent, NodeConfig, Places, Surroundings};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -108,6 +111,7 @@ fn vm(number: u64) -> VmSpec {
             volume: VolumeId(number),
             name: "disk".parse().unwrap(),
             is_read_only: false,
+            limits: None,
         }],
         nics: vec![NicSpec {
             port: PortId(u32::try_from(number).unwrap()),
@@ -362,13 +366,19 @@ fn perform(
     block(agent.perform(command, &mut input))
 }
 
+fn disks(device: &Path) -> Vec<PoolDiskSpec> {
+    let device = device.display().to_string();
+    vec![PoolDiskSpec { id: DiskId::FIRST, device, is_draining: false }]
+}
+
 fn format(device: &Path) -> Command {
     Command::PoolFormat {
         pool: PoolId(1),
         name: "pool".parse().unwrap(),
-        device: device.display().to_string(),
+        disks: disks(device),
         size: Some(1 << 30),
         durability: Durability::Flush,
+        class: PoolClass::Ordinary,
         overwrite: false,
     }
 }
@@ -377,6 +387,7 @@ fn import(source: ImportSource, format: DiskFormat) -> Command {
     Command::ImageImport {
         pool: PoolId(1),
         volume: VolumeId(9),
+        snapshot: SnapshotId(1),
         name: "image".parse().unwrap(),
         format,
         source,
@@ -400,21 +411,56 @@ fn commands_may_be_repeated_after_a_crash() {
     let second = Command::PoolFormat {
         pool: PoolId(2),
         name,
-        device: other.display().to_string(),
+        disks: disks(&other),
         size,
         durability,
+        class: PoolClass::Ordinary,
         overwrite,
     };
     let refusal = perform(&agent, second, b"").unwrap_err();
     assert_eq!(refusal.code(), Some(Code::Exists), "{refusal}");
 
-    let gone = Command::VolumeDelete { pool: PoolId(1), volume: VolumeId(404) };
+    let gone = Command::VolumeDelete { pool: PoolId(1), volume: VolumeId(404), wipe: false };
     assert_eq!(perform(&agent, gone, b""), Ok(AgentAnswer::Done));
     let AgentAnswer::SwitchDrops(drops) = perform(&agent, Command::SwitchDrops, b"").unwrap()
     else {
         panic!("drops were asked for")
     };
     assert_eq!((drops[0].reason.as_str(), drops[0].packets), ("vni-unknown", 3));
+}
+
+#[test]
+fn snapshots_are_made_counted_and_forgotten() {
+    let node = Node::new("snapshot");
+    let agent = node.agent();
+    agent.take(spec(1, Vec::new())).unwrap();
+    until("the store is up", || perform(&agent, format(&node.folder.join("pool")), b"").ok());
+    let (pool, volume, snapshot) = (PoolId(1), VolumeId(9), SnapshotId(4));
+    let create = |volume| Command::SnapshotCreate {
+        pool,
+        volume,
+        snapshot,
+        name: "monday".parse().unwrap(),
+    };
+    let refusal = perform(&agent, create(VolumeId(404)), b"").unwrap_err();
+    assert_eq!(refusal.code(), Some(Code::NotFound), "{refusal}");
+    let made = Command::VolumeCreate { pool, volume, name: "data".parse().unwrap(), size: 1 << 20 };
+    perform(&agent, made, b"").unwrap();
+    assert_eq!(perform(&agent, create(volume), b""), Ok(AgentAnswer::Done));
+    let AgentAnswer::VolumeUsage(usage) =
+        perform(&agent, Command::VolumeShow { pool, volume }, b"").unwrap()
+    else {
+        panic!("its use was asked for")
+    };
+    assert_eq!((usage.unique, usage.snapshots_unique), (4096, 8192));
+    assert_eq!((usage.snapshots.len(), usage.snapshots[0].id), (1, snapshot));
+    let delete = || Command::SnapshotDelete { pool, volume, snapshot };
+    assert_eq!(perform(&agent, delete(), b""), Ok(AgentAnswer::Done));
+    // Done before, it is done.
+    assert_eq!(perform(&agent, delete(), b""), Ok(AgentAnswer::Done));
+    // What a store of an older release does not know is told as such.
+    let refusal = perform(&agent, Command::Metrics, b"").unwrap_err();
+    assert_eq!(refusal.code(), Some(Code::State), "{refusal}");
 }
 
 #[test]
@@ -429,7 +475,7 @@ fn an_image_comes_in_by_path_or_by_stream_in_either_format() {
     let imported = || std::fs::read(node.folder.join("s/imported")).unwrap();
     let stream = ImportSource::Stream { length: bytes.len() as u64 };
     let answer = perform(&agent, import(stream.clone(), DiskFormat::Raw), &bytes).unwrap();
-    assert_eq!(answer, AgentAnswer::Imported { size: whole as u64 });
+    assert_eq!(answer, AgentAnswer::Imported { size: whole as u64, has_snapshot: true });
     assert_eq!(imported()[..bytes.len()], bytes);
 
     let (raw, qcow2) = (node.folder.join("image.raw"), node.folder.join("image.qcow2"));

@@ -6,8 +6,10 @@
 
 use crate::change::{Change, Key, Record};
 use crate::cluster::{Cluster, Observed};
-use crate::record::{PoolRecord, State, VmRecord, VolumeRecord};
-use crate::volume::doomed;
+use crate::record::{
+    DiskRecord, PoolRecord, SnapshotRecord, Source, State, VmRecord, VolumeRecord,
+};
+use crate::spec::disk_spec;
 use plinth_api::{AgentAnswer, Code, Command, Refusal};
 use plinth_ids::{Name, NodeId, VolumeId};
 
@@ -25,6 +27,10 @@ impl Cluster {
         for pool in self.pools.values().filter(|pool| pool.node == node) {
             if pool.state == State::Creating {
                 acts.push(Act { key: Key::Pool(pool.name.clone()), command: format_command(pool) });
+            } else {
+                let commands = pool.disks.iter().filter_map(|disk| disk_command(pool, disk));
+                let key = Key::Pool(pool.name.clone());
+                acts.extend(commands.map(|command| Act { key: key.clone(), command }));
             }
         }
         for volume in self.volumes.values() {
@@ -34,10 +40,23 @@ impl Cluster {
                 acts.push(Act { key: Key::Volume(volume.name.clone()), command });
             }
         }
+        for snapshot in self.snapshots.values() {
+            if let Some(volume) = self.volumes.get(&snapshot.volume)
+                && self.pool(volume.pool).is_some_and(|pool| pool.node == node)
+                && let Some(command) = snapshot_command(volume, snapshot)
+            {
+                let key = Key::Snapshot(snapshot.volume.clone(), snapshot.name.clone());
+                acts.push(Act { key, command });
+            }
+        }
         for image in self.images.values().filter(|image| image.state == State::Deleting) {
             for copy in &image.copies {
                 if self.pool(copy.pool).is_some_and(|pool| pool.node == node) {
-                    let command = Command::VolumeDelete { pool: copy.pool, volume: copy.volume };
+                    let (pool, volume) = (copy.pool, copy.volume);
+                    let command = match copy.snapshot {
+                        Some(snapshot) => Command::SnapshotDelete { pool, volume, snapshot },
+                        None => Command::VolumeDelete { pool, volume, wipe: false },
+                    };
                     acts.push(Act { key: Key::Image(image.name.clone()), command });
                 }
             }
@@ -52,17 +71,29 @@ impl Cluster {
             State::Growing => Some(Command::VolumeGrow { pool, volume: id, size }),
             // Its VM's spec goes first.
             State::Deleting if self.holder(id).is_some() => None,
-            State::Deleting => Some(Command::VolumeDelete { pool, volume: id }),
+            // So do its snapshots.
+            State::Deleting if self.snapshots_of(name).next().is_some() => None,
+            State::Deleting => Some(Command::VolumeDelete { pool, volume: id, wipe: volume.wipe }),
             State::Creating => {
                 let name = name.clone();
+                if let Some(Source { volume: source, snapshot }) = volume.source {
+                    return Some(Command::VolumeClone {
+                        pool,
+                        source,
+                        snapshot,
+                        volume: id,
+                        name,
+                        size,
+                    });
+                }
                 let source = volume.image.and_then(|image| {
                     let image = self.images.values().find(|record| record.id == image)?;
                     image.copies.iter().find(|copy| copy.pool == pool)
                 });
                 Some(match source {
                     Some(copy) => {
-                        let source = copy.volume;
-                        Command::VolumeClone { pool, source, volume: id, name, size }
+                        let (source, snapshot) = (copy.volume, copy.snapshot);
+                        Command::VolumeClone { pool, source, snapshot, volume: id, name, size }
                     }
                     None => Command::VolumeCreate { pool, volume: id, name, size },
                 })
@@ -79,7 +110,22 @@ impl Cluster {
             return Change::default();
         }
         match (&act.key, &act.command) {
-            (Key::Pool(name), _) => self.settle_pool(name, answer.is_ok()),
+            (Key::Pool(name), Command::PoolFormat { .. }) => self.settle_pool(name, answer.is_ok()),
+            (Key::Pool(name), Command::DiskAdd { disk, .. }) => {
+                self.settle_disk(name, *disk, answer.is_ok())
+            }
+            (Key::Pool(name), Command::DiskRemove { disk, .. }) => {
+                self.settle_disk(name, *disk, !is_gone(answer))
+            }
+            (Key::Snapshot(volume, name), Command::SnapshotCreate { snapshot, .. }) => {
+                self.settle_snapshot((volume, name), *snapshot, answer.as_ref().err())
+            }
+            (Key::Snapshot(volume, name), Command::SnapshotDelete { .. }) if is_gone(answer) => {
+                Change::default().delete(Key::Snapshot(volume.clone(), name.clone()))
+            }
+            (Key::Image(name), Command::SnapshotDelete { volume, .. }) if is_gone(answer) => {
+                self.copy_unfrozen(name, *volume)
+            }
             (Key::Volume(name), command) => self.settle_volume(name, command, answer),
             (Key::Image(name), Command::VolumeDelete { volume, .. }) if is_gone(answer) => {
                 self.copy_removed(name, *volume)
@@ -90,8 +136,11 @@ impl Cluster {
 
     fn settle_pool(&self, name: &Name, is_made: bool) -> Change {
         match self.pools.get(name) {
-            Some(pool) if pool.state == State::Creating && is_made => Change::default()
-                .put(Record::Pool(PoolRecord { state: State::Ready, ..pool.clone() })),
+            Some(pool) if pool.state == State::Creating && is_made => {
+                let mut pool = PoolRecord { state: State::Ready, ..pool.clone() };
+                pool.disks.iter_mut().for_each(|disk| disk.state = State::Ready);
+                Change::default().put(Record::Pool(pool))
+            }
             Some(pool) if pool.state == State::Creating => {
                 Change::default().delete(Key::Pool(name.clone()))
             }
@@ -148,7 +197,7 @@ impl Cluster {
             };
         }
         if !is_wanted {
-            return Change::default().put(Record::Volume(doomed(volume)));
+            return self.doom(volume);
         }
         let ready = VolumeRecord { state: State::Ready, ..volume.clone() };
         let mut change = Change::default().put(Record::Volume(ready));
@@ -174,7 +223,7 @@ impl Cluster {
             for volume in self.system_volumes(vm) {
                 // One that is being made yet is doomed when that is answered.
                 if volume.state != State::Creating {
-                    change = change.put(Record::Volume(doomed(volume)));
+                    change.writes.extend(self.doom(volume).writes);
                 }
             }
         }
@@ -209,9 +258,39 @@ fn format_command(pool: &PoolRecord) -> Command {
     Command::PoolFormat {
         pool: pool.id,
         name: pool.name.clone(),
-        device: pool.device.clone(),
-        size: pool.size,
+        disks: pool.disks.iter().map(disk_spec).collect(),
+        // All disks of a pool that is being made were asked for at once.
+        size: pool.disks.first().and_then(|disk| disk.size),
         durability: pool.durability,
-        overwrite: pool.overwrite,
+        class: pool.class,
+        overwrite: pool.disks.iter().any(|disk| disk.overwrite),
+    }
+}
+
+fn disk_command(pool: &PoolRecord, disk: &DiskRecord) -> Option<Command> {
+    match disk.state {
+        State::Ready | State::Growing => None,
+        State::Creating => Some(Command::DiskAdd {
+            pool: pool.id,
+            disk: disk.id,
+            device: disk.device.clone(),
+            size: disk.size,
+            overwrite: disk.overwrite,
+        }),
+        State::Deleting => Some(Command::DiskRemove { pool: pool.id, disk: disk.id }),
+    }
+}
+
+fn snapshot_command(volume: &VolumeRecord, snapshot: &SnapshotRecord) -> Option<Command> {
+    let (pool, id) = (volume.pool, snapshot.id);
+    match snapshot.state {
+        State::Ready | State::Growing => None,
+        State::Creating => Some(Command::SnapshotCreate {
+            pool,
+            volume: volume.id,
+            snapshot: id,
+            name: snapshot.name.clone(),
+        }),
+        State::Deleting => Some(Command::SnapshotDelete { pool, volume: volume.id, snapshot: id }),
     }
 }

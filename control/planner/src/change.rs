@@ -2,8 +2,8 @@
 //! Records by key, and atomic changes of them.
 
 use crate::record::{
-    ImageRecord, Meta, NodeRecord, PoolRecord, SubnetRecord, TokenRecord, VmRecord, VolumeRecord,
-    VpcRecord,
+    ImageRecord, Meta, NodeRecord, PoolRecord, SnapshotRecord, SubnetRecord, TokenRecord, VmRecord,
+    VolumeRecord, VpcRecord,
 };
 use plinth_ids::Name;
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,8 @@ pub enum Key {
     Pool(Name),
     Image(Name),
     Volume(Name),
+    /// A volume and one of its snapshots.
+    Snapshot(Name, Name),
     Vpc(Name),
     Subnet(Name),
     Vm(Name),
@@ -33,6 +35,7 @@ impl fmt::Display for Key {
             Self::Pool(name) => write!(f, "pool/{name}"),
             Self::Image(name) => write!(f, "image/{name}"),
             Self::Volume(name) => write!(f, "volume/{name}"),
+            Self::Snapshot(volume, name) => write!(f, "snapshot/{volume}/{name}"),
             Self::Vpc(name) => write!(f, "vpc/{name}"),
             Self::Subnet(name) => write!(f, "subnet/{name}"),
             Self::Vm(name) => write!(f, "vm/{name}"),
@@ -50,6 +53,7 @@ pub enum Record {
     Pool(PoolRecord),
     Image(ImageRecord),
     Volume(VolumeRecord),
+    Snapshot(SnapshotRecord),
     Vpc(VpcRecord),
     Subnet(SubnetRecord),
     Vm(VmRecord),
@@ -72,6 +76,9 @@ impl Record {
             Self::Pool(pool) => Key::Pool(pool.name.clone()),
             Self::Image(image) => Key::Image(image.name.clone()),
             Self::Volume(volume) => Key::Volume(volume.name.clone()),
+            Self::Snapshot(snapshot) => {
+                Key::Snapshot(snapshot.volume.clone(), snapshot.name.clone())
+            }
             Self::Vpc(vpc) => Key::Vpc(vpc.name.clone()),
             Self::Subnet(subnet) => Key::Subnet(subnet.name.clone()),
             Self::Vm(vm) => Key::Vm(vm.name.clone()),

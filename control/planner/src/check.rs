@@ -91,6 +91,13 @@ impl Cluster {
             if self.node(pool.node).is_none() {
                 faults.push(format!("pool {} has no node", pool.name));
             }
+            let ids: BTreeSet<_> = pool.disks.iter().map(|disk| disk.id).collect();
+            if ids.is_empty() || ids.len() != pool.disks.len() {
+                faults.push(format!("pool {} has no disk, or one twice", pool.name));
+            }
+            if ids.last().is_some_and(|last| last.0 >= pool.next_disk) {
+                faults.push(format!("a disk of pool {} is given out twice", pool.name));
+            }
         }
         for volume in self.volumes.values() {
             if self.pool(volume.pool).is_none() {
@@ -99,6 +106,19 @@ impl Cluster {
             let orphan = volume.system_of.is_some_and(|vm| self.vm(vm).is_none());
             if orphan && volume.state == State::Ready {
                 faults.push(format!("system volume {} has no VM and is kept", volume.name));
+            }
+        }
+        let mut snapshots = BTreeSet::new();
+        let copies = self.images.values().flat_map(|image| &image.copies);
+        let ids = self.snapshots.values().map(|snapshot| snapshot.id);
+        for id in ids.chain(copies.filter_map(|copy| copy.snapshot)) {
+            if !snapshots.insert(id) || id.0 >= self.meta.next_snapshot {
+                faults.push(format!("{id} is given out twice or not at all"));
+            }
+        }
+        for snapshot in self.snapshots.values() {
+            if !self.volumes.contains_key(&snapshot.volume) {
+                faults.push(format!("snapshot {} has no volume", snapshot.name));
             }
         }
         for vm in self.vms.values() {

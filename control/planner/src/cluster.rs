@@ -3,8 +3,8 @@
 
 use crate::change::{Change, Key, Record, Write};
 use crate::record::{
-    ImageRecord, Meta, NodeRecord, PoolRecord, SubnetRecord, TokenRecord, VmRecord, VolumeRecord,
-    VpcRecord,
+    ImageRecord, Meta, NodeRecord, PoolRecord, SnapshotRecord, SubnetRecord, TokenRecord, VmRecord,
+    VolumeRecord, VpcRecord,
 };
 use plinth_api::{NodeStatus, PoolStatus, VmStatus};
 use plinth_ids::{Epoch, Name, NodeId, PoolId, VmId, Vni, VolumeId};
@@ -22,6 +22,8 @@ pub struct Cluster {
     pub pools: BTreeMap<Name, PoolRecord>,
     pub images: BTreeMap<Name, ImageRecord>,
     pub volumes: BTreeMap<Name, VolumeRecord>,
+    /// By volume and name.
+    pub snapshots: BTreeMap<(Name, Name), SnapshotRecord>,
     pub vpcs: BTreeMap<Name, VpcRecord>,
     pub subnets: BTreeMap<Name, SubnetRecord>,
     pub vms: BTreeMap<Name, VmRecord>,
@@ -37,6 +39,7 @@ impl Cluster {
             pools: BTreeMap::new(),
             images: BTreeMap::new(),
             volumes: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
             vpcs: BTreeMap::new(),
             subnets: BTreeMap::new(),
             vms: BTreeMap::new(),
@@ -72,6 +75,10 @@ impl Cluster {
             Record::Volume(volume) => {
                 self.volumes.insert(volume.name.clone(), volume);
             }
+            Record::Snapshot(snapshot) => {
+                let key = (snapshot.volume.clone(), snapshot.name.clone());
+                self.snapshots.insert(key, snapshot);
+            }
             Record::Vpc(vpc) => {
                 self.vpcs.insert(vpc.name.clone(), vpc);
             }
@@ -92,6 +99,9 @@ impl Cluster {
             Key::Pool(name) => drop(self.pools.remove(name)),
             Key::Image(name) => drop(self.images.remove(name)),
             Key::Volume(name) => drop(self.volumes.remove(name)),
+            Key::Snapshot(volume, name) => {
+                self.snapshots.remove(&(volume.clone(), name.clone()));
+            }
             Key::Vpc(name) => drop(self.vpcs.remove(name)),
             Key::Subnet(name) => drop(self.subnets.remove(name)),
             Key::Vm(name) => drop(self.vms.remove(name)),

@@ -9,7 +9,7 @@ use crate::cluster::Cluster;
 use crate::names;
 use crate::record::{Copy, ImageRecord, Meta, PoolRecord, State};
 use plinth_api::{Code, ImageImport, ImportSource, Refusal};
-use plinth_ids::{ImageId, Name, VolumeId};
+use plinth_ids::{ImageId, Name, SnapshotId, VolumeId};
 
 impl Cluster {
     /// The record of an image whose bytes are about to come.
@@ -29,11 +29,17 @@ impl Cluster {
         let copies: Vec<Copy> = pools
             .iter()
             .zip(self.meta.next_volume..)
-            .map(|(pool, volume)| Copy { pool: pool.id, volume: VolumeId(volume) })
+            .zip(self.meta.next_snapshot..)
+            .map(|((pool, volume), snapshot)| Copy {
+                pool: pool.id,
+                volume: VolumeId(volume),
+                snapshot: Some(SnapshotId(snapshot)),
+            })
             .collect();
         let meta = Meta {
             next_image: self.meta.next_image + 1,
             next_volume: self.meta.next_volume + copies.len() as u64,
+            next_snapshot: self.meta.next_snapshot + copies.len() as u64,
             ..self.meta.clone()
         };
         let image = ImageRecord {
@@ -68,12 +74,16 @@ impl Cluster {
         Ok(pools)
     }
 
-    /// Every copy is made and has this size.
-    pub fn image_imported(&self, name: &Name, size: u64) -> Change {
+    /// Every copy is made and has this size. `has_snapshot` says for each in turn whether it has
+    /// the snapshot that it was to have.
+    pub fn image_imported(&self, name: &Name, size: u64, has_snapshot: &[bool]) -> Change {
         match self.images.get(name) {
             Some(image) if image.state == State::Creating => {
                 let size = Some(size);
-                let image = ImageRecord { state: State::Ready, size, ..image.clone() };
+                let mut image = ImageRecord { state: State::Ready, size, ..image.clone() };
+                for (copy, has_snapshot) in image.copies.iter_mut().zip(has_snapshot) {
+                    copy.snapshot = copy.snapshot.filter(|_| *has_snapshot);
+                }
                 Change::default().put(Record::Image(image))
             }
             _ => Change::default(),
@@ -116,6 +126,19 @@ impl Cluster {
             .remedy("wait until it is made"));
         }
         Ok(Change::default().put(doomed(image)))
+    }
+
+    /// The snapshot of one copy is gone; the copy itself is next.
+    pub(crate) fn copy_unfrozen(&self, name: &Name, volume: VolumeId) -> Change {
+        let Some(image) = self.images.get(name).filter(|image| image.state == State::Deleting)
+        else {
+            return Change::default();
+        };
+        let mut image = image.clone();
+        for copy in image.copies.iter_mut().filter(|copy| copy.volume == volume) {
+            copy.snapshot = None;
+        }
+        Change::default().put(Record::Image(image))
     }
 
     /// One copy of an image that is to go is gone.

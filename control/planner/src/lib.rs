@@ -18,7 +18,9 @@
 mod act;
 mod change;
 mod check;
+mod clock;
 mod cluster;
+mod disk;
 mod image;
 mod names;
 mod node;
@@ -26,6 +28,7 @@ mod place;
 mod pool;
 mod record;
 mod size;
+mod snapshot;
 mod spec;
 mod subnet;
 mod view;
@@ -36,12 +39,13 @@ mod vpc;
 pub use act::Act;
 pub use change::{Change, Key, Record, RecordError, Write};
 pub use cluster::{Cluster, Observed, Seen};
+pub use disk::check_scrub_rate;
 pub use names::find;
 pub use node::TOKENS_MAX;
 pub use place::{Candidate, Demand, NodeRefusal, place};
 pub use record::{
-    Copy, Disk, ImageRecord, Meta, Nic, NodeRecord, PoolRecord, State, SubnetRecord, TokenRecord,
-    VmRecord, VolumeRecord, VpcRecord,
+    Copy, Disk, DiskRecord, ImageRecord, Meta, Nic, NodeRecord, PoolRecord, Schedule,
+    SnapshotRecord, Source, State, SubnetRecord, TokenRecord, VmRecord, VolumeRecord, VpcRecord,
 };
 pub use size::Size;
 pub use subnet::Network;

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Pools: one device or file of one node.
+//! Pools: disks or files of one node.
 
 use crate::change::{Change, Record};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Observed};
 use crate::names;
-use crate::record::{Meta, PoolRecord, State};
-use plinth_api::{Code, PoolCreate, Refusal};
-use plinth_ids::{Name, NodeId, PoolId};
+use crate::record::{DiskRecord, Meta, PoolRecord, State};
+use crate::size::Size;
+use plinth_api::{Code, Level, PoolCreate, Refusal, ScrubSchedule};
+use plinth_ids::{DiskId, Name, NodeId, PoolId};
 
 /// Below this a pool has no room for its own records and one object.
 const POOL_SIZE_MIN: u64 = 64 << 20;
@@ -15,42 +16,35 @@ impl Cluster {
     pub fn pool_create(&self, request: PoolCreate, now: u64) -> Result<Change, Refusal> {
         names::free(&self.pools, "pool", &request.name)?;
         let node = names::find(&self.nodes, "node", "--node", &request.node)?.id;
-        if !request.device.starts_with('/') {
-            return Err(Refusal::new(
-                Code::Invalid,
-                format!("{:?} is no absolute path", request.device),
-            )
-            .field("--device")
-            .remedy("give the path of a disk or file on the node, as in /dev/vdb"));
+        check_pool_size(request.size)?;
+        if request.devices.is_empty() {
+            return Err(Refusal::new(Code::Invalid, "a pool stands on a disk at least")
+                .field("--device")
+                .remedy("give the path of a disk or file on the node, as in /dev/vdb"));
         }
-        if let Some(size) = request.size
-            && (size < POOL_SIZE_MIN || !size.is_multiple_of(4096))
-        {
-            return Err(Refusal::new(
-                Code::Invalid,
-                format!("a pool of {size} bytes is not possible"),
-            )
-            .field("--size")
-            .remedy("give 64M or more, in whole KiB by four"));
+        let mut disks: Vec<DiskRecord> = Vec::new();
+        for (device, id) in request.devices.into_iter().zip(DiskId::FIRST.0..) {
+            check_device(&device)?;
+            self.device_is_free(node, &device)?;
+            if disks.iter().any(|disk| disk.device == device) {
+                return Err(Refusal::new(Code::Invalid, format!("{device} is named twice"))
+                    .field("--device"));
+            }
+            let (size, overwrite, state) = (request.size, request.overwrite, State::Creating);
+            let id = DiskId(id);
+            disks.push(DiskRecord { id, device, size, overwrite, is_draining: false, state });
         }
-        let same = |pool: &&PoolRecord| pool.node == node && pool.device == request.device;
-        if let Some(other) = self.pools.values().find(same) {
-            return Err(Refusal::new(
-                Code::InUse,
-                format!("{} of node {} is pool {}", request.device, request.node, other.name),
-            )
-            .field("--device")
-            .remedy("give another disk or file"));
-        }
+        let next_disk = disks.last().map_or(DiskId::FIRST.0, |disk| disk.id.0 + 1);
         let meta = Meta { next_pool: self.meta.next_pool + 1, ..self.meta.clone() };
         let pool = PoolRecord {
             id: PoolId(self.meta.next_pool),
             name: request.name,
             node,
-            device: request.device,
-            size: request.size,
+            disks,
+            next_disk,
             durability: request.durability,
-            overwrite: request.overwrite,
+            class: request.class,
+            scrub: ScrubSchedule::default(),
             state: State::Creating,
             created_at: now,
         };
@@ -86,8 +80,65 @@ impl Cluster {
         Ok(pool)
     }
 
+    /// Refuses what would need room in a pool that is at `limit` or fuller, as its node sees it.
+    pub(crate) fn has_room(
+        &self,
+        pool: &PoolRecord,
+        observed: &Observed,
+        limit: Level,
+        field: &'static str,
+    ) -> Result<(), Refusal> {
+        let Some(status) = observed.pool(pool.node, pool.id) else { return Ok(()) };
+        if status.level < limit {
+            return Ok(());
+        }
+        let word = if status.level == Level::Full { "full" } else { "nearly full" };
+        let (name, used, capacity) = (&pool.name, Size(status.used), Size(status.capacity));
+        let text = format!("pool {name} is {word}: {used} of {capacity} are used");
+        Err(Refusal::new(Code::NoRoom, text).field(field).remedy(format!(
+            "delete snapshots or volumes, or add a disk: plinth disk add {name} --device PATH"
+        )))
+    }
+
+    /// Refuses a device that a pool of the node stands on.
+    pub(crate) fn device_is_free(&self, node: NodeId, device: &str) -> Result<(), Refusal> {
+        let has = |pool: &&PoolRecord| {
+            pool.node == node && pool.disks.iter().any(|disk| disk.device == device)
+        };
+        match self.pools.values().find(has) {
+            None => Ok(()),
+            Some(other) => {
+                let node = self.node_name(node);
+                let text = format!("{device} of node {node} is pool {}", other.name);
+                Err(Refusal::new(Code::InUse, text)
+                    .field("--device")
+                    .remedy("give another disk or file"))
+            }
+        }
+    }
+
     /// The ready pools of a node.
     pub fn pools_of(&self, node: NodeId) -> impl Iterator<Item = &PoolRecord> {
         self.pools.values().filter(move |pool| pool.node == node && pool.state == State::Ready)
+    }
+}
+
+pub(crate) fn check_device(device: &str) -> Result<(), Refusal> {
+    if device.starts_with('/') {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::Invalid, format!("{device:?} is no absolute path"))
+        .field("--device")
+        .remedy("give the path of a disk or file on the node, as in /dev/vdb"))
+}
+
+pub(crate) fn check_pool_size(size: Option<u64>) -> Result<(), Refusal> {
+    match size {
+        Some(size) if size < POOL_SIZE_MIN || !size.is_multiple_of(4096) => {
+            Err(Refusal::new(Code::Invalid, format!("a pool of {size} bytes is not possible"))
+                .field("--size")
+                .remedy("give 64M or more, in whole KiB by four"))
+        }
+        _ => Ok(()),
     }
 }

@@ -4,8 +4,11 @@
 //! A record refers to others by id where the other may be renamed one day, and holds what is
 //! wanted; what is seen lives in [`crate::Observed`] and is never stored.
 
-use plinth_api::{Boot, Durability, Run, Underlay};
-use plinth_ids::{Epoch, ImageId, MacAddress, Name, NodeId, PoolId, PortId, VmId, Vni, VolumeId};
+use plinth_api::{Boot, Durability, PoolClass, Run, ScrubSchedule, Underlay, VolumeLimits};
+use plinth_ids::{
+    DiskId, Epoch, ImageId, MacAddress, Name, NodeId, PoolId, PortId, SnapshotId, VmId, Vni,
+    VolumeId,
+};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -21,11 +24,18 @@ pub struct Meta {
     pub next_pool: u32,
     pub next_image: u64,
     pub next_volume: u64,
+    #[serde(default = "first")]
+    pub next_snapshot: u64,
     pub next_vm: u64,
     pub next_port: u32,
     pub next_vni: u32,
     /// vCPUs that may be given to VMs for each host thread.
     pub vcpus_per_cpu: u32,
+}
+
+/// The first number of a kind, for records that are older than the kind.
+const fn first() -> u64 {
+    1
 }
 
 impl Meta {
@@ -36,6 +46,7 @@ impl Meta {
             next_pool: 1,
             next_image: 1,
             next_volume: 1,
+            next_snapshot: first(),
             next_vm: 1,
             next_port: 1,
             next_vni: 1,
@@ -68,17 +79,81 @@ pub struct NodeRecord {
 }
 
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(from = "OldOrNewPool")]
 pub struct PoolRecord {
     pub id: PoolId,
     pub name: Name,
     pub node: NodeId,
-    pub device: String,
-    pub size: Option<u64>,
+    /// At least one.
+    pub disks: Vec<DiskRecord>,
+    /// The number of the next disk: a number is never given out twice in a pool.
+    pub next_disk: u32,
     pub durability: Durability,
-    pub overwrite: bool,
+    pub class: PoolClass,
+    pub scrub: ScrubSchedule,
     pub state: State,
     pub created_at: u64,
+}
+
+/// A disk of a pool.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskRecord {
+    pub id: DiskId,
+    pub device: String,
+    /// Of the file to make; a device is taken whole.
+    pub size: Option<u64>,
+    pub overwrite: bool,
+    pub is_draining: bool,
+    /// `Creating` until it is formatted, for those of a pool that is being made too.
+    pub state: State,
+}
+
+/// A pool's record as any release wrote it: at first a pool had one `device`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OldOrNewPool {
+    id: PoolId,
+    name: Name,
+    node: NodeId,
+    device: Option<String>,
+    size: Option<u64>,
+    #[serde(default)]
+    overwrite: bool,
+    #[serde(default)]
+    disks: Vec<DiskRecord>,
+    next_disk: Option<u32>,
+    durability: Durability,
+    #[serde(default)]
+    class: PoolClass,
+    #[serde(default)]
+    scrub: ScrubSchedule,
+    state: State,
+    created_at: u64,
+}
+
+impl From<OldOrNewPool> for PoolRecord {
+    fn from(pool: OldOrNewPool) -> Self {
+        let mut disks = pool.disks;
+        if let Some(device) = pool.device {
+            let (size, overwrite, state) = (pool.size, pool.overwrite, pool.state);
+            let id = DiskId::FIRST;
+            disks.push(DiskRecord { id, device, size, overwrite, is_draining: false, state });
+        }
+        let after = disks.iter().map(|disk| disk.id.0).max().unwrap_or(0) + 1;
+        Self {
+            id: pool.id,
+            name: pool.name,
+            node: pool.node,
+            disks,
+            next_disk: pool.next_disk.unwrap_or(after),
+            durability: pool.durability,
+            class: pool.class,
+            scrub: pool.scrub,
+            state: pool.state,
+            created_at: pool.created_at,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -99,6 +174,9 @@ pub struct ImageRecord {
 pub struct Copy {
     pub pool: PoolId,
     pub volume: VolumeId,
+    /// What system disks are cloned from; `None` in images of the first release.
+    #[serde(default)]
+    pub snapshot: Option<SnapshotId>,
 }
 
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -113,8 +191,55 @@ pub struct VolumeRecord {
     pub served_size: u64,
     /// The image that it is a clone of.
     pub image: Option<ImageId>,
+    /// The volume that it is a clone of, if not of an image.
+    #[serde(default)]
+    pub source: Option<Source>,
     /// Made with this VM and deleted with it.
     pub system_of: Option<VmId>,
+    /// What an operator chose; else the pool's class decides.
+    #[serde(default)]
+    pub limits: Option<VolumeLimits>,
+    #[serde(default)]
+    pub schedule: Option<Schedule>,
+    /// Overwrite what it has when it is deleted.
+    #[serde(default)]
+    pub wipe: bool,
+    pub state: State,
+    pub created_at: u64,
+}
+
+#[derive(Clone, std::marker::Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    pub volume: VolumeId,
+    pub snapshot: Option<SnapshotId>,
+}
+
+/// When a volume gets snapshots by itself. Time is cut into slots of `interval_seconds` since
+/// 1970, and a slot has one snapshot at most.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    pub interval_seconds: u64,
+    /// How many of its own snapshots are left.
+    pub keep: u32,
+    /// The last slot that needs no snapshot any more.
+    pub last_slot: u64,
+    /// Why the last snapshot was not taken.
+    pub fault: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotRecord {
+    pub id: SnapshotId,
+    /// By name: a volume with snapshots is not deleted, and names do not change.
+    pub volume: Name,
+    pub name: Name,
+    /// Of the volume when it was taken.
+    pub size: u64,
+    /// Made by the schedule, which deletes no others.
+    pub is_scheduled: bool,
     pub state: State,
     pub created_at: u64,
 }

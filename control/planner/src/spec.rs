@@ -2,8 +2,8 @@
 //! The spec of one node, made whole from the records.
 
 use crate::cluster::Cluster;
-use crate::record::{Nic, NodeRecord, State, VmRecord};
-use plinth_api::{Address, DiskSpec, NicSpec, NodeSpec, PoolSpec, Remote, VmSpec};
+use crate::record::{DiskRecord, Nic, NodeRecord, PoolRecord, State, VmRecord};
+use plinth_api::{Address, DiskSpec, NicSpec, NodeSpec, PoolDiskSpec, PoolSpec, Remote, VmSpec};
 use plinth_ids::{Name, NodeId, Vni};
 use std::collections::BTreeSet;
 
@@ -23,8 +23,10 @@ impl Cluster {
             .map(|pool| PoolSpec {
                 id: pool.id,
                 name: pool.name.clone(),
-                device: pool.device.clone(),
+                disks: disk_specs(pool),
                 durability: pool.durability,
+                class: pool.class,
+                scrub: pool.scrub.clone(),
             })
             .collect();
         let vms: Vec<VmSpec> = self
@@ -53,6 +55,7 @@ impl Cluster {
                 volume: volume.id,
                 name: volume.name.clone(),
                 is_read_only: disk.is_read_only,
+                limits: self.limits_of(volume),
             })
         };
         VmSpec {
@@ -109,6 +112,16 @@ impl Cluster {
         }
         remotes
     }
+}
+
+/// The disks that are formatted, those that are about to be forgotten included.
+fn disk_specs(pool: &PoolRecord) -> Vec<PoolDiskSpec> {
+    let is_there = |disk: &&DiskRecord| disk.state != State::Creating;
+    pool.disks.iter().filter(is_there).map(disk_spec).collect()
+}
+
+pub(crate) fn disk_spec(disk: &DiskRecord) -> PoolDiskSpec {
+    PoolDiskSpec { id: disk.id, device: disk.device.clone(), is_draining: disk.is_draining }
 }
 
 /// `VM-INDEX`. The index is the last part, so no two VMs have ports of one name.

@@ -3,11 +3,13 @@
 
 use crate::cluster::{Cluster, Observed};
 use crate::record::{
-    ImageRecord, NodeRecord, PoolRecord, SubnetRecord, VmRecord, VolumeRecord, VpcRecord,
+    DiskRecord, ImageRecord, NodeRecord, PoolRecord, SnapshotRecord, SubnetRecord, VmRecord,
+    VolumeRecord, VpcRecord,
 };
 use plinth_api::{
-    CheckState, ClusterView, DaemonState, DiskView, ImageCopy, ImageView, NicView, NodeView,
-    PoolView, SubnetView, VmState, VmView, VolumeView, VpcView,
+    CheckState, ClusterView, Code, DaemonState, DiskState, DiskView, ImageCopy, ImageView, Level,
+    LimitView, NicView, NodeView, PoolDiskView, PoolView, Refusal, ScheduleView, SnapshotUsage,
+    SnapshotView, SubnetView, VmState, VmView, VolumeView, VpcView,
 };
 use plinth_ids::{ImageId, Name, NodeId, PoolId, Vni};
 
@@ -67,10 +69,13 @@ impl Cluster {
                 warnings.push(format!("pool {} is out of service: {fault}", pool.name));
             }
             if let (Some(capacity), Some(used)) = (pool.capacity, pool.used)
-                && used / 4 >= capacity / 5
+                && (used / 4 >= capacity / 5 || pool.level.is_some_and(|level| level > Level::Ok))
                 && capacity > 0
             {
                 warnings.push(format!("pool {} is {} % full", pool.name, used * 100 / capacity));
+            }
+            for disk in &pool.disks {
+                warnings.extend(disk_warning(disk));
             }
         }
         warnings
@@ -104,15 +109,94 @@ impl Cluster {
             id: pool.id,
             name: pool.name.clone(),
             node: self.node_name(pool.node),
-            device: pool.device.clone(),
+            disks: pool.disks.iter().map(|disk| self.disk_of(pool, disk, observed)).collect(),
             durability: pool.durability,
+            class: pool.class,
+            scrub: pool.scrub.clone(),
             state: pool.state,
+            level: status.map(|status| status.level),
             capacity: status.map(|status| status.capacity),
             used: status.map(|status| status.used),
             provisioned: volumes.clone().map(|volume| volume.size).sum(),
             volumes: volumes.count() as u64,
             checksum_errors: status.map(|status| status.checksum_errors),
             fault: status.and_then(|status| status.fault.clone()),
+        }
+    }
+
+    /// A disk of a pool. What is bad on it is asked of its node.
+    pub fn disk_of(
+        &self,
+        pool: &PoolRecord,
+        disk: &DiskRecord,
+        observed: &Observed,
+    ) -> PoolDiskView {
+        let status = observed.pool(pool.node, pool.id);
+        PoolDiskView {
+            pool: pool.name.clone(),
+            node: self.node_name(pool.node),
+            disk: disk.id,
+            device: disk.device.clone(),
+            resource: disk.state,
+            is_draining: disk.is_draining,
+            status: status
+                .and_then(|status| status.disks.iter().find(|seen| seen.id == disk.id).cloned()),
+            bad_blocks: Vec::new(),
+        }
+    }
+
+    /// The disks of a pool, or of all pools.
+    pub fn disk_views(&self, pool: Option<&PoolRecord>, observed: &Observed) -> Vec<PoolDiskView> {
+        let pools = self.pools.values().filter(|one| pool.is_none_or(|pool| pool.id == one.id));
+        pools
+            .flat_map(|pool| pool.disks.iter().map(move |disk| (pool, disk)))
+            .map(|(pool, disk)| self.disk_of(pool, disk, observed))
+            .collect()
+    }
+
+    /// A snapshot; `usage` is what its node counts for it.
+    pub fn snapshot_view(
+        &self,
+        snapshot: &SnapshotRecord,
+        usage: Option<&SnapshotUsage>,
+    ) -> SnapshotView {
+        SnapshotView {
+            id: snapshot.id,
+            volume: snapshot.volume.clone(),
+            name: snapshot.name.clone(),
+            state: snapshot.state,
+            size: usage.map_or(snapshot.size, |usage| usage.size),
+            unique: usage.map(|usage| usage.unique),
+            is_scheduled: snapshot.is_scheduled,
+            created_at: usage.map_or(snapshot.created_at, |usage| usage.created_at),
+        }
+    }
+
+    /// When a volume gets snapshots by itself, or a refusal that says that it does not.
+    pub fn schedule_view(&self, name: &Name, now: u64) -> Result<ScheduleView, Refusal> {
+        let volume = crate::names::find(&self.volumes, "volume", "VOLUME", name)?;
+        let Some(schedule) = &volume.schedule else {
+            let text = format!("volume {name} has no schedule");
+            return Err(Refusal::new(Code::NotFound, text)
+                .field("VOLUME")
+                .remedy(format!("plinth snapshot schedule set {name} --every 1d --keep 7")));
+        };
+        let interval = schedule.interval_seconds;
+        Ok(ScheduleView {
+            volume: name.clone(),
+            interval_seconds: interval,
+            keep: schedule.keep,
+            next_at: (now / interval + 1) * interval,
+            snapshots: self.snapshots_of(name).filter(|one| one.is_scheduled).count() as u64,
+            fault: schedule.fault.clone(),
+        })
+    }
+
+    pub fn limit_view(&self, volume: &VolumeRecord) -> LimitView {
+        LimitView {
+            volume: volume.name.clone(),
+            limits: self.limits_of(volume),
+            is_chosen: volume.limits.is_some(),
         }
     }
 
@@ -149,6 +233,9 @@ impl Cluster {
             image: self.image_name(volume.image),
             vm: self.holder(volume.id).map(|vm| vm.name.clone()),
             is_system: volume.system_of.is_some(),
+            limits: self.limits_of(volume),
+            snapshots: self.snapshots_of(&volume.name).count() as u64,
+            usage: None,
             created_at: volume.created_at,
         }
     }
@@ -244,6 +331,22 @@ impl Cluster {
     fn image_name(&self, id: Option<ImageId>) -> Option<Name> {
         let id = id?;
         self.images.values().find(|image| image.id == id).map(|image| image.name.clone())
+    }
+}
+
+/// What an operator must do something about.
+fn disk_warning(disk: &PoolDiskView) -> Option<String> {
+    let status = disk.status.as_ref()?;
+    let (pool, id) = (&disk.pool, disk.disk);
+    let why = status.reason.as_deref().unwrap_or("its node does not say why");
+    match status.state {
+        DiskState::Failed => Some(format!("{id} of pool {pool} failed: {why}")),
+        DiskState::Missing => Some(format!("{id} of pool {pool} is missing: {why}")),
+        DiskState::In | DiskState::Draining if status.bad_blocks > 0 => Some(format!(
+            "{id} of pool {pool} has {} bad blocks: `plinth disk show {pool} {}` names them",
+            status.bad_blocks, id.0
+        )),
+        DiskState::In | DiskState::Draining => None,
     }
 }
 

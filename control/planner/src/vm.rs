@@ -10,7 +10,7 @@ use crate::record::{
 };
 use crate::volume::has_copy;
 use plinth_api::{
-    Boot, CheckState, Code, DiskRequest, NicRequest, Refusal, Run, VmCreate, VmState,
+    Boot, CheckState, Code, DiskRequest, Level, NicRequest, Refusal, Run, VmCreate, VmState,
 };
 use plinth_ids::{MacAddress, Name, NodeId, PortId, VmId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,6 +60,7 @@ impl Cluster {
                 .pools_of(node)
                 .find(|pool| has_copy(image, pool).is_ok())
                 .expect("the planner chose a node that has a copy");
+            self.has_room(pool, observed, Level::Nearfull, "--image")?;
             let wanted = request.system_size;
             let system =
                 self.system_volume((id, &request.name), pool, (image, size), wanted, now)?;

@@ -24,6 +24,13 @@ enum Op {
     VolumeCreate(u8, bool),
     VolumeGrow(u8, u8),
     VolumeDelete(u8),
+    SnapshotCreate(u8, u8),
+    SnapshotDelete(u8, u8),
+    /// Of a volume, or of its snapshot.
+    VolumeClone(u8, u8, Option<u8>),
+    ScheduleSet(u8, bool),
+    /// So many minutes pass, and the clock is looked at; or it goes back an hour.
+    Clock(u8),
     VmCreate {
         vm: u8,
         nics: Vec<(u8, Option<u8>)>,
@@ -52,6 +59,12 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (0..4_u8, any::<bool>()).prop_map(|(v, p)| Op::VolumeCreate(v, p)),
         1 => (0..4_u8, 1..4_u8).prop_map(|(v, s)| Op::VolumeGrow(v, s)),
         2 => (0..4_u8).prop_map(Op::VolumeDelete),
+        3 => (0..4_u8, 0..2_u8).prop_map(|(v, s)| Op::SnapshotCreate(v, s)),
+        2 => (0..4_u8, 0..2_u8).prop_map(|(v, s)| Op::SnapshotDelete(v, s)),
+        2 => (0..4_u8, 0..4_u8, prop::option::of(0..2_u8))
+            .prop_map(|(v, s, n)| Op::VolumeClone(v, s, n)),
+        2 => (0..4_u8, any::<bool>()).prop_map(|(v, s)| Op::ScheduleSet(v, s)),
+        4 => (0..200_u8).prop_map(Op::Clock),
         6 => (
             0..5_u8,
             prop::collection::vec(nic, 0..3),
@@ -161,6 +174,7 @@ impl Model {
 struct Run {
     bench: Bench,
     model: Model,
+    clock: u64,
     done: u32,
 }
 
@@ -176,7 +190,7 @@ impl Run {
         // The bench's own subnet is wider than the model's ranges: make it one of them.
         bench.plan(bench.cluster.subnet_delete(&name("blue-a"))).unwrap();
         bench.subnet("blue-a", "blue", [10, 0, 1, 0], 29).unwrap();
-        Self { bench, model, done: 0 }
+        Self { bench, model, clock: NOW, done: 0 }
     }
 
     fn step(&mut self, op: &Op) {
@@ -192,9 +206,14 @@ impl Run {
             Op::VolumeGrow(n, size) => {
                 let volume = name(&format!("data-{n}"));
                 let size = u64::from(*size) * GIB;
-                let _ = self.bench.plan(self.bench.cluster.volume_grow(&volume, size));
+                let _ = self.bench.plan(self.bench.cluster.volume_grow(
+                    &volume,
+                    size,
+                    &self.bench.observed,
+                ));
             }
             Op::VolumeDelete(n) => self.volume_delete(*n),
+            Op::Clock(minutes) => self.clock(*minutes),
             Op::VmCreate { vm, nics, volumes, image, start } => {
                 self.vm_create(*vm, nics, volumes, *image, *start);
             }
@@ -215,8 +234,47 @@ impl Run {
             Op::Answer(node, act, answer) => self.answer(*node, *act, *answer),
             Op::Status(node) => self.status(*node),
             Op::Restart => self.restart(),
+            snapshots => self.step_snapshots(snapshots),
         }
         self.model.agree(&self.bench);
+    }
+
+    fn step_snapshots(&mut self, op: &Op) {
+        match op {
+            Op::SnapshotCreate(n, s) => {
+                let (volume, snapshot) =
+                    (name(&format!("data-{n}")), name(&format!("by-hand-{s}")));
+                let bench = &self.bench;
+                let plan = bench.cluster.snapshot_create(&volume, &snapshot, &bench.observed, NOW);
+                let _ = self.bench.plan(plan);
+            }
+            Op::SnapshotDelete(n, s) => {
+                let (volume, snapshot) =
+                    (name(&format!("data-{n}")), name(&format!("by-hand-{s}")));
+                let _ = self.bench.plan(self.bench.cluster.snapshot_delete(&volume, &snapshot));
+            }
+            Op::VolumeClone(n, source, snapshot) => {
+                let request = VolumeClone {
+                    name: name(&format!("data-{n}")),
+                    source: name(&format!("data-{source}")),
+                    snapshot: snapshot.map(|s| name(&format!("by-hand-{s}"))),
+                    size: None,
+                };
+                let bench = &self.bench;
+                let _ = self.bench.plan(bench.cluster.volume_clone(&request, &bench.observed, NOW));
+            }
+            Op::ScheduleSet(n, is_set) => {
+                let volume = name(&format!("data-{n}"));
+                let cluster = &self.bench.cluster;
+                let plan = if *is_set {
+                    cluster.schedule_set(&volume, 3600, 2, self.clock)
+                } else {
+                    cluster.schedule_clear(&volume)
+                };
+                let _ = self.bench.plan(plan);
+            }
+            _ => unreachable!("the other steps are taken above"),
+        }
     }
 
     fn vpc_create(&mut self, n: u8) {
@@ -260,10 +318,36 @@ impl Run {
 
     fn volume_delete(&mut self, n: u8) {
         let volume = format!("data-{n}");
-        let plan = self.bench.cluster.volume_delete(&name(&volume));
+        let kept = self.bench.cluster.snapshots_of(&name(&volume)).any(|one| !one.is_scheduled);
+        let plan = self.bench.cluster.volume_delete(&name(&volume), false);
         if self.bench.plan(plan).is_ok() {
+            assert!(!kept, "{volume} had snapshots that someone made");
             assert_eq!(self.model.holder(&volume), None, "{volume} was in use");
         }
+    }
+
+    /// However much time passed, a schedule takes one snapshot, and deletes none but its own.
+    fn clock(&mut self, minutes: u8) {
+        self.clock = match minutes {
+            199 => self.clock - 3600,
+            _ => self.clock + 60 * u64::from(minutes),
+        };
+        let change = self.bench.cluster.schedules_due(self.clock, &self.bench.observed);
+        let mut taken: BTreeSet<Name> = BTreeSet::new();
+        for write in &change.writes {
+            let Write::Put(Record::Snapshot(snapshot)) = write else { continue };
+            assert!(snapshot.is_scheduled, "{} is not the schedule's", snapshot.name);
+            if snapshot.state == State::Creating {
+                assert!(taken.insert(snapshot.volume.clone()), "{} twice", snapshot.volume);
+            }
+        }
+        self.bench.apply(change);
+        for volume in taken {
+            let pending = |one: &&SnapshotRecord| one.is_scheduled && one.state == State::Creating;
+            assert_eq!(self.bench.cluster.snapshots_of(&volume).filter(pending).count(), 1);
+        }
+        let again = self.bench.cluster.schedules_due(self.clock, &self.bench.observed);
+        assert!(again.is_empty(), "the same time asks for more: {again:?}");
     }
 
     fn vm_create(
@@ -349,12 +433,14 @@ impl Run {
 }
 
 fn records(cluster: &Cluster) -> Vec<Record> {
-    let Cluster { tokens, nodes, pools, images, volumes, vpcs, subnets, vms, .. } = cluster;
+    let Cluster { tokens, nodes, pools, images, volumes, snapshots, vpcs, subnets, vms, .. } =
+        cluster;
     let mut records: Vec<Record> = tokens.values().cloned().map(Record::Token).collect();
     records.extend(nodes.values().cloned().map(Record::Node));
     records.extend(pools.values().cloned().map(Record::Pool));
     records.extend(images.values().cloned().map(Record::Image));
     records.extend(volumes.values().cloned().map(Record::Volume));
+    records.extend(snapshots.values().cloned().map(Record::Snapshot));
     records.extend(vpcs.values().cloned().map(Record::Vpc));
     records.extend(subnets.values().cloned().map(Record::Subnet));
     records.extend(vms.values().cloned().map(Record::Vm));

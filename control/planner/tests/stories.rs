@@ -121,18 +121,18 @@ fn a_volume_grows_and_a_refused_growth_falls_back() {
     bench.volume("data-1", "pool-a").unwrap();
     bench.work_off();
     let data = name("data-1");
-    bench.plan(bench.cluster.volume_grow(&data, 2 * GIB)).unwrap();
+    bench.plan(bench.cluster.volume_grow(&data, 2 * GIB, &bench.observed)).unwrap();
     let late = bench.cluster.due(NodeId(1)).remove(0);
-    bench.plan(bench.cluster.volume_grow(&data, 3 * GIB)).unwrap();
+    bench.plan(bench.cluster.volume_grow(&data, 3 * GIB, &bench.observed)).unwrap();
     // The answer to the first growth says nothing about the second.
     assert!(bench.cluster.settle(&late, &Ok(AgentAnswer::Done)).is_empty());
     bench.work_off();
     assert_eq!(bench.cluster.volumes[&data].size, 3 * GIB);
-    bench.plan(bench.cluster.volume_grow(&data, 4 * GIB)).unwrap();
+    bench.plan(bench.cluster.volume_grow(&data, 4 * GIB, &bench.observed)).unwrap();
     let act = bench.cluster.due(NodeId(1)).remove(0);
     bench.apply(bench.cluster.settle(&act, &Err(Refusal::new(Code::NoRoom, "full"))));
     assert_eq!(bench.cluster.volumes[&data].size, 3 * GIB);
-    let shrink = bench.cluster.volume_grow(&data, GIB).map(drop);
+    let shrink = bench.cluster.volume_grow(&data, GIB, &bench.observed).map(drop);
     refused(shrink, Code::Invalid, "has 3G already and cannot shrink");
 }
 
@@ -143,7 +143,7 @@ fn what_is_in_use_is_not_deleted_and_the_user_is_named() {
     bench.work_off();
     bench.create(&VmCreate { volumes: vec![disk("data-1")], ..vm("web-1") }).unwrap();
     let cluster = &bench.cluster;
-    let volume = cluster.volume_delete(&name("data-1")).map(drop);
+    let volume = cluster.volume_delete(&name("data-1"), false).map(drop);
     refused(volume, Code::InUse, "volume data-1 is a disk of VM web-1");
     let subnet = cluster.subnet_delete(&name("blue-a")).map(drop);
     refused(subnet, Code::InUse, "VM web-1 has a NIC in subnet blue-a");
@@ -420,9 +420,10 @@ fn a_pool_is_one_device_of_one_node() {
     let request = |pool: &str, device: &str, size| PoolCreate {
         name: name(pool),
         node: name("node-1"),
-        device: device.to_owned(),
+        devices: vec![device.to_owned()],
         size,
         durability: Durability::Flush,
+        class: PoolClass::Ordinary,
         overwrite: false,
     };
     let create = |bench: &Bench, pool: &str, device: &str, size| {
@@ -440,7 +441,7 @@ fn a_pool_is_one_device_of_one_node() {
     bench.apply(bench.cluster.settle(&act, &Err(Refusal::new(Code::InUse, "mounted"))));
     assert!(!bench.cluster.pools.contains_key(&name("more")));
     let unnamed = VolumeCreate { name: name("a"), pool: None, size: Some(GIB), image: None };
-    let volume = bench.cluster.volume_create(&unnamed, NOW).map(drop);
+    let volume = bench.cluster.volume_create(&unnamed, &bench.observed, NOW).map(drop);
     refused(volume, Code::Invalid, "there are 2 pools; say which");
 }
 

@@ -4,7 +4,7 @@
 use crate::join::hex;
 use crate::service::Shared;
 use crate::store::{State, now};
-use crate::{image, wait};
+use crate::{image, storage, wait};
 use plinth_api::{
     AgentAnswer, AgentRequest, Answer, Code, Command, PoolCreate, Refusal, Request, SwitchTable,
     VmCreate, VolumeCreate,
@@ -27,15 +27,12 @@ pub(crate) async fn answer(shared: &Shared, request: Request) -> Result<Answer, 
         Request::ImageDelete(name) => image::delete(shared, &name).await,
         Request::VolumeCreate(request) => volume_create(shared, request).await,
         Request::VolumeGrow { name, size } => {
-            let plan = |cluster: &Cluster, _: &Observed| cluster.volume_grow(&name, size);
-            volume_change(shared, &name, plan).await?;
+            let plan =
+                |cluster: &Cluster, observed: &Observed| cluster.volume_grow(&name, size, observed);
+            node_change(shared, &Key::Volume(name.clone()), plan).await?;
             show(shared, |state| volume(state, &name)).await
         }
-        Request::VolumeDelete(name) => {
-            let plan = |cluster: &Cluster, _: &Observed| cluster.volume_delete(&name);
-            volume_change(shared, &name, plan).await?;
-            Ok(Answer::Done)
-        }
+        Request::VolumeDelete { name, wipe } => volume_delete(shared, &name, wipe).await,
         Request::VpcCreate { name, vni } => {
             let plan =
                 |cluster: &Cluster, _: &Observed| cluster.vpc_create(name.clone(), vni, now());
@@ -85,8 +82,27 @@ pub(crate) async fn answer(shared: &Shared, request: Request) -> Result<Answer, 
             Ok(Answer::Done)
         }
         Request::Switch { node, table } => switch(shared, &node, table).await,
-        reading => show(shared, |state| read(state, &reading)).await,
+        reading if is_reading(&reading) => show(shared, |state| read(state, &reading)).await,
+        other => storage::answer(shared, other).await,
     }
+}
+
+/// Whether the records and what was seen answer it.
+const fn is_reading(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::ClusterStatus
+            | Request::NodeList
+            | Request::NodeShow(_)
+            | Request::PoolList
+            | Request::PoolShow(_)
+            | Request::ImageList
+            | Request::VolumeList
+            | Request::VpcList
+            | Request::SubnetList
+            | Request::VmList
+            | Request::VmShow(_)
+    )
 }
 
 /// Requests that change nothing.
@@ -112,7 +128,6 @@ fn read(state: &State, request: &Request) -> Result<Answer, Refusal> {
         Request::VolumeList => Answer::Volumes(
             cluster.volumes.values().map(|one| cluster.volume_view(one, observed)).collect(),
         ),
-        Request::VolumeShow(name) => volume(state, name)?,
         Request::VpcList => {
             Answer::Vpcs(cluster.vpcs.values().map(|vpc| cluster.vpc_view(vpc)).collect())
         }
@@ -127,7 +142,7 @@ fn read(state: &State, request: &Request) -> Result<Answer, Refusal> {
     })
 }
 
-async fn show(
+pub(crate) async fn show(
     shared: &Shared,
     view: impl FnOnce(&State) -> Result<Answer, Refusal>,
 ) -> Result<Answer, Refusal> {
@@ -189,20 +204,39 @@ async fn volume_create(shared: &Shared, request: VolumeCreate) -> Result<Answer,
         state.cluster.pick_pool(request.pool.as_ref())?.node
     };
     let key = Key::Volume(name.clone());
-    let plan = |cluster: &Cluster, _: &Observed| cluster.volume_create(&request, now());
+    let plan =
+        |cluster: &Cluster, observed: &Observed| cluster.volume_create(&request, observed, now());
     shared.link(node).change_and_act(&key, plan).await?;
     show(shared, |state| volume(state, &name)).await
 }
 
-/// A change of a volume that its node has to carry out.
-async fn volume_change(
+/// Deletes the snapshots that its schedule made, then the volume.
+async fn volume_delete(shared: &Shared, name: &Name, wipe: bool) -> Result<Answer, Refusal> {
+    let key = Key::Volume(name.clone());
+    let link = shared.link_of(&key).await;
+    node_change(shared, &key, |cluster, _| cluster.volume_delete(name, wipe)).await?;
+    let snapshots: Vec<Key> = {
+        let state = shared.store.state().await;
+        let snapshots = state.cluster.snapshots_of(name);
+        snapshots.map(|one| Key::Snapshot(one.volume.clone(), one.name.clone())).collect()
+    };
+    if let Some(link) = link.filter(|_| !snapshots.is_empty()) {
+        for snapshot in &snapshots {
+            link.act_now(snapshot).await?;
+        }
+        link.act_now(&key).await?;
+    }
+    Ok(Answer::Done)
+}
+
+/// A change of a record that its node has to carry out.
+pub(crate) async fn node_change(
     shared: &Shared,
-    name: &Name,
+    key: &Key,
     plan: impl FnOnce(&Cluster, &Observed) -> Result<Change, Refusal>,
 ) -> Result<(), Refusal> {
-    let key = Key::Volume(name.clone());
-    match shared.link_of(&key).await {
-        Some(link) => link.change_and_act(&key, plan).await,
+    match shared.link_of(key).await {
+        Some(link) => link.change_and_act(key, plan).await,
         // Nothing to carry out: the plan says why.
         None => shared.store.change(plan).await,
     }

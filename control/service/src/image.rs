@@ -32,8 +32,11 @@ pub(crate) async fn import(
     let result = carry(shared, &request, exchange).await;
     match &result {
         Ok(size) => {
-            let size = *size;
-            shared.store.change(|cluster, _| Ok(cluster.image_imported(&name, size))).await?;
+            let (size, frozen) = (size.0, &size.1);
+            let plan = |cluster: &Cluster, _: &plinth_planner::Observed| {
+                Ok(cluster.image_imported(&name, size, frozen))
+            };
+            shared.store.change(plan).await?;
         }
         Err(refusal) => {
             tracing::warn!(image = %name, err = %refusal, "import failed");
@@ -57,6 +60,7 @@ fn commands(cluster: &Cluster, request: &ImageImport) -> Vec<(NodeId, Command)> 
         let command = Command::ImageImport {
             pool: copy.pool,
             volume: copy.volume,
+            snapshot: copy.snapshot?,
             name: request.name.clone(),
             format: request.format,
             source: request.source.clone(),
@@ -66,12 +70,12 @@ fn commands(cluster: &Cluster, request: &ImageImport) -> Vec<(NodeId, Command)> 
     image.copies.iter().filter_map(command).collect()
 }
 
-/// Makes every copy; answers the size of the disk.
+/// Makes every copy; answers the size of the disk, and for each copy whether it has a snapshot.
 async fn carry(
     shared: &Shared,
     request: &ImageImport,
     exchange: &mut Exchange,
-) -> Result<u64, Refusal> {
+) -> Result<(u64, Vec<bool>), Refusal> {
     let commands = commands(&shared.store.state().await.cluster, request);
     let mut copies = Vec::new();
     for (node, command) in commands {
@@ -91,8 +95,9 @@ async fn carry(
     for (node, copy) in &mut copies {
         sizes.push(answer(node, copy).await?);
     }
+    let (sizes, frozen): (Vec<u64>, Vec<bool>) = sizes.into_iter().unzip();
     match sizes.first() {
-        Some(size) if sizes.iter().all(|other| other == size) => Ok(*size),
+        Some(size) if sizes.iter().all(|other| other == size) => Ok((*size, frozen)),
         _ => Err(Refusal::new(Code::Failed, "the nodes read different sizes from the image")
             .remedy("give a file that is the same on every node")),
     }
@@ -129,14 +134,16 @@ async fn pass_on(
 }
 
 /// A node's answer to its import.
-async fn answer(node: &Name, copy: &mut Exchange) -> Result<u64, Refusal> {
+async fn answer(node: &Name, copy: &mut Exchange) -> Result<(u64, bool), Refusal> {
     let reply = tokio::time::timeout(IMPORT_LIMIT, copy.receive::<AgentReply>()).await;
     let failed = |err: CallError| {
         let text = format!("node {node} did not finish: {}", plinth_obs::Chain(&err));
         Refusal::new(Code::Unreachable, text).remedy("import again when it answers")
     };
     match reply {
-        Ok(Ok(AgentReply { result: Ok(AgentAnswer::Imported { size }) })) => Ok(size),
+        Ok(Ok(AgentReply { result: Ok(AgentAnswer::Imported { size, has_snapshot }) })) => {
+            Ok((size, has_snapshot))
+        }
         Ok(Ok(AgentReply { result: Ok(_) })) => {
             Err(Refusal::new(Code::Failed, format!("node {node} gave another answer")))
         }

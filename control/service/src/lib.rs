@@ -18,7 +18,9 @@ mod api;
 mod image;
 mod join;
 mod link;
+mod schedule;
 mod service;
+mod storage;
 mod store;
 mod wait;
 

@@ -200,6 +200,11 @@ impl Link {
         self.act(key).await
     }
 
+    /// Keeps acts from the node while the caller has it do something else.
+    pub(crate) async fn hold(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.work.lock().await
+    }
+
     /// Carries out what is due for a record that was just committed, or says what came of it
     /// where that was done meanwhile.
     pub(crate) async fn act_now(&self, key: &Key) -> Result<(), Refusal> {
@@ -231,7 +236,7 @@ impl Link {
 
     /// Sends one act and settles its answer. The caller holds the work lock.
     async fn carry_out(&self, act: &Act) -> Result<(), Refusal> {
-        if matches!(act.key, Key::Volume(_) | Key::Image(_)) {
+        if matches!(act.key, Key::Volume(_) | Key::Snapshot(..) | Key::Image(_)) {
             self.await_pools().await;
         }
         let request = AgentRequest::Perform(act.command.clone());

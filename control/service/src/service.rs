@@ -3,7 +3,7 @@
 
 use crate::link::Link;
 use crate::store::{Store, StoreError, now};
-use crate::{api, join};
+use crate::{api, join, schedule};
 use plinth_api::{Refusal, Underlay};
 use plinth_client::{
     CaError, ClusterCa, ConnectError, Dialer, Identity, ListenError, Listener, Role,
@@ -92,6 +92,7 @@ impl Service {
         let tasks = vec![
             tokio::spawn(keep_links(Arc::clone(&shared))),
             tokio::spawn(api::serve(api_listener, Arc::clone(&shared))),
+            tokio::spawn(schedule::keep(Arc::clone(&shared))),
             tokio::spawn(join::serve(join_listener, Arc::clone(&shared))),
         ];
         Ok(Self { shared, address, join_address, tasks })
@@ -161,7 +162,9 @@ impl Shared {
         let cluster = &state.cluster;
         let pool = match key {
             Key::Pool(name) => cluster.pools.get(name)?,
-            Key::Volume(name) => cluster.pool(cluster.volumes.get(name)?.pool)?,
+            Key::Snapshot(name, _) | Key::Volume(name) => {
+                cluster.pool(cluster.volumes.get(name)?.pool)?
+            }
             _ => return None,
         };
         Some(self.link(pool.node))

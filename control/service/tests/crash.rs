@@ -5,7 +5,7 @@
 mod support;
 
 use plinth_api::*;
-use plinth_ids::VolumeId;
+use plinth_ids::{SnapshotId, VolumeId};
 use plinth_registry::{MemoryRegistry, Registry};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,7 +28,25 @@ async fn story(running: &Running) {
     let _ = running.ask(delete).await;
     let _ = running.volume("data-2").await;
     let _ = running.ask(Request::VolumeGrow { name: name("data-2"), size: 2 << 20 }).await;
-    let _ = running.ask(Request::VolumeDelete(name("data-2"))).await;
+    let snapshot = |snapshot: &str| (name("data-2"), name(snapshot));
+    for word in ["monday", "tuesday"] {
+        let (volume, name) = snapshot(word);
+        let _ = running.ask(Request::SnapshotCreate { volume, name }).await;
+    }
+    let clone = VolumeClone {
+        name: name("data-3"),
+        source: name("data-2"),
+        snapshot: Some(name("monday")),
+        size: None,
+    };
+    let _ = running.ask(Request::VolumeClone(clone)).await;
+    for word in ["monday", "tuesday"] {
+        let (volume, name) = snapshot(word);
+        let _ = running.ask(Request::SnapshotDelete { volume, name }).await;
+    }
+    for volume in ["data-2", "data-3"] {
+        let _ = running.ask(Request::VolumeDelete { name: name(volume), wipe: true }).await;
+    }
 }
 
 /// The commits of the whole story when nothing fails.
@@ -76,6 +94,20 @@ async fn survives(last: u64) {
         .collect();
     let made: BTreeSet<VolumeId> = lab.agent.state().volumes.keys().copied().collect();
     assert_eq!(made, known, "after commit {last} node and records disagree");
+    let known: BTreeSet<SnapshotId> = cluster
+        .snapshots
+        .values()
+        .map(|snapshot| snapshot.id)
+        .chain(
+            cluster
+                .images
+                .values()
+                .flat_map(|image| &image.copies)
+                .filter_map(|copy| copy.snapshot),
+        )
+        .collect();
+    let made: BTreeSet<SnapshotId> = lab.agent.state().snapshots.keys().copied().collect();
+    assert_eq!(made, known, "after commit {last} node and records disagree on snapshots");
     // And it serves: the whole story again, with what is there already refused.
     running.until_alive().await;
     story(&running).await;

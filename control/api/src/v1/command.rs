@@ -6,9 +6,14 @@
 //! bytes, then the reply; after the reply to [`AgentRequest::Console`] the stream is the
 //! console, raw, both ways, until either side ends it.
 
-use super::{DropCount, Durability, FlowStatus, NodeSpec, NodeStatus, Refusal, SwitchPort};
+use super::{
+    BadBlock, DiffRange, DropCount, Durability, FlowStatus, NodeSpec, NodeStatus, PoolClass,
+    PoolDiskSpec, Refusal, ScrubKind, ScrubView, SlowRequest, SnapshotUsage, SwitchPort,
+    VolumeMetrics, VolumeUsage,
+};
 use crate::with::Raw;
-use plinth_ids::{Epoch, Name, PoolId, VmId, VolumeId};
+use plinth_ids::{DiskId, Epoch, Name, PoolId, SnapshotId, VmId, VolumeId};
+use rkyv::with::Map;
 
 #[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]
 pub enum AgentRequest {
@@ -32,11 +37,36 @@ pub enum Command {
         pool: PoolId,
         #[rkyv(with = Raw)]
         name: Name,
-        device: String,
-        /// `None` takes a device or existing file whole.
+        disks: Vec<PoolDiskSpec>,
+        /// Of each disk; `None` takes a device or existing file whole.
         size: Option<u64>,
         durability: Durability,
+        class: PoolClass,
         overwrite: bool,
+    },
+    /// Makes an empty disk for a pool that is served; the spec then names it.
+    DiskAdd {
+        #[rkyv(with = Raw)]
+        pool: PoolId,
+        #[rkyv(with = Raw)]
+        disk: DiskId,
+        device: String,
+        size: Option<u64>,
+        overwrite: bool,
+    },
+    /// Forgets a drained or failed disk. One that is not there is forgotten.
+    DiskRemove {
+        #[rkyv(with = Raw)]
+        pool: PoolId,
+        #[rkyv(with = Raw)]
+        disk: DiskId,
+    },
+    /// Answered with [`AgentAnswer::BadBlocks`].
+    DiskShow {
+        #[rkyv(with = Raw)]
+        pool: PoolId,
+        #[rkyv(with = Raw)]
+        disk: DiskId,
     },
     VolumeCreate {
         #[rkyv(with = Raw)]
@@ -47,12 +77,15 @@ pub enum Command {
         name: Name,
         size: u64,
     },
-    /// A volume with the contents of another of the same pool, grown to `size`.
+    /// A volume with the contents of another of the same pool, or of a snapshot of it, grown to
+    /// `size`.
     VolumeClone {
         #[rkyv(with = Raw)]
         pool: PoolId,
         #[rkyv(with = Raw)]
         source: VolumeId,
+        #[rkyv(with = Map<Raw>)]
+        snapshot: Option<SnapshotId>,
         #[rkyv(with = Raw)]
         volume: VolumeId,
         #[rkyv(with = Raw)]
@@ -72,13 +105,121 @@ pub enum Command {
         pool: PoolId,
         #[rkyv(with = Raw)]
         volume: VolumeId,
+        /// Overwrites what only it has.
+        wipe: bool,
     },
-    /// Makes a volume with the bytes of a disk image. Answered with [`AgentAnswer::Imported`].
+    /// Answered with [`AgentAnswer::VolumeUsage`].
+    VolumeShow {
+        #[rkyv(with = Raw)]
+        pool: PoolId,
+        #[rkyv(with = Raw)]
+        volume: VolumeId,
+    },
+    /// Gives a clone units of its own, in the background.
+    VolumeFlatten {
+        #[rkyv(with = Raw)]
+        pool: PoolId,
+        #[rkyv(with = Raw)]
+        volume: VolumeId,
+    },
+    /// Answered with [`AgentAnswer::Diff`], one piece from `start` on.
+    VolumeDiff {
+        #[rkyv(with = Raw)]
+        pool: PoolId,
+        #[rkyv(with = Raw)]
+        volume: VolumeId,
+        #[rkyv(with = Map<Raw>)]
+        from: Option<SnapshotId>,
+        #[rkyv(with = Raw)]
+        to: SnapshotId,
+        start: u64,
+    },
+    /// Writes what differs between two snapshots to a new file on the node.
+    DeltaExport {
+        #[rkyv(with = Raw)]
+        pool: PoolId,
+        #[rkyv(with = Raw)]
+        volume: VolumeId,
+        #[rkyv(with = Map<Raw>)]
+        from: Option<SnapshotId>,
+        #[rkyv(with = Raw)]
+        to: SnapshotId,
+        target: String,
+    },
+    /// Brings a volume to the snapshot that a delta ends at. Answered with
+    /// [`AgentAnswer::Snapshot`].
+    DeltaImport {
+        #[rkyv(with = Raw)]
+        pool: PoolId,
+        #[rkyv(with = Raw)]
+        volume: VolumeId,
+        #[rkyv(with = Raw)]
+        snapshot: SnapshotId,
+        source: String,
+    },
+    SnapshotCreate {
+        #[rkyv(with = Raw)]
+        pool: PoolId,
+        #[rkyv(with = Raw)]
+        volume: VolumeId,
+        #[rkyv(with = Raw)]
+        snapshot: SnapshotId,
+        #[rkyv(with = Raw)]
+        name: Name,
+    },
+    /// A snapshot that is not there is deleted.
+    SnapshotDelete {
+        #[rkyv(with = Raw)]
+        pool: PoolId,
+        #[rkyv(with = Raw)]
+        volume: VolumeId,
+        #[rkyv(with = Raw)]
+        snapshot: SnapshotId,
+    },
+    /// Refused while a VM has the volume.
+    SnapshotRollback {
+        #[rkyv(with = Raw)]
+        pool: PoolId,
+        #[rkyv(with = Raw)]
+        volume: VolumeId,
+        #[rkyv(with = Raw)]
+        snapshot: SnapshotId,
+    },
+    ScrubStart {
+        #[rkyv(with = Raw)]
+        pool: PoolId,
+        /// `None` is all of the pool's.
+        #[rkyv(with = Map<Raw>)]
+        disk: Option<DiskId>,
+        kind: ScrubKind,
+        rate: Option<u64>,
+    },
+    ScrubStop {
+        #[rkyv(with = Raw)]
+        pool: PoolId,
+        #[rkyv(with = Map<Raw>)]
+        disk: Option<DiskId>,
+    },
+    /// Answered with [`AgentAnswer::Scrubs`].
+    ScrubStatus {
+        #[rkyv(with = Raw)]
+        pool: PoolId,
+    },
+    /// Answered with [`AgentAnswer::Metrics`].
+    Metrics,
+    /// Answered with [`AgentAnswer::SlowRequests`], the newest `limit`.
+    SlowRequests {
+        limit: u32,
+    },
+    /// Makes a volume with the bytes of a disk image, and a snapshot of it to clone from.
+    /// Answered with [`AgentAnswer::Imported`].
     ImageImport {
         #[rkyv(with = Raw)]
         pool: PoolId,
         #[rkyv(with = Raw)]
         volume: VolumeId,
+        #[rkyv(with = Raw)]
+        snapshot: SnapshotId,
         #[rkyv(with = Raw)]
         name: Name,
         format: DiskFormat,
@@ -143,10 +284,22 @@ pub enum AgentAnswer {
     Applied(#[rkyv(with = Raw)] Epoch),
     Status(NodeStatus),
     Done,
-    /// The size of the guest's disk, in bytes.
+    /// `size` of the guest's disk, in bytes. A store of an older release makes no snapshot.
     Imported {
         size: u64,
+        has_snapshot: bool,
     },
+    BadBlocks(Vec<BadBlock>),
+    VolumeUsage(VolumeUsage),
+    /// `next` is where to go on, if this is not all.
+    Diff {
+        ranges: Vec<DiffRange>,
+        next: Option<u64>,
+    },
+    Snapshot(SnapshotUsage),
+    Scrubs(Vec<ScrubView>),
+    Metrics(Vec<VolumeMetrics>),
+    SlowRequests(Vec<SlowRequest>),
     SwitchPorts(Vec<SwitchPort>),
     SwitchFlows(Vec<FlowStatus>),
     SwitchDrops(Vec<DropCount>),

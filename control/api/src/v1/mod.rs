@@ -10,13 +10,14 @@ mod operator;
 mod refusal;
 mod spec;
 mod status;
+mod storage;
 mod view;
 
 pub use command::{AgentAnswer, AgentReply, AgentRequest, Command, DiskFormat, ImportSource};
 pub use join::{Join, JoinReply, Joined};
 pub use operator::{
-    Answer, DiskRequest, ImageImport, NicRequest, PoolCreate, Reply, Request, SwitchTable,
-    VmCreate, VolumeCreate,
+    Answer, DeltaExport, DiskAdd, DiskRequest, ImageImport, NicRequest, PoolCreate, Reply, Request,
+    SwitchTable, VmCreate, VolumeClone, VolumeCreate,
 };
 pub use refusal::{Code, Refusal};
 pub use spec::{
@@ -25,6 +26,12 @@ pub use spec::{
 pub use status::{
     Check, CheckState, DaemonState, DaemonStatus, DropCount, Facts, FlowStatus, Load, NodeStatus,
     PoolStatus, SwitchPort, VmState, VmStatus, VolumeStatus,
+};
+pub use storage::{
+    BadBlock, DiffRange, DiskCounters, DiskState, DiskStatus, FoundBy, Job, JobKind, Latency,
+    Level, LimitView, PoolClass, PoolDiskSpec, PoolDiskView, ScheduleView, ScrubKind, ScrubRun,
+    ScrubSchedule, ScrubView, SlowRequest, SlowRequestView, SnapshotUsage, SnapshotView,
+    VolumeLimits, VolumeMetrics, VolumeStatsView, VolumeUsage, Wait,
 };
 pub use view::{
     ClusterView, DiskView, ImageCopy, ImageView, NicView, NodeView, PoolView, ResourceState,

@@ -6,11 +6,13 @@
 //! reply; after the reply to [`Request::VmConsole`] the stream is the console, raw, both ways.
 
 use super::{
-    ClusterView, DiskFormat, DropCount, Durability, FlowStatus, ImageView, ImportSource, NodeView,
-    PoolView, Refusal, SubnetView, SwitchPort, VmView, VolumeView, VpcView,
+    ClusterView, DiffRange, DiskFormat, DropCount, Durability, FlowStatus, ImageView, ImportSource,
+    LimitView, NodeView, PoolClass, PoolDiskView, PoolView, Refusal, ScheduleView, ScrubKind,
+    ScrubSchedule, ScrubView, SlowRequestView, SnapshotView, SubnetView, SwitchPort, VmView,
+    VolumeLimits, VolumeStatsView, VolumeView, VpcView,
 };
 use crate::with::Raw;
-use plinth_ids::{Name, Vni};
+use plinth_ids::{DiskId, Name, Vni};
 use rkyv::with::Map;
 use std::net::Ipv4Addr;
 
@@ -37,7 +39,113 @@ pub enum Request {
         name: Name,
         size: u64,
     },
-    VolumeDelete(#[rkyv(with = Raw)] Name),
+    VolumeDelete {
+        #[rkyv(with = Raw)]
+        name: Name,
+        wipe: bool,
+    },
+    VolumeClone(VolumeClone),
+    VolumeFlatten(#[rkyv(with = Raw)] Name),
+    /// Where a snapshot differs from an earlier one, or from nothing.
+    VolumeDiff {
+        #[rkyv(with = Raw)]
+        volume: Name,
+        #[rkyv(with = Map<Raw>)]
+        from: Option<Name>,
+        #[rkyv(with = Raw)]
+        to: Name,
+    },
+    DeltaExport(DeltaExport),
+    DeltaImport {
+        #[rkyv(with = Raw)]
+        volume: Name,
+        /// A file on the volume's node.
+        source: String,
+    },
+    /// Of one volume, or of all.
+    VolumeStats(#[rkyv(with = Map<Raw>)] Option<Name>),
+    VolumeSlow {
+        #[rkyv(with = Map<Raw>)]
+        volume: Option<Name>,
+        limit: u32,
+    },
+    LimitSet {
+        #[rkyv(with = Raw)]
+        volume: Name,
+        /// `None` goes back to what the pool's class gives.
+        limits: Option<VolumeLimits>,
+    },
+    LimitShow(#[rkyv(with = Raw)] Name),
+    SnapshotCreate {
+        #[rkyv(with = Raw)]
+        volume: Name,
+        #[rkyv(with = Raw)]
+        name: Name,
+    },
+    SnapshotList(#[rkyv(with = Raw)] Name),
+    SnapshotDelete {
+        #[rkyv(with = Raw)]
+        volume: Name,
+        #[rkyv(with = Raw)]
+        name: Name,
+    },
+    SnapshotRollback {
+        #[rkyv(with = Raw)]
+        volume: Name,
+        #[rkyv(with = Raw)]
+        name: Name,
+    },
+    ScheduleSet {
+        #[rkyv(with = Raw)]
+        volume: Name,
+        interval_seconds: u64,
+        keep: u32,
+    },
+    ScheduleShow(#[rkyv(with = Raw)] Name),
+    ScheduleClear(#[rkyv(with = Raw)] Name),
+    /// Of one pool, or of all.
+    DiskList(#[rkyv(with = Map<Raw>)] Option<Name>),
+    DiskShow {
+        #[rkyv(with = Raw)]
+        pool: Name,
+        #[rkyv(with = Raw)]
+        disk: DiskId,
+    },
+    DiskAdd(DiskAdd),
+    DiskDrain {
+        #[rkyv(with = Raw)]
+        pool: Name,
+        #[rkyv(with = Raw)]
+        disk: DiskId,
+        /// Ends a drain where it stands.
+        cancel: bool,
+    },
+    DiskRemove {
+        #[rkyv(with = Raw)]
+        pool: Name,
+        #[rkyv(with = Raw)]
+        disk: DiskId,
+    },
+    ScrubStart {
+        #[rkyv(with = Raw)]
+        pool: Name,
+        #[rkyv(with = Map<Raw>)]
+        disk: Option<DiskId>,
+        kind: ScrubKind,
+        rate: Option<u64>,
+    },
+    ScrubStop {
+        #[rkyv(with = Raw)]
+        pool: Name,
+        #[rkyv(with = Map<Raw>)]
+        disk: Option<DiskId>,
+    },
+    ScrubStatus(#[rkyv(with = Raw)] Name),
+    ScrubSchedule {
+        #[rkyv(with = Raw)]
+        pool: Name,
+        schedule: ScrubSchedule,
+    },
     VpcCreate {
         #[rkyv(with = Raw)]
         name: Name,
@@ -99,11 +207,12 @@ pub struct PoolCreate {
     pub name: Name,
     #[rkyv(with = Raw)]
     pub node: Name,
-    /// Path of a block device or file on the node.
-    pub device: String,
-    /// Makes or grows a file of this size; `None` takes the device whole.
+    /// Paths of block devices or files on the node.
+    pub devices: Vec<String>,
+    /// Makes or grows files of this size; `None` takes the devices whole.
     pub size: Option<u64>,
     pub durability: Durability,
+    pub class: PoolClass,
     /// Takes a device that has something on it.
     pub overwrite: bool,
 }
@@ -131,6 +240,42 @@ pub struct VolumeCreate {
     /// Clones an image.
     #[rkyv(with = Map<Raw>)]
     pub image: Option<Name>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]
+pub struct VolumeClone {
+    #[rkyv(with = Raw)]
+    pub name: Name,
+    #[rkyv(with = Raw)]
+    pub source: Name,
+    /// `None` clones the source as it is.
+    #[rkyv(with = Map<Raw>)]
+    pub snapshot: Option<Name>,
+    /// `None` takes the source's size.
+    pub size: Option<u64>,
+}
+
+/// What differs between two snapshots goes to a file on the volume's node.
+#[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]
+pub struct DeltaExport {
+    #[rkyv(with = Raw)]
+    pub volume: Name,
+    /// `None` exports all that the snapshot has.
+    #[rkyv(with = Map<Raw>)]
+    pub from: Option<Name>,
+    #[rkyv(with = Raw)]
+    pub to: Name,
+    pub target: String,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]
+pub struct DiskAdd {
+    #[rkyv(with = Raw)]
+    pub pool: Name,
+    pub device: String,
+    /// Makes or grows a file of this size; `None` takes the device whole.
+    pub size: Option<u64>,
+    pub overwrite: bool,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]
@@ -213,6 +358,16 @@ pub enum Answer {
     Vpc(VpcView),
     Subnet(SubnetView),
     Vm(VmView),
+    Snapshot(SnapshotView),
+    Snapshots(Vec<SnapshotView>),
+    Schedule(ScheduleView),
+    Limits(LimitView),
+    Diff(Vec<DiffRange>),
+    VolumeStats(Vec<VolumeStatsView>),
+    SlowRequests(Vec<SlowRequestView>),
+    Disk(PoolDiskView),
+    Disks(Vec<PoolDiskView>),
+    Scrubs(Vec<ScrubView>),
     SwitchPorts(Vec<SwitchPort>),
     SwitchFlows(Vec<FlowStatus>),
     SwitchDrops(Vec<DropCount>),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What one node is to be: the service pushes it whole, the agent makes it true.
 
+use super::{PoolClass, PoolDiskSpec, ScrubSchedule, VolumeLimits};
 use crate::with::Raw;
 use plinth_ids::{Epoch, MacAddress, Name, NodeId, PoolId, PortId, VmId, Vni, VolumeId};
 use std::net::{IpAddr, Ipv4Addr};
@@ -75,9 +76,10 @@ pub struct PoolSpec {
     pub id: PoolId,
     #[rkyv(with = Raw)]
     pub name: Name,
-    /// Path of a block device or file on the node.
-    pub device: String,
+    pub disks: Vec<PoolDiskSpec>,
     pub durability: Durability,
+    pub class: PoolClass,
+    pub scrub: ScrubSchedule,
 }
 
 /// When a write that asks for durability is acknowledged. A guest's flush always flushes.
@@ -193,6 +195,9 @@ pub struct DiskSpec {
     #[rkyv(with = Raw)]
     pub name: Name,
     pub is_read_only: bool,
+    /// In force; a change reaches a running VM.
+    #[serde(default)]
+    pub limits: Option<VolumeLimits>,
 }
 
 #[derive(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What an agent sees on its node.
 
+use super::{DiskStatus, Level};
 use crate::with::Raw;
 use plinth_ids::{Epoch, MacAddress, PoolId, PortId, VmId, Vni, VolumeId};
 use rkyv::with::Map;
@@ -217,6 +218,8 @@ pub struct PoolStatus {
     pub capacity: u64,
     pub used: u64,
     pub checksum_errors: u64,
+    pub level: Level,
+    pub disks: Vec<DiskStatus>,
 }
 
 #[derive(

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Resources as they are shown: spec and status in one, references by name.
 
-use super::{Durability, NodeStatus, Run, Underlay, VmState};
+use super::{
+    Durability, Level, NodeStatus, PoolClass, PoolDiskView, Run, ScrubSchedule, Underlay, VmState,
+    VolumeLimits, VolumeUsage,
+};
 use crate::with::Raw;
 use plinth_ids::{Epoch, ImageId, MacAddress, Name, NodeId, PoolId, PortId, VmId, Vni, VolumeId};
 use rkyv::with::Map;
@@ -114,9 +117,13 @@ pub struct PoolView {
     pub name: Name,
     #[rkyv(with = Raw)]
     pub node: Name,
-    pub device: String,
+    pub disks: Vec<PoolDiskView>,
     pub durability: Durability,
+    pub class: PoolClass,
+    pub scrub: ScrubSchedule,
     pub state: ResourceState,
+    /// `None` while the node has not said.
+    pub level: Option<Level>,
     /// `None` while the node has not said.
     pub capacity: Option<u64>,
     pub used: Option<u64>,
@@ -200,6 +207,11 @@ pub struct VolumeView {
     pub vm: Option<Name>,
     /// Deleted together with its VM.
     pub is_system: bool,
+    /// In force.
+    pub limits: Option<VolumeLimits>,
+    pub snapshots: u64,
+    /// With `volume show`, if the node answers.
+    pub usage: Option<VolumeUsage>,
     pub created_at: u64,
 }
 

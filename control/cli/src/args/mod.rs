@@ -2,16 +2,20 @@
 //! The verbs and their arguments.
 
 mod cluster;
+mod disk;
 mod network;
 mod storage;
 mod switch;
 mod vm;
+mod volume;
 
 pub use cluster::{ClusterVerb, InitArguments, JoinArguments, NodeVerb, UnderlayArguments};
+pub use disk::{DiskVerb, Interval, ScrubVerb};
 pub use network::{SubnetVerb, VpcVerb};
-pub use storage::{ImageVerb, ImportArguments, PoolVerb, VolumeVerb};
+pub use storage::{ImageVerb, ImportArguments, PoolVerb};
 pub use switch::SwitchVerb;
 pub use vm::VmVerb;
+pub use volume::{SnapshotArea, VolumeVerb};
 
 use clap::{Parser, Subcommand};
 use plinth_api::Request;
@@ -60,12 +64,21 @@ pub enum Area {
     /// Disks and files that hold volumes
     #[command(subcommand)]
     Pool(PoolVerb),
+    /// The disks of a pool
+    #[command(subcommand)]
+    Disk(DiskVerb),
+    /// Checks of what is on disks
+    #[command(subcommand)]
+    Scrub(ScrubVerb),
     /// Disk images that system disks are cloned from
     #[command(subcommand)]
     Image(ImageVerb),
     /// Disks of VMs
     #[command(subcommand)]
     Volume(VolumeVerb),
+    /// Snapshots that volumes get by themselves
+    #[command(subcommand)]
+    Snapshot(SnapshotArea),
     /// Tenant networks
     #[command(subcommand)]
     Vpc(VpcVerb),
@@ -110,6 +123,9 @@ impl Area {
             Self::Pool(verb) => verb.deed(),
             Self::Image(verb) => verb.deed(),
             Self::Volume(verb) => Deed::Call(verb.request()),
+            Self::Disk(verb) => Deed::Call(verb.request()),
+            Self::Scrub(verb) => Deed::Call(verb.request()),
+            Self::Snapshot(verb) => Deed::Call(verb.request()),
             Self::Vpc(verb) => Deed::Call(verb.request()),
             Self::Subnet(verb) => Deed::Call(verb.request()),
             Self::Vm(verb) => verb.deed(),

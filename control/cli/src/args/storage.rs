@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `plinth pool`, `plinth image` and `plinth volume`.
+//! `plinth pool` and `plinth image`.
 
 use super::Deed;
 use crate::text;
 use clap::{Args, Subcommand, ValueEnum};
-use plinth_api::{DiskFormat, Durability, PoolCreate, Request, VolumeCreate};
+use plinth_api::{DiskFormat, Durability, PoolClass, PoolCreate, Request};
 use plinth_ids::Name;
 use std::path::PathBuf;
 
@@ -18,15 +18,18 @@ pub enum PoolVerb {
         /// The node that has the disk [default: the only one]
         #[arg(long)]
         node: Option<Name>,
-        /// A disk, or a file that is made where there is none
-        #[arg(long, value_name = "PATH")]
-        device: String,
-        /// Of the file; a disk is taken whole
+        /// A disk, or a file that is made where there is none; may be given several times
+        #[arg(long = "device", visible_alias = "disk", value_name = "PATH", required = true)]
+        devices: Vec<String>,
+        /// Of each file; a disk is taken whole
         #[arg(long, value_parser = text::size)]
         size: Option<u64>,
         /// When a write that asks for durability is acknowledged
         #[arg(long, value_enum, default_value = "flush")]
         durability: DurabilityArgument,
+        /// What its disks are good for
+        #[arg(long, value_enum, default_value = "ordinary")]
+        class: ClassArgument,
         /// Take a disk that has something on it; all of it is lost
         #[arg(long)]
         overwrite: bool,
@@ -45,18 +48,37 @@ pub enum DurabilityArgument {
     Device,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum ClassArgument {
+    /// Volumes have no limits unless they are given some
+    Ordinary,
+    /// SSD or NVMe: volumes have limits by their size
+    Performance,
+}
+
 impl PoolVerb {
     pub(super) fn deed(self) -> Deed {
         match self {
-            Self::Create { name, node, device, size, durability, overwrite } => {
+            Self::Create { name, node, devices, size, durability, class, overwrite } => {
                 let durability = match durability {
                     DurabilityArgument::Flush => Durability::Flush,
                     DurabilityArgument::Device => Durability::Device,
                 };
+                let class = match class {
+                    ClassArgument::Ordinary => PoolClass::Ordinary,
+                    ClassArgument::Performance => PoolClass::Performance,
+                };
                 // The node is filled in when it is known.
                 let placeholder = node.clone().unwrap_or_else(|| name.clone());
-                let request =
-                    PoolCreate { name, node: placeholder, device, size, durability, overwrite };
+                let request = PoolCreate {
+                    name,
+                    node: placeholder,
+                    devices,
+                    size,
+                    durability,
+                    class,
+                    overwrite,
+                };
                 Deed::PoolCreate(request, node)
             }
             Self::List => Deed::Call(Request::PoolList),
@@ -114,51 +136,6 @@ impl ImageVerb {
             Self::Import(arguments) => Deed::Import(arguments),
             Self::List => Deed::Call(Request::ImageList),
             Self::Delete { name } => Deed::Call(Request::ImageDelete(name)),
-        }
-    }
-}
-
-#[derive(Debug, Subcommand)]
-pub enum VolumeVerb {
-    /// Make a volume; it takes room only as it is written
-    #[command(after_help = "Examples:\n  plinth volume create data-1 --size 20G\n  \
-        plinth volume create copy --image debian-12")]
-    Create {
-        name: Name,
-        /// [default: the image's size]
-        #[arg(long, value_parser = text::size)]
-        size: Option<u64>,
-        /// [default: the only one]
-        #[arg(long)]
-        pool: Option<Name>,
-        /// Start as a clone of this image
-        #[arg(long)]
-        image: Option<Name>,
-    },
-    /// All volumes
-    List,
-    /// One volume
-    Show { name: Name },
-    /// Make a volume larger; a running guest sees it when it is restarted
-    Grow {
-        name: Name,
-        #[arg(long, value_parser = text::size)]
-        size: u64,
-    },
-    /// Delete a volume and what is on it
-    Delete { name: Name },
-}
-
-impl VolumeVerb {
-    pub(super) fn request(self) -> Request {
-        match self {
-            Self::Create { name, size, pool, image } => {
-                Request::VolumeCreate(VolumeCreate { name, pool, size, image })
-            }
-            Self::List => Request::VolumeList,
-            Self::Show { name } => Request::VolumeShow(name),
-            Self::Grow { name, size } => Request::VolumeGrow { name, size },
-            Self::Delete { name } => Request::VolumeDelete(name),
         }
     }
 }

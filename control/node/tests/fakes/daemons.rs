@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A switch and a store that have no data plane: sockets are plain files.
 
-use plinth_ids::{Epoch, PoolId, VolumeId};
+use plinth_ids::{Epoch, Name, PoolId, SnapshotId, VolumeId};
 use plinth_manage::{Kept, LineFault, Server, ServerConfig, Service};
 use plinth_store_api as store;
 use plinth_switch_api as switch;
@@ -116,6 +116,9 @@ struct PoolFile {
     id: PoolId,
     /// Name and size.
     volumes: BTreeMap<u64, (String, u64)>,
+    /// Volume and name.
+    #[serde(default)]
+    snapshots: BTreeMap<u64, (u64, String)>,
 }
 
 struct Store {
@@ -221,7 +224,42 @@ impl Store {
                 std::fs::write(&self.imported, bytes).map_err(|_| no("device"))?;
                 Ok(store::Answer::Done)
             }),
-            _ => Err(no("not-played")),
+            other => self.answer_snapshots(other),
+        }
+    }
+
+    fn answer_snapshots(&self, verb: store::Verb) -> Result<store::Answer, store::Refusal> {
+        match verb {
+            store::Verb::SnapshotCreate { pool, volume, snapshot, name } => {
+                self.change(pool, |content| {
+                    if !content.volumes.contains_key(&volume.0) {
+                        return Err(no("volume-missing"));
+                    }
+                    content.snapshots.insert(snapshot.0, (volume.0, name.to_string()));
+                    Ok(store::Answer::Snapshot(snapshot_of(snapshot, name)))
+                })
+            }
+            store::Verb::SnapshotDelete { pool, snapshot, .. } => self.change(pool, |content| {
+                let removed = content.snapshots.remove(&snapshot.0);
+                removed.map(|_| store::Answer::Done).ok_or_else(|| no("snapshot-missing"))
+            }),
+            store::Verb::VolumeShow { pool, volume: id } => self.change(pool, |content| {
+                let known = content.volumes.get_key_value(&id.0);
+                let status = known.map(volume).ok_or_else(|| no("volume-missing"))?;
+                let own = content.snapshots.iter().filter(|(_, (volume, _))| *volume == id.0);
+                let snapshot = |(id, (_, name)): (&u64, &(u64, String))| {
+                    snapshot_of(SnapshotId(*id), name.parse().expect("it was a name"))
+                };
+                Ok(store::Answer::VolumeDetail(Box::new(store::VolumeDetail {
+                    status,
+                    unique: 4096,
+                    snapshots_unique: 8192,
+                    snapshots: own.map(snapshot).collect(),
+                    parent: None,
+                    job: None,
+                })))
+            }),
+            _ => Err(no("not-served")),
         }
     }
 
@@ -259,6 +297,10 @@ impl Store {
         };
         pools.iter().map(status).collect()
     }
+}
+
+fn snapshot_of(snapshot: SnapshotId, name: Name) -> store::SnapshotStatus {
+    store::SnapshotStatus { snapshot, name, size: 1, unique: 2, created_at: 3, is_leaving: false }
 }
 
 fn volume((number, (name, size)): (&u64, &(String, u64))) -> store::VolumeStatus {

@@ -36,9 +36,10 @@ impl Bench {
             let request = PoolCreate {
                 name: name(pool),
                 node,
-                device: format!("/srv/{pool}"),
+                devices: vec![format!("/srv/{pool}")],
                 size: Some(GIB),
                 durability: Durability::Flush,
+                class: PoolClass::Ordinary,
                 overwrite: false,
             };
             let change = bench.cluster.pool_create(request, NOW).unwrap();
@@ -89,7 +90,7 @@ impl Bench {
             size: Some(GIB),
             image: None,
         };
-        self.plan(self.cluster.volume_create(&request, NOW))
+        self.plan(self.cluster.volume_create(&request, &self.observed, NOW))
     }
 
     /// An image with a copy in both pools.
@@ -101,16 +102,20 @@ impl Bench {
             source: ImportSource::Stream { length: 1 },
         };
         self.plan(self.cluster.image_import(&request, NOW)).unwrap();
-        self.apply(self.cluster.image_imported(&name(image), GIB));
+        self.apply(self.cluster.image_imported(&name(image), GIB, &[true, true]));
     }
 
     pub(crate) fn create(&mut self, request: &VmCreate) -> Result<(), Refusal> {
         self.plan(self.cluster.vm_create(request, &self.observed, NOW))
     }
 
-    /// Every act that is due on every node succeeds.
+    /// Every act that is due on every node succeeds, and so do those that follow from it.
     pub(crate) fn work_off(&mut self) {
         for node in [NodeId(1), NodeId(2)] {
+            // A volume goes after its snapshots, so twice is enough.
+            for act in self.cluster.due(node) {
+                self.apply(self.cluster.settle(&act, &Ok(AgentAnswer::Done)));
+            }
             for act in self.cluster.due(node) {
                 self.apply(self.cluster.settle(&act, &Ok(AgentAnswer::Done)));
             }

@@ -3,7 +3,7 @@
 
 use plinth_api::*;
 use plinth_client::{Agent, ByteStream};
-use plinth_ids::{Epoch, PoolId, VmId, VolumeId};
+use plinth_ids::{Epoch, Name, PoolId, SnapshotId, VmId, VolumeId};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -19,6 +19,11 @@ pub(crate) struct Fake {
     pub(crate) pools: Vec<PoolId>,
     /// Volumes with their sizes.
     pub(crate) volumes: BTreeMap<VolumeId, u64>,
+    /// Snapshots with the volume and its size then.
+    pub(crate) snapshots: BTreeMap<SnapshotId, (VolumeId, Name, u64)>,
+    /// What was wiped, rolled back and so on, a line each.
+    pub(crate) deeds: Vec<String>,
+    pub(crate) disks: Vec<DiskStatus>,
     pub(crate) vms: BTreeMap<VmId, VmStatus>,
     /// The answer to every command, instead of doing it.
     pub(crate) refusal: Option<Refusal>,
@@ -91,8 +96,11 @@ impl Fake {
                 pool_is_there(pool)?;
                 self.volumes.insert(*volume, *size);
             }
-            Command::VolumeClone { pool, source, volume, size, .. } => {
+            Command::VolumeClone { pool, source, snapshot, volume, size, .. } => {
                 pool_is_there(pool)?;
+                if snapshot.is_some_and(|snapshot| !self.snapshots.contains_key(&snapshot)) {
+                    return Err(Refusal::new(Code::NotFound, "no such snapshot"));
+                }
                 if !self.volumes.contains_key(source) {
                     return Err(Refusal::new(Code::NotFound, "no such source"));
                 }
@@ -101,7 +109,13 @@ impl Fake {
             Command::VolumeGrow { volume, size, .. } => {
                 self.volumes.insert(*volume, *size);
             }
-            Command::VolumeDelete { volume, .. } => {
+            Command::VolumeDelete { volume, wipe, .. } => {
+                if self.snapshots.values().any(|(other, ..)| other == volume) {
+                    return Err(Refusal::new(Code::InUse, "it has snapshots"));
+                }
+                if *wipe {
+                    self.deeds.push(format!("wipe {volume}"));
+                }
                 if self.is_attached(*volume) {
                     return Err(Refusal::new(Code::InUse, "a VM has it"));
                 }
@@ -111,12 +125,141 @@ impl Fake {
                 let drop = DropCount { reason: "vni-unknown".to_owned(), packets: 3 };
                 return Ok(AgentAnswer::SwitchDrops(vec![drop]));
             }
-            Command::ImageImport { .. } | Command::SwitchPorts | Command::SwitchFlows { .. } => {
-                return Err(Refusal::new(Code::Failed, "not here"));
-            }
+            other => return self.carry_out_more(other),
         }
         Ok(AgentAnswer::Done)
     }
+
+    fn carry_out_more(&mut self, command: &Command) -> Result<AgentAnswer, Refusal> {
+        let size_of = |state: &Self, volume: &VolumeId| {
+            let size = state.volumes.get(volume).copied();
+            size.ok_or_else(|| Refusal::new(Code::NotFound, "no such volume"))
+        };
+        match command {
+            Command::SnapshotCreate { volume, snapshot, name, .. } => {
+                let size = size_of(self, volume)?;
+                self.snapshots.insert(*snapshot, (*volume, name.clone(), size));
+            }
+            Command::SnapshotDelete { snapshot, .. } => {
+                self.snapshots.remove(snapshot);
+            }
+            Command::SnapshotRollback { volume, snapshot, .. } => {
+                let (_, name, size) = self.snapshots[snapshot].clone();
+                self.volumes.insert(*volume, size);
+                self.deeds.push(format!("rollback {volume} to {name}"));
+            }
+            Command::VolumeShow { volume, .. } => {
+                let size = size_of(self, volume)?;
+                return Ok(AgentAnswer::VolumeUsage(self.usage(*volume, size)));
+            }
+            Command::VolumeDiff { start: 0, .. } => {
+                let ranges = vec![DiffRange { offset: 0, length: 4096, is_zero: false }];
+                return Ok(AgentAnswer::Diff { ranges, next: Some(8192) });
+            }
+            Command::VolumeDiff { start, .. } => {
+                let ranges = vec![DiffRange { offset: *start, length: 4096, is_zero: true }];
+                return Ok(AgentAnswer::Diff { ranges, next: None });
+            }
+            Command::DeltaImport { volume, snapshot, .. } => {
+                let name: Name = "tuesday".parse().unwrap();
+                self.volumes.insert(*volume, 2 << 20);
+                self.snapshots.insert(*snapshot, (*volume, name.clone(), 2 << 20));
+                return Ok(AgentAnswer::Snapshot(SnapshotUsage {
+                    id: *snapshot,
+                    name,
+                    size: 2 << 20,
+                    unique: 0,
+                    created_at: 9,
+                }));
+            }
+            Command::VolumeFlatten { .. }
+            | Command::DeltaExport { .. }
+            | Command::DiskAdd { .. }
+            | Command::DiskRemove { .. }
+            | Command::ScrubStart { .. }
+            | Command::ScrubStop { .. } => self.deeds.push(word_of(command)),
+            Command::ImageImport { .. } | Command::SwitchPorts | Command::SwitchFlows { .. } => {
+                return Err(Refusal::new(Code::Failed, "not here"));
+            }
+            question => return self.look(question),
+        }
+        Ok(AgentAnswer::Done)
+    }
+
+    fn usage(&self, volume: VolumeId, size: u64) -> VolumeUsage {
+        let own = self.snapshots.iter().filter(|(_, (other, ..))| *other == volume);
+        let usage = |(id, (_, name, size)): (&SnapshotId, &(VolumeId, Name, u64))| SnapshotUsage {
+            id: *id,
+            name: name.clone(),
+            size: *size,
+            unique: 4096,
+            created_at: 7,
+        };
+        VolumeUsage {
+            size,
+            written: 8192,
+            unique: 4096,
+            snapshots_unique: 4096,
+            snapshots: own.map(usage).collect(),
+            parent: None,
+            job: None,
+        }
+    }
+
+    fn look(&self, question: &Command) -> Result<AgentAnswer, Refusal> {
+        Ok(match question {
+            Command::Metrics => AgentAnswer::Metrics(self.metrics()),
+            Command::SlowRequests { limit } => {
+                let slow = |at_ms: u64| SlowRequest {
+                    at_ms,
+                    pool: self.pools[0],
+                    volume: VolumeId(1),
+                    kind: "read".to_owned(),
+                    offset: 0,
+                    length: 4096,
+                    total_ns: 20_000_000,
+                    waits: vec![Wait { stage: "disk".to_owned(), ns: 19_000_000 }],
+                };
+                AgentAnswer::SlowRequests((0..(*limit).min(9).into()).map(slow).collect())
+            }
+            Command::DiskShow { .. } => AgentAnswer::BadBlocks(vec![BadBlock {
+                object: "data".to_owned(),
+                volume: Some(VolumeId(1)),
+                volume_offset: Some(4096),
+                block: 1,
+                offset: 65_536,
+                found_by: FoundBy::DeepScrub,
+                found_at: 7,
+            }]),
+            Command::ScrubStatus { .. } => AgentAnswer::Scrubs(Vec::new()),
+            _ => return Err(Refusal::new(Code::Failed, "not here either")),
+        })
+    }
+
+    /// Every attached volume has read once.
+    fn metrics(&self) -> Vec<VolumeMetrics> {
+        let latency = Latency { count: 1, p50: 1000, p99: 2000, p999: 3000, max: 4000 };
+        let vms = self.spec.iter().flat_map(|spec| &spec.vms);
+        vms.flat_map(|vm| &vm.disks)
+            .map(|disk| VolumeMetrics {
+                pool: disk.pool,
+                volume: disk.volume,
+                read: latency,
+                write: Latency::default(),
+                flush: Latency::default(),
+                read_bytes: 4096,
+                written_bytes: 0,
+                errors: 0,
+                throttled: disk.limits.map_or(0, |limits| limits.iops),
+            })
+            .collect()
+    }
+}
+
+/// A command's name.
+fn word_of(command: &Command) -> String {
+    let text = format!("{command:?}");
+    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 impl Agent for FakeAgent {
@@ -132,6 +275,8 @@ impl Agent for FakeAgent {
             capacity: 1 << 30,
             used: 0,
             checksum_errors: 0,
+            level: Level::Ok,
+            disks: state.disks.clone(),
         };
         let served = state.spec.iter().flat_map(|spec| &spec.pools).map(|pool| pool.id);
         NodeStatus {
@@ -151,7 +296,7 @@ impl Agent for FakeAgent {
         command: Command,
         input: &mut (dyn AsyncRead + Send + Unpin),
     ) -> Result<AgentAnswer, Refusal> {
-        let Command::ImageImport { volume, .. } = command else {
+        let Command::ImageImport { volume, snapshot, name, .. } = command else {
             return self.state().carry_out(&command);
         };
         if let Some(refusal) = &self.state().refusal {
@@ -166,7 +311,8 @@ impl Agent for FakeAgent {
             .map_err(|err| Refusal::new(Code::Invalid, err.to_string()))?;
         let size = bytes.len() as u64;
         self.state().volumes.insert(volume, size);
-        Ok(AgentAnswer::Imported { size })
+        self.state().snapshots.insert(snapshot, (volume, name, size));
+        Ok(AgentAnswer::Imported { size, has_snapshot: true })
     }
 
     async fn console(&self, vm: VmId) -> Result<Box<dyn ByteStream>, Refusal> {

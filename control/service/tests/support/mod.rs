@@ -130,9 +130,10 @@ impl Running {
         self.ask(Request::PoolCreate(PoolCreate {
             name: name("trial"),
             node: name("node-1"),
-            device: "/srv/trial".to_owned(),
+            devices: vec!["/srv/trial".to_owned()],
             size: Some(1 << 30),
             durability: Durability::Flush,
+            class: PoolClass::Performance,
             overwrite: false,
         }))
         .await

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Answers as text for people and as JSON for programs.
 
+mod storage;
+
 use crate::table::{Details, Table};
 use crate::text::age;
 use plinth_api::{
     Answer, CheckState, ClusterView, DropCount, Durability, FlowStatus, ImageView, NodeView,
-    PoolView, Refusal, ResourceState, Run, SubnetView, SwitchPort, VmState, VmView, VolumeView,
-    VpcView,
+    PoolView, Refusal, ResourceState, Run, SubnetView, SwitchPort, VmState, VmView, VpcView,
 };
 use plinth_planner::Size;
 use serde::Serialize;
@@ -31,6 +32,16 @@ pub fn json(answer: &Answer) -> String {
         Answer::Vpc(view) => line(view),
         Answer::Subnet(view) => line(view),
         Answer::Vm(view) => line(view),
+        Answer::Snapshot(view) => line(view),
+        Answer::Snapshots(views) => line(views),
+        Answer::Schedule(view) => line(view),
+        Answer::Limits(view) => line(view),
+        Answer::Diff(ranges) => line(ranges),
+        Answer::VolumeStats(views) => line(views),
+        Answer::SlowRequests(views) => line(views),
+        Answer::Disk(view) => line(view),
+        Answer::Disks(views) => line(views),
+        Answer::Scrubs(views) => line(views),
         Answer::SwitchPorts(rows) => line(rows),
         Answer::SwitchFlows(rows) => line(rows),
         Answer::SwitchDrops(rows) => line(rows),
@@ -60,17 +71,27 @@ pub fn text(answer: &Answer, now: u64) -> String {
         Answer::Nodes(views) => nodes(views),
         Answer::Pools(views) => pools(views),
         Answer::Images(views) => images(views, now),
-        Answer::Volumes(views) => volumes(views),
+        Answer::Volumes(views) => storage::volumes(views),
         Answer::Vpcs(views) => vpcs(views),
         Answer::Subnets(views) => subnets(views),
         Answer::Vms(views) => vms(views),
         Answer::Node(view) => node(view, now),
         Answer::Pool(view) => pool(view),
         Answer::Image(view) => images(std::slice::from_ref(view), now),
-        Answer::Volume(view) => volume(view, now),
+        Answer::Volume(view) => storage::volume(view, now),
         Answer::Vpc(view) => vpcs(std::slice::from_ref(view)),
         Answer::Subnet(view) => subnets(std::slice::from_ref(view)),
         Answer::Vm(view) => vm(view, now),
+        Answer::Snapshot(view) => storage::snapshots(std::slice::from_ref(view), now),
+        Answer::Snapshots(views) => storage::snapshots(views, now),
+        Answer::Schedule(view) => storage::schedule(view, now),
+        Answer::Limits(view) => storage::limits(view),
+        Answer::Diff(ranges) => storage::diff(ranges),
+        Answer::VolumeStats(views) => storage::stats(views),
+        Answer::SlowRequests(views) => storage::slow(views, now),
+        Answer::Disk(view) => storage::disk(view, now),
+        Answer::Disks(views) => storage::disks(views),
+        Answer::Scrubs(views) => storage::scrubs(views, now),
         Answer::SwitchPorts(rows) => ports(rows),
         Answer::SwitchFlows(rows) => flows(rows),
         Answer::SwitchDrops(rows) => drops(rows),
@@ -181,22 +202,24 @@ fn pools(views: &[PoolView]) -> String {
         "NAME",
         "NODE",
         "STATE",
+        "LEVEL",
         "USED",
         "CAPACITY",
         "PROVISIONED",
         "VOLUMES",
-        "DEVICE",
+        "DISKS",
     ]);
     for view in views {
         table.row([
             view.name.to_string(),
             view.node.to_string(),
             pool_state(view),
+            view.level.map(|level| word(&level)).unwrap_or_default(),
             bytes(view.used),
             bytes(view.capacity),
             Size(view.provisioned).to_string(),
             view.volumes.to_string(),
-            view.device.clone(),
+            view.disks.len().to_string(),
         ]);
     }
     table.print()
@@ -210,13 +233,14 @@ fn pool_state(view: &PoolView) -> String {
 }
 
 fn pool(view: &PoolView) -> String {
-    Details::default()
+    let details = Details::default()
         .line("name", &view.name)
         .line("id", view.id)
         .line("node", &view.node)
         .line("state", pool_state(view))
         .some("fault", view.fault.as_ref())
-        .line("device", &view.device)
+        .some("level", view.level.map(|level| word(&level)))
+        .line("class", word(&view.class))
         .line(
             "durability",
             match view.durability {
@@ -228,8 +252,9 @@ fn pool(view: &PoolView) -> String {
         .line("used", bytes(view.used))
         .line("provisioned", Size(view.provisioned))
         .line("volumes", view.volumes)
-        .some("checksum errors", view.checksum_errors)
-        .print()
+        .line("scrubs", storage::scrub_schedule(&view.scrub))
+        .some("checksum errors", view.checksum_errors);
+    format!("{}\n{}", details.print(), storage::disks(&view.disks))
 }
 
 fn images(views: &[ImageView], now: u64) -> String {
@@ -249,39 +274,6 @@ fn images(views: &[ImageView], now: u64) -> String {
         ]);
     }
     table.print()
-}
-
-fn volumes(views: &[VolumeView]) -> String {
-    let mut table = Table::new(["NAME", "POOL", "NODE", "STATE", "SIZE", "WRITTEN", "VM", "IMAGE"]);
-    for view in views {
-        table.row([
-            view.name.to_string(),
-            view.pool.to_string(),
-            view.node.to_string(),
-            word(&view.state),
-            Size(view.size).to_string(),
-            bytes(view.written),
-            view.vm.as_ref().map(ToString::to_string).unwrap_or_default(),
-            view.image.as_ref().map(ToString::to_string).unwrap_or_default(),
-        ]);
-    }
-    table.print()
-}
-
-fn volume(view: &VolumeView, now: u64) -> String {
-    Details::default()
-        .line("name", &view.name)
-        .line("id", view.id)
-        .line("pool", &view.pool)
-        .line("node", &view.node)
-        .line("state", word(&view.state))
-        .line("size", Size(view.size))
-        .line("written", bytes(view.written))
-        .some("image", view.image.as_ref())
-        .some("vm", view.vm.as_ref())
-        .line("kind", if view.is_system { "system disk" } else { "data" })
-        .line("age", age(now, view.created_at))
-        .print()
 }
 
 fn vpcs(views: &[VpcView]) -> String {
