@@ -100,25 +100,22 @@ fn readers_see_whole_rows_while_owners_come_and_go() {
             while !is_over.load(Ordering::Relaxed) {
                 id += 1;
                 let mut slot = metrics.claim(Kind::Attachment, 1, id).unwrap();
-                for _ in 0..30 {
+                for _ in 0..if id % 4 == 0 { 9000 } else { 30 } {
                     slot.set(0, id);
                     slot.record(Operation::Read, id);
                 }
             }
         });
         let mut owners = BTreeSet::new();
-        for _ in 0..20_000 {
+        for _ in 0..10_000 {
             for row in read_path(&place.0).unwrap().rows {
                 owners.insert(row.id);
                 assert!(row.counters[0] == row.id || row.counters[0] == 0, "{row:?}");
                 let reads = row.histogram(Operation::Read);
                 // All of it of this owner, none of another.
-                assert!(reads.count() <= 30, "{} of owner {}", reads.count(), row.id);
+                assert!(reads.count() <= 9000, "{} of owner {}", reads.count(), row.id);
                 let times = [reads.quantile(1), reads.max()];
                 assert!(reads.count() == 0 || times[0] == times[1], "{times:?}");
-            }
-            if owners.len() > 50 {
-                break;
             }
         }
         is_over.store(true, Ordering::Relaxed);
