@@ -119,6 +119,7 @@ impl Metrics {
             .open(path)
             .map_err(fault)?;
         file.set_len(length as u64).map_err(fault)?;
+        file.write_all_at(&[0; HEADER_SIZE], 0).map_err(fault)?;
         let map = Map::new(&file, length, slots)
             .map_err(|source| CreateError::Map { path: path.into(), source })?;
         let size = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
@@ -158,16 +159,20 @@ impl Metrics {
         &self.file
     }
 
-    /// A slot with nothing counted yet. `None` when all have an owner: then nobody counts, which
-    /// is no reason not to serve.
+    /// A slot with nothing counted yet. `None` when all have an owner or the file's place is full:
+    /// then nobody counts, which is no reason not to serve.
     pub fn claim(&self, kind: Kind, pool: u32, id: u64) -> Option<Slot> {
         let take = |owned: &AtomicBool| !owned.swap(true, Ordering::AcqRel);
         // Acquire and release: what the owner before wrote is there before we write.
         let index = self.map.owned.iter().position(take)?;
         let base = HEADER_SIZE + index * SLOT_SIZE;
         let map = Arc::clone(&self.map);
-        for offset in (base + AT_COUNTS..base + SLOT_SIZE).step_by(8) {
-            map.long(offset).store(0, Ordering::Relaxed);
+        // Through the file and not the mapping: where there is no room left, this is an error, and
+        // a store into the mapping would end the process.
+        let zeros = [0; SLOT_SIZE - AT_COUNTS];
+        if self.file.write_all_at(&zeros, (base + AT_COUNTS) as u64).is_err() {
+            map.owned[index].store(false, Ordering::Release);
+            return None;
         }
         map.word(base + AT_KIND).store((kind as u32).to_le(), Ordering::Relaxed);
         map.word(base + AT_POOL).store(pool.to_le(), Ordering::Relaxed);
@@ -218,8 +223,9 @@ impl Slot {
         self.bump(AT_COUNTS + counter * 8, amount);
     }
 
+    /// Shows a number that is counted elsewhere.
     #[inline]
-    pub fn set(&mut self, counter: usize, value: u64) {
+    pub fn set(&self, counter: usize, value: u64) {
         assert!(counter < COUNTERS);
         self.at(AT_COUNTS + counter * 8).store(value.to_le(), Ordering::Relaxed);
     }

@@ -11,12 +11,15 @@
 
 use crate::flight::{Flight, FlightKind, Flights, Piece, Times};
 use crate::message::{Answer, AttachSpec};
+use crate::meter::{histogram_of, show_attachment};
 use crate::pace::{Pace, RoundTime};
 use crate::pool::Pool;
+use crate::slow::{Slow, SlowLog};
 use plinth_backends::blk::{
     BlkClass, BlkDevice, BlkOperation, BlkRequest, BlkStatus, BlkTag, SECTOR_SIZE,
 };
 use plinth_backends::{DeviceToken, QueueChange};
+use plinth_metrics::Slot;
 use plinth_qos::{Turn, cost_of};
 use plinth_store::BufferPool;
 use plinth_volume::{VolumeCompletion, VolumeHandle, VolumeRequest};
@@ -50,6 +53,7 @@ pub(crate) struct Means {
     /// Bytes of buffers that are under way, and how many may be.
     pub(crate) lent: usize,
     pub(crate) lent_max: usize,
+    pub(crate) slow: SlowLog,
 }
 
 impl Means {
@@ -74,6 +78,10 @@ pub(crate) struct Attachment {
     /// Whether requests are answered without being carried out: see [`crate::place::Place::Null`].
     is_null: bool,
     pub(crate) pace: Pace,
+    /// Where it counts, if there was a place.
+    slot: Option<Slot>,
+    /// Whether something ended since it was last shown.
+    has_news: bool,
     /// Who waits for the last request to end.
     leaving: Option<Answer<()>>,
 }
@@ -86,6 +94,7 @@ impl Attachment {
         handle: VolumeHandle,
         is_null: bool,
         pace: Pace,
+        slot: Option<Slot>,
     ) -> Self {
         let device = BlkDevice::new(class);
         Self {
@@ -98,6 +107,8 @@ impl Attachment {
             in_flight: 0,
             is_null,
             pace,
+            slot,
+            has_news: false,
             leaving: None,
         }
     }
@@ -148,7 +159,7 @@ impl Attachment {
                 self.waiting.push_front(front);
                 break;
             }
-            front.is_admitted = true;
+            front.admit(time);
             let before = front.started;
             let is_whole = self.advance(&mut front, pool, means, &mut turn);
             moved += usize::from(is_whole || front.started > before);
@@ -280,6 +291,7 @@ impl Attachment {
         flight: &Flight,
         completion: VolumeCompletion,
         means: &mut Means,
+        ended: u64,
     ) {
         self.in_flight -= 1;
         let mut is_ok = completion.result.is_ok();
@@ -294,13 +306,38 @@ impl Attachment {
             }
             means.buffers.put(buffer);
         }
-        self.end_piece(flight.tag, flight.group, is_ok, &mut means.flights);
+        if self.end_piece(flight.tag, flight.group, is_ok, &mut means.flights) {
+            self.measure(flight, &mut means.slow, ended);
+        }
     }
 
-    fn end_piece(&mut self, tag: BlkTag, group: Option<u32>, is_ok: bool, flights: &mut Flights) {
-        if let Some(status) = flights.end(group, is_ok) {
+    /// Writes down how long a request took that has ended.
+    fn measure(&mut self, flight: &Flight, slow: &mut SlowLog, ended: u64) {
+        let Flight { operation, times, .. } = *flight;
+        let ticks = ended.saturating_sub(times.taken);
+        if let (Some(slot), Some(histogram)) = (&mut self.slot, histogram_of(operation)) {
+            slot.record(histogram, ticks);
+        }
+        self.has_news = true;
+        if slow.wants(ticks) {
+            let (pool, volume) = (self.spec.pool, self.spec.volume);
+            slow.note(Slow { pool, volume, operation, times, ended });
+        }
+    }
+
+    /// `true` when it was its request's last.
+    fn end_piece(
+        &mut self,
+        tag: BlkTag,
+        group: Option<u32>,
+        is_ok: bool,
+        flights: &mut Flights,
+    ) -> bool {
+        let status = flights.end(group, is_ok);
+        if let Some(status) = status {
             self.complete(tag, status);
         }
+        status.is_some()
     }
 
     fn complete(&mut self, tag: BlkTag, status: BlkStatus) {
@@ -311,6 +348,12 @@ impl Attachment {
     /// Shows the guest what was answered in this round, by the pool or by the device itself.
     pub(crate) fn flush(&mut self) {
         self.device.flush();
+        if std::mem::take(&mut self.has_news)
+            && let Some(slot) = &self.slot
+        {
+            let counters = self.device.counters();
+            show_attachment(slot, &counters, self.pace.held_count(), self.in_flight);
+        }
     }
 
     fn flight(&self, waiting: &Waiting, piece: Piece) -> Flight {
@@ -320,6 +363,7 @@ impl Attachment {
             kind: waiting.kind,
             piece,
             group: waiting.group,
+            operation: waiting.request.operation,
             times: waiting.times,
         }
     }
@@ -342,7 +386,16 @@ impl Waiting {
             started: 0,
             group: None,
             is_admitted: false,
-            times: Times { looked: time.looked },
+            times: Times { looked: time.looked, taken: time.cycles, ..Times::default() },
         }
+    }
+
+    /// Its limits let it pass; it starts as soon as there is room.
+    const fn admit(&mut self, time: &RoundTime) {
+        if !self.is_admitted {
+            self.is_admitted = true;
+            self.times.admitted = time.cycles;
+        }
+        self.times.started = time.cycles;
     }
 }

@@ -15,16 +15,20 @@ use crate::flight::Flights;
 use crate::message::{AttachSpec, Attached, AttachmentFacts, EngineRefusal, Held, Message};
 use crate::pace::{Pace, RoundTime};
 use crate::pool::Pool;
+use crate::slow::SlowLog;
+use crate::worker::Instruments;
 use crossbeam_channel::Receiver;
 use plinth_backends::blk::{BlkClass, BlkOptions, SECTOR_SIZE};
 use plinth_backends::{DeviceToken, QueueEvent};
 use plinth_ids::{Moment, PoolId, VolumeId};
+use plinth_metrics::{Kind, Metrics};
 use plinth_qos::cost_of;
 use plinth_rt::{Inbox, Poller, Wake, cycles};
 use plinth_store::BufferPool;
 use plinth_volume::{VolumeCompletion, VolumeRefusal};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Pieces under way over all attachments.
 const FLIGHTS: u32 = 4096;
@@ -34,6 +38,9 @@ const LENT_MAX: usize = 64 << 20;
 
 /// Messages taken in one round, so that management does not hold up guests.
 const MESSAGES: usize = 16;
+
+/// How old the counters of stores may be that others read.
+const SHOW_EVERY: Duration = Duration::from_millis(100);
 
 /// The unit whose discard frees space, in sectors: 32 KiB.
 const DISCARD_UNIT: u32 = 64;
@@ -57,17 +64,25 @@ pub(crate) struct Engine {
     next_token: u64,
     watch_version: u64,
     time: RoundTime,
+    metrics: Arc<Metrics>,
+    /// When the stores' counters were last shown.
+    shown_at: Moment,
     /// Whether the round before this one moved a request.
     was_busy: bool,
 }
 
 impl Engine {
-    pub(crate) fn new(inbox: Inbox<Message>, events: Receiver<QueueEvent>) -> Self {
+    pub(crate) fn new(
+        inbox: Inbox<Message>,
+        events: Receiver<QueueEvent>,
+        instruments: Instruments,
+    ) -> Self {
         let means = Means {
             flights: Flights::new(FLIGHTS),
             buffers: BufferPool::new(LENT_MAX),
             lent: 0,
             lent_max: LENT_MAX,
+            slow: SlowLog::new(instruments.metrics.measure_rate(), instruments.slow_ms),
         };
         Self {
             inbox,
@@ -79,6 +94,8 @@ impl Engine {
             next_token: 0,
             watch_version: 0,
             time: RoundTime::default(),
+            metrics: instruments.metrics,
+            shown_at: Moment::ZERO,
             was_busy: false,
         }
     }
@@ -150,6 +167,9 @@ impl Engine {
             Message::Volumes { pool, answer } => {
                 let _ = answer.send(self.pool(pool).map(|pool| pool.volumes.list()));
             }
+            Message::Slow { limit, answer } => {
+                let _ = answer.send(self.means.slow.list(limit));
+            }
             Message::Attachments { answer } => {
                 let _ = answer.send(self.attachment_facts());
             }
@@ -187,9 +207,11 @@ impl Engine {
         let now = self.time.now;
         let pool = self.pool(spec.pool)?;
         let is_null = pool.disk().is_null();
+        let slot = self.metrics.claim(Kind::Attachment, spec.pool.0, spec.volume.0);
+        let pool = self.pool(spec.pool)?;
         let pace = Pace::new(spec.limits, pool.fair.join(), now);
         let attachment =
-            Attachment::new(token, spec, Arc::clone(&class), held.handle, is_null, pace);
+            Attachment::new(token, spec, Arc::clone(&class), held.handle, is_null, pace, slot);
         self.attachments[place] = Some(attachment);
         Ok(Attached { token, class })
     }
@@ -277,10 +299,18 @@ impl Engine {
                     let ticks = ended.saturating_sub(flight.times.looked);
                     pool.fair.end(attachment.pace.account(), cost, ticks);
                 }
-                attachment.land(&flight, completion, &mut self.means);
+                attachment.land(&flight, completion, &mut self.means, ended);
             }
         }
         moved
+    }
+
+    /// Shows what the stores count, now and then.
+    fn show_stores(&mut self, now: Moment) {
+        if now.saturating_sub(self.shown_at) >= SHOW_EVERY {
+            self.shown_at = now;
+            self.pools.iter().for_each(Pool::show);
+        }
     }
 
     /// Ends what was asked to end and has nothing under way any more.
@@ -328,6 +358,8 @@ impl Poller for Engine {
         let cycles = cycles();
         let looked = if self.was_busy { self.time.cycles } else { cycles };
         self.time = RoundTime { now, cycles, looked };
+        self.means.slow.turn(cycles);
+        self.show_stores(now);
         let told = self.take_messages() + self.take_events();
         let moved = self.poll_attachments() + self.poll_pools(now);
         self.was_busy = moved > 0;

@@ -5,7 +5,7 @@
 //! piece is a [`Flight`] with one buffer; the pieces of a request that has several share a
 //! [`Group`], which remembers whether one of them failed.
 
-use plinth_backends::blk::{BlkStatus, BlkTag};
+use plinth_backends::blk::{BlkOperation, BlkStatus, BlkTag};
 
 /// A volume's pieces end where an object ends.
 const OBJECT_SIZE: u64 = 4 << 20;
@@ -29,6 +29,7 @@ pub(crate) struct Flight {
     pub(crate) kind: FlightKind,
     pub(crate) piece: Piece,
     pub(crate) group: Option<u32>,
+    pub(crate) operation: BlkOperation,
     pub(crate) times: Times,
 }
 
@@ -37,6 +38,12 @@ pub(crate) struct Flight {
 pub(crate) struct Times {
     /// Since when it may have been in its ring.
     pub(crate) looked: u64,
+    /// Taken from the ring.
+    pub(crate) taken: u64,
+    /// Let pass by the volume's limits.
+    pub(crate) admitted: u64,
+    /// The last of its pieces was given to the pool.
+    pub(crate) started: u64,
 }
 
 /// Where a piece lies.

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Making, mounting and unmounting pools: what waits for a disk, on a thread that may wait.
 
+use crate::meter::DiskMeter;
 use crate::place::{Place, PlaceError, PoolVolumes};
 use plinth_disks::uring::{OpenError, UringDiskError};
 use plinth_ids::PoolId;
+use plinth_metrics::{Kind, Metrics};
 use plinth_store::{
     DiskError, Durability, FormatError, FormatOptions, Found, Ladder, MountError, Store, StoreId,
     StoreOptions,
@@ -156,9 +158,13 @@ pub(crate) enum Purpose {
 }
 
 /// Opens a pool's disk and reads what it needs: superblock, checkpoint, journal.
-pub(crate) fn mount(pool: &api::Pool, purpose: Purpose) -> Result<PoolVolumes, PoolMountError> {
+pub(crate) fn mount(
+    pool: &api::Pool,
+    purpose: Purpose,
+    metrics: &Metrics,
+) -> Result<PoolVolumes, PoolMountError> {
     let disk = pool.disks.first().ok_or(PoolMountError::NoDisk)?;
-    let place = Place::parse(&disk.device)?;
+    let (place, number) = (Place::parse(&disk.device)?, u64::from(disk.id.0));
     if matches!(place, Place::Null { .. }) && purpose != Purpose::Measuring {
         return Err(PoolMountError::Null);
     }
@@ -172,6 +178,9 @@ pub(crate) fn mount(pool: &api::Pool, purpose: Purpose) -> Result<PoolVolumes, P
         && pool_of(id) != pool.id
     {
         return Err(PoolMountError::OtherPool { found: pool_of(id) });
+    }
+    if let Some(slot) = metrics.claim(Kind::Disk, pool.id.0, number) {
+        disk.count(DiskMeter::new(slot));
     }
     let durability = match pool.durability {
         api::Durability::Flush => Durability::Flush,

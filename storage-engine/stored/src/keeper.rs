@@ -13,6 +13,7 @@ use crossbeam_channel::bounded;
 use plinth_backends::blk::BlkClass;
 use plinth_backends::{Device, DeviceOptions, DeviceToken, HandedDevice, Shrinkable, WorkerLink};
 use plinth_ids::{PoolId, VolumeId};
+use plinth_metrics::Metrics;
 use plinth_obs::Chain;
 use plinth_store_api::{Attachment, Pool, StoreConfig};
 use std::collections::BTreeMap;
@@ -56,6 +57,7 @@ pub(crate) struct Keeper {
     port: WorkerPort,
     link: WorkerLink,
     purpose: Purpose,
+    metrics: Arc<Metrics>,
     scene: Mutex<Scene>,
     /// Held while differences are mended, so that two threads do not mend the same one. Whoever
     /// only looks takes `scene` alone and never waits for a slow disk.
@@ -63,8 +65,13 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    pub(crate) fn new(port: WorkerPort, link: WorkerLink, purpose: Purpose) -> Self {
-        Self { port, link, purpose, scene: Mutex::default(), mending: Mutex::default() }
+    pub(crate) fn new(
+        port: WorkerPort,
+        link: WorkerLink,
+        purpose: Purpose,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { port, link, purpose, metrics, scene: Mutex::default(), mending: Mutex::default() }
     }
 
     /// A panic ends the process, so a lock is never found poisoned by a live one.
@@ -105,6 +112,7 @@ impl Keeper {
     /// Mends what differs: first what must go, then what must come.
     pub(crate) fn carry_out(&self) {
         let _mending = self.mending.lock().unwrap_or_else(PoisonError::into_inner);
+        self.metrics.measure_rate();
         let Some(wanted) = self.wanted() else { return };
         self.detach_unwanted(&wanted.attachments, &wanted.pools);
         self.close_unwanted(&wanted.pools);
@@ -335,8 +343,8 @@ impl Keeper {
     }
 
     fn try_open(&self, pool: &Pool) -> Result<(), String> {
-        let volumes =
-            format::mount(pool, self.purpose).map_err(|error| Chain(&error).to_string())?;
+        let volumes = format::mount(pool, self.purpose, &self.metrics)
+            .map_err(|error| Chain(&error).to_string())?;
         let (pool, volumes) = (pool.id, Box::new(volumes));
         self.port
             .ask(|answer| Message::PoolOpen { pool, volumes, answer })

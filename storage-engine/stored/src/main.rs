@@ -13,11 +13,14 @@ mod format;
 mod handover;
 mod keeper;
 mod message;
+mod meter;
 mod pace;
 mod place;
 mod pool;
 mod refusal;
 mod service;
+mod show;
+mod slow;
 mod transfer;
 mod worker;
 
@@ -26,6 +29,7 @@ use format::Purpose;
 use handover::{Active, TakeOverError};
 use keeper::Keeper;
 use plinth_manage::{Kept, ListenError, LoadError, Server, ServerConfig};
+use plinth_metrics::{CreateError, Metrics, ReadError, read_path};
 use plinth_obs::Chain;
 use plinth_rt::{Mode, StopSignals, WorkerConfig};
 use plinth_store_api::StoreConfig;
@@ -62,6 +66,13 @@ struct Arguments {
     /// Take over guests and disks from the plinth-stored that runs with the same folders
     #[arg(long)]
     take_over: bool,
+    /// From how many milliseconds on a request is slow
+    #[arg(long, default_value_t = 100)]
+    slow_ms: u64,
+    /// Print the counters and latencies of a metrics file, such as stored.metrics in the run folder
+    /// of a process that runs or has run, and end
+    #[arg(long, value_name = "FILE")]
+    show_metrics: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +83,12 @@ enum RunError {
     Signals { source: std::io::Error },
     #[error("the kept configuration is of no use")]
     Load { source: LoadError },
+    #[error("what is measured cannot be shown")]
+    Metrics { source: CreateError },
+    #[error("the output cannot be written")]
+    Output { source: std::io::Error },
+    #[error("there is nothing to show")]
+    Show { source: ReadError },
     #[error("the worker does not start")]
     Worker { source: worker::StartError },
     #[error("the management socket cannot be served")]
@@ -97,6 +114,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), RunError> {
+    if let Some(path) = &arguments.show_metrics {
+        let picture = read_path(path).map_err(|source| RunError::Show { source })?;
+        return show::print(&picture).map_err(|source| RunError::Output { source });
+    }
     // First of all: threads inherit what is blocked here.
     let signals = StopSignals::block().map_err(|source| RunError::Signals { source })?;
     make_folder(&arguments.run_dir)?;
@@ -104,8 +125,13 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
     let mut config = WorkerConfig::new("stored");
     config.cpu = arguments.cpu;
     config.mode = arguments.mode;
+    let metrics = Metrics::create(&arguments.run_dir.join("stored.metrics"), meter::SLOTS)
+        .map_err(|source| RunError::Metrics { source })?;
+    let metrics = Arc::new(metrics);
+    let instruments =
+        worker::Instruments { metrics: Arc::clone(&metrics), slow_ms: arguments.slow_ms };
     let (worker, port, link) =
-        worker::start(config).map_err(|source| RunError::Worker { source })?;
+        worker::start(config, instruments).map_err(|source| RunError::Worker { source })?;
     // From here on the disks are ours, and the kept configuration does not change any more.
     let taken = if arguments.take_over {
         let taken = handover::take_over(&arguments.run_dir);
@@ -116,13 +142,13 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
     let kept = Kept::at(arguments.state_dir.join("stored.json"));
     let wanted: Option<StoreConfig> = kept.load().map_err(|source| RunError::Load { source })?;
     let purpose = if arguments.measuring { Purpose::Measuring } else { Purpose::Service };
-    let keeper = Arc::new(Keeper::new(port.clone(), link, purpose));
+    let keeper = Arc::new(Keeper::new(port.clone(), link, purpose, Arc::clone(&metrics)));
     if let Some(wanted) = wanted {
         tracing::info!(epoch = wanted.epoch.0, "kept configuration found");
         keeper.want(wanted);
     }
     let stats = Arc::clone(worker.stats());
-    let service = Arc::new(service::Stored::new(Arc::clone(&keeper), port, kept, stats));
+    let service = Arc::new(service::Stored::new(Arc::clone(&keeper), port, kept, stats, metrics));
     let socket = arguments.socket.clone().unwrap_or_else(|| arguments.run_dir.join("stored.sock"));
     // Before the pools: a second process ends here, and has not touched a disk.
     let manage = move || Server::start(ServerConfig::new(&socket), Arc::clone(&service));

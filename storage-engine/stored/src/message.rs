@@ -5,6 +5,7 @@
 //! which may be many rounds later; it never waits for anybody.
 
 use crate::place::PoolVolumes;
+use crate::slow::Slow;
 use crossbeam_channel::Sender;
 use plinth_backends::DeviceToken;
 use plinth_backends::blk::{BlkClass, BlkCounters};
@@ -127,6 +128,11 @@ pub(crate) enum Message {
     Volumes {
         pool: PoolId,
         answer: Answer<Vec<VolumeStatus>>,
+    },
+    /// The newest slow requests.
+    Slow {
+        limit: usize,
+        answer: Sender<Vec<Slow>>,
     },
     Attachments {
         answer: Sender<Vec<AttachmentFacts>>,

@@ -92,6 +92,11 @@ impl Pace {
     pub(crate) fn deadline(&self) -> Option<Moment> {
         self.limiter.as_ref()?.deadline()
     }
+
+    /// Requests that waited for the limits.
+    pub(crate) fn held_count(&self) -> u64 {
+        self.limiter.as_ref().map_or(0, |limiter| limiter.held_count())
+    }
 }
 
 fn buckets(limits: VolumeLimits) -> Limits {

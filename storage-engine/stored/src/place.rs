@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where a pool lives, and the disk that is opened there.
 
+use crate::meter::{Burden, DiskMeter};
 use plinth_disks::flat::FlatDisk;
 use plinth_disks::uring::{DEPTH, Mode, OpenError, UringDisk, UringDiskError};
 use plinth_store::{Disk, DiskCompletion, DiskGeometry, DiskRequest, DiskTag, Store};
@@ -64,11 +65,12 @@ impl Place {
 
     /// Opens the disk. Blocks, so not for the worker's thread.
     pub(crate) fn open(&self) -> Result<PoolDisk, UringDiskError> {
-        match self {
-            Self::Memory { size } => memory(*size).map(PoolDisk::Memory),
-            Self::Null { size } => memory(*size).map(PoolDisk::Null),
-            Self::Device(path) => open_patiently(path).map(|disk| PoolDisk::Uring(Box::new(disk))),
-        }
+        let bare = match self {
+            Self::Memory { size } => BareDisk::Memory(memory(*size)?),
+            Self::Null { size } => BareDisk::Null(memory(*size)?),
+            Self::Device(path) => BareDisk::Uring(Box::new(open_patiently(path)?)),
+        };
+        Ok(PoolDisk::from(bare))
     }
 }
 
@@ -105,46 +107,97 @@ fn parse_size(text: &str) -> Option<u64> {
 
 /// The disks that a pool may stand on.
 #[derive(Debug)]
-pub(crate) enum PoolDisk {
+enum BareDisk {
     Uring(Box<UringDisk>),
     Memory(FlatDisk),
     /// As `Memory`; guests' requests never come here.
     Null(FlatDisk),
 }
 
+/// The disk of a pool, counted where somebody wants to know.
+#[derive(Debug)]
+pub(crate) struct PoolDisk {
+    bare: BareDisk,
+    meter: Option<Box<DiskMeter>>,
+}
+
+impl From<BareDisk> for PoolDisk {
+    fn from(bare: BareDisk) -> Self {
+        Self { bare, meter: None }
+    }
+}
+
 impl PoolDisk {
     /// Announces completions to whoever sleeps on it. `None` of a disk that never lets anybody
     /// wait.
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        match self {
-            Self::Uring(disk) => Some(disk.as_fd()),
-            Self::Memory(_) | Self::Null(_) => None,
+        match &self.bare {
+            BareDisk::Uring(disk) => Some(disk.as_fd()),
+            BareDisk::Memory(_) | BareDisk::Null(_) => None,
         }
     }
 
     /// How often the kernel was called for its requests.
     pub(crate) const fn system_calls(&self) -> u64 {
-        match self {
-            Self::Uring(disk) => disk.system_calls(),
-            Self::Memory(_) | Self::Null(_) => 0,
+        match &self.bare {
+            BareDisk::Uring(disk) => disk.system_calls(),
+            BareDisk::Memory(_) | BareDisk::Null(_) => 0,
         }
     }
 
     /// Whether guests' requests are answered without being carried out.
     pub(crate) const fn is_null(&self) -> bool {
-        matches!(self, Self::Null(_))
+        matches!(self.bare, BareDisk::Null(_))
+    }
+
+    /// Counts into `meter` from here on.
+    pub(crate) fn count(&mut self, meter: DiskMeter) {
+        self.meter = Some(Box::new(meter));
+    }
+
+    pub(crate) fn meter(&self) -> Option<&DiskMeter> {
+        self.meter.as_deref()
     }
 
     /// Whether it may be sent to another thread: nothing is under way.
     pub(crate) fn is_idle(&self) -> bool {
-        match self {
-            Self::Uring(disk) => disk.in_flight() == 0,
-            Self::Memory(_) | Self::Null(_) => true,
+        match &self.bare {
+            BareDisk::Uring(disk) => disk.in_flight() == 0,
+            BareDisk::Memory(_) | BareDisk::Null(_) => true,
         }
     }
 }
 
 impl Disk for PoolDisk {
+    fn geometry(&self) -> DiskGeometry {
+        self.bare.geometry()
+    }
+
+    fn enqueue(&mut self, tag: DiskTag, request: DiskRequest) -> Result<(), DiskRequest> {
+        let Some(meter) = &mut self.meter else { return self.bare.enqueue(tag, request) };
+        let burden = Burden::of(&request);
+        self.bare.enqueue(tag, request)?;
+        meter.sent(tag, burden);
+        Ok(())
+    }
+
+    fn submit(&mut self) {
+        if let Some(meter) = &mut self.meter {
+            meter.started();
+        }
+        self.bare.submit();
+    }
+
+    fn complete(&mut self, into: &mut Vec<DiskCompletion>) {
+        let before = into.len();
+        self.bare.complete(into);
+        if let Some(meter) = &mut self.meter {
+            meter.ended(&into[before..]);
+        }
+    }
+}
+
+impl Disk for BareDisk {
     fn geometry(&self) -> DiskGeometry {
         match self {
             Self::Uring(disk) => disk.geometry(),

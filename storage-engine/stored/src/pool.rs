@@ -98,6 +98,14 @@ impl Pool {
         is_told && !self.volumes.waits_for_time()
     }
 
+    /// Shows what the store has counted to whoever reads the metrics.
+    pub(crate) fn show(&self) {
+        let store = self.volumes.store();
+        if let Some(meter) = store.disk().meter() {
+            meter.show(&store.counters());
+        }
+    }
+
     pub(crate) fn facts(&self) -> PoolFacts {
         let store = self.volumes.store();
         let (capacity, counters) = (store.capacity(), store.counters());

@@ -6,10 +6,12 @@ use crate::format;
 use crate::keeper::Keeper;
 use crate::message::{EngineRefusal, Message};
 use crate::refusal::{not_served, refused, volume_code};
+use crate::show;
 use crate::transfer::{self, TransferError};
 use crate::worker::WorkerPort;
 use plinth_ids::{DiskId, PoolId, VolumeId};
 use plinth_manage::{Kept, LineFault, Service};
+use plinth_metrics::Metrics;
 use plinth_rt::{StatsSnapshot, WorkerStats};
 use plinth_store_api::{
     Answer, AttachmentStatus, Costs, Level, PoolStatus, Refusal, Reply, Request, Status,
@@ -29,6 +31,7 @@ pub(crate) struct Stored {
     stats: Arc<WorkerStats>,
     /// What the worker had done when somebody last asked for its status.
     asked: Mutex<StatsSnapshot>,
+    metrics: Arc<Metrics>,
 }
 
 type Outcome = Result<Answer, Refusal>;
@@ -39,9 +42,10 @@ impl Stored {
         port: WorkerPort,
         kept: Kept<StoreConfig>,
         stats: Arc<WorkerStats>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let asked = Mutex::new(stats.at_start());
-        Self { keeper, port, kept, applying: Mutex::default(), stats, asked }
+        Self { keeper, port, kept, applying: Mutex::default(), stats, asked, metrics }
     }
 
     fn carry_out(&self, verb: Verb) -> Outcome {
@@ -102,8 +106,8 @@ impl Stored {
             Verb::ScrubStart { .. } => Err(not_served("scrub-start")),
             Verb::ScrubStop { .. } => Err(not_served("scrub-stop")),
             Verb::ScrubStatus { .. } => Err(not_served("scrub-status")),
-            Verb::Metrics => Err(not_served("metrics")),
-            Verb::SlowRequests { .. } => Err(not_served("slow-requests")),
+            Verb::Metrics => self.metrics(),
+            Verb::SlowRequests { limit } => self.slow_requests(limit),
         }
     }
 
@@ -116,6 +120,20 @@ impl Stored {
         self.keeper.want(config);
         self.keeper.carry_out();
         Ok(Answer::Applied { epoch })
+    }
+
+    /// From the file, as any other process reads it: the worker is not asked.
+    fn metrics(&self) -> Outcome {
+        let picture = plinth_metrics::read(self.metrics.file());
+        let picture = picture.map_err(|error| refused("metrics-unreadable", &error))?;
+        Ok(Answer::Metrics(show::metrics(&picture)))
+    }
+
+    fn slow_requests(&self, limit: u32) -> Outcome {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let slow = self.port.look(|answer| Message::Slow { limit, answer })?;
+        let rate = self.metrics.measure_rate();
+        Ok(Answer::SlowRequests(show::slow_requests(&slow, rate, plinth_rt::cycles())))
     }
 
     fn change(&self, pool: PoolId, request: VolumeRequest) -> Result<(), Refusal> {

@@ -6,6 +6,7 @@ use crate::message::{Answer, EngineRefusal, Message};
 use crossbeam_channel::{Sender, bounded};
 use plinth_backends::WorkerLink;
 use plinth_ids::PoolId;
+use plinth_metrics::Metrics;
 use plinth_rt::{InboxSender, SpawnError, Worker, WorkerConfig, inbox};
 use plinth_volume::VolumeRequest;
 use std::io;
@@ -22,6 +23,14 @@ const EVENTS: usize = 256;
 /// long there is none.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What a worker measures with.
+#[derive(Clone, Debug)]
+pub(crate) struct Instruments {
+    pub(crate) metrics: Arc<Metrics>,
+    /// Milliseconds from which on a request is slow.
+    pub(crate) slow_ms: u64,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
     #[error("no descriptor is left for the worker's inbox")]
@@ -37,10 +46,13 @@ pub(crate) struct WorkerPort {
 }
 
 /// Starts the worker. The link is for the threads of devices.
-pub(crate) fn start(config: WorkerConfig) -> Result<(Worker, WorkerPort, WorkerLink), StartError> {
+pub(crate) fn start(
+    config: WorkerConfig,
+    instruments: Instruments,
+) -> Result<(Worker, WorkerPort, WorkerLink), StartError> {
     let (sender, receiver) = inbox(INBOX).map_err(|source| StartError::Inbox { source })?;
     let (events, event_receiver) = bounded(EVENTS);
-    let worker = Worker::spawn(config, move || Engine::new(receiver, event_receiver))
+    let worker = Worker::spawn(config, move || Engine::new(receiver, event_receiver, instruments))
         .map_err(|source| StartError::Spawn { source })?;
     let waker = sender.clone();
     let link = WorkerLink::new(events, Arc::new(move || waker.wake()));
