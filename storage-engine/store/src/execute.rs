@@ -142,7 +142,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// Gives the object the version of the change that is carried out, in one of its pages.
-    fn note_version(&mut self, slot: u32, half: u32) {
+    pub(crate) fn note_version(&mut self, slot: u32, half: u32) {
         let version = self.journal.version();
         self.change_page(slot, half).set_version(version);
         if self.options.omit == Omit::VersionRecord {
@@ -340,7 +340,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// Puts `self.checksums` into the map and into the journal.
-    fn record_run(&mut self, slot: u32, block: u32, data: BlockData) {
+    pub(crate) fn record_run(&mut self, slot: u32, block: u32, data: BlockData) {
         if self.checksums.is_empty() {
             return;
         }
@@ -482,7 +482,7 @@ impl<D: Disk> Store<D> {
             && self.cache.frame(frame).page.checksum(block % MAP_BLOCKS).is_some()
     }
 
-    fn note_overwrite(&mut self, slot: u32, block: u32, count: u32) {
+    pub(crate) fn note_overwrite(&mut self, slot: u32, block: u32, count: u32) {
         let seq = self.journal.open_seq();
         self.counters.blocks_overwritten += u64::from(count);
         for half in block / MAP_BLOCKS..=(block + count - 1) / MAP_BLOCKS {
@@ -492,14 +492,14 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    fn sum(&mut self, bytes: &[u8]) {
+    pub(crate) fn sum(&mut self, bytes: &[u8]) {
         self.checksums.clear();
         let sums = bytes.chunks_exact(BLOCK_SIZE).map(|block| Le32::new(crc32c(block)));
         self.checksums.extend(sums);
     }
 
     /// Starts a data write that belongs to the open entry.
-    fn write_data(&mut self, data_block: u64, buffer: IoBuffer, op: Option<u32>) {
+    pub(crate) fn write_data(&mut self, data_block: u64, buffer: IoBuffer, op: Option<u32>) {
         let count = to_u32(buffer.length() / BLOCK_SIZE);
         self.writing.add(data_block, count);
         let entry = self.journal.open_entry();

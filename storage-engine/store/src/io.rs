@@ -46,6 +46,7 @@ pub(crate) enum Context {
         op: Option<u32>,
     },
     Judge(crate::suspect::JudgeRun),
+    Quick(crate::quick::QuickRead),
     Journal {
         seq: u64,
     },

@@ -54,6 +54,8 @@ pub(crate) struct Journal {
     pub(crate) complete_seq: u64,
     pub(crate) durable_seq: u64,
     pub(crate) confirmed_seq: u64,
+    /// The last entry that was complete when a flush that has ended began.
+    pub(crate) flushed_seq: u64,
     /// The first entry that recovery would replay.
     pub(crate) cut_seq: u64,
     pub(crate) writes_in_flight: u32,
@@ -76,6 +78,7 @@ impl Journal {
             complete_seq: seq - 1,
             durable_seq: seq - 1,
             confirmed_seq: seq - 1,
+            flushed_seq: seq - 1,
             cut_seq: 0,
             writes_in_flight: 0,
         }

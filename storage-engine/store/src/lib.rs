@@ -41,6 +41,7 @@ mod objects;
 mod op;
 mod overlay;
 mod query;
+mod quick;
 mod read;
 mod replay;
 mod request;

@@ -255,7 +255,8 @@ impl<D: Disk> Store<D> {
     }
 
     /// The first block that does not match, if one does not.
-    fn verify_run(&self, run: &ReadRun, buffer: &IoBuffer) -> Option<(u32, bool)> {
+    #[inline]
+    pub(crate) fn verify_run(&self, run: &ReadRun, buffer: &IoBuffer) -> Option<(u32, bool)> {
         let page = &self.cache.frame(run.frame).page;
         for (block, bytes) in (run.block..).zip(buffer.as_bytes().chunks_exact(BLOCK_SIZE)) {
             if page.checksum(block % MAP_BLOCKS) != Some(crc32c(bytes)) {

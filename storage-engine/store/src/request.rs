@@ -85,7 +85,8 @@ pub enum StoreRequest {
     /// read. An object that is not there is one of zeros. Sizes and attributes are not compared.
     Compare { a: ObjectKey, b: ObjectKey },
     /// Makes durable every write that was acknowledged, and every change that was submitted,
-    /// before this. Always flushes the device, whatever the pool's durability is.
+    /// before this. Whatever the pool's durability is: it ends after a
+    /// flush of the device that began when all of that was written.
     Flush,
 }
 

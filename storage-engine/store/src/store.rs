@@ -221,6 +221,8 @@ pub struct Store<D> {
     pub(crate) journal: Journal,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) ops: Slab<Op>,
+    /// Reads on their way that are no operations.
+    pub(crate) quick_reads: usize,
     /// Requests that were taken so far.
     pub(crate) requests: u64,
     /// Operations that wait, oldest first, and the same by object.
@@ -290,6 +292,7 @@ impl<D: Disk> Store<D> {
             journal,
             checkpoint: Checkpoint::new(session),
             ops: Slab::new(),
+            quick_reads: 0,
             requests: 0,
             parked: VecDeque::new(),
             queues: BTreeMap::new(),
@@ -316,9 +319,22 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// Gives the request back when as many as the options allow are on their way.
     pub fn submit(&mut self, tag: StoreTag, request: StoreRequest) -> Result<(), StoreRequest> {
-        if self.ops.len() >= self.options.requests_max {
+        if self.room() == 0 {
             return Err(request);
         }
+        let request = match request {
+            StoreRequest::Read { .. } => match self.read_quickly(tag, request) {
+                Ok(()) => return Ok(()),
+                Err(request) => request,
+            },
+            StoreRequest::Write { .. } if self.marks.is_on() => {
+                match self.overwrite_quickly(tag, request) {
+                    Ok(()) => return Ok(()),
+                    Err(request) => request,
+                }
+            }
+            other => other,
+        };
         let (work, buffer) = admit(request);
         match work {
             Ok(work) => {
@@ -365,7 +381,7 @@ impl<D: Disk> Store<D> {
 
     /// How many more requests `submit` takes.
     pub fn room(&self) -> usize {
-        self.options.requests_max.saturating_sub(self.ops.len())
+        self.options.requests_max.saturating_sub(self.ops.len() + self.quick_reads)
     }
 
     /// Whether nothing is on its way: no request, no disk request, no checkpoint.

@@ -3,10 +3,11 @@
 //! file through io_uring.
 //!
 //! ```text
-//! cargo run --release -p plinth-volume --example speed -- [memory | FILE] [seconds] [only]
+//! cargo run --release -p plinth-volume --example speed -- [memory | FILE] [seconds] [only] [MiB]
 //! ```
 //! `FILE` is an existing file or device, which is formatted. `only` is a part of a line's name,
-//! such as `overwrite` or `depth 32`. CPU time is this thread's; on a busy machine it says more
+//! such as `overwrite` or `depth 32`; the last is the volume's size: 512, or so little that the
+//! caches hold it and the cost of the code alone is left. CPU time is this thread's; on a busy machine it says more
 //! than the rate.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "it measures time")]
@@ -21,9 +22,6 @@ use plinth_volume::{VolumeHandle, VolumeRequest, VolumeSpec, VolumeTag, Volumes}
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// Far more than caches hold.
-const VOLUME_BYTES: u64 = 512 << 20;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Load {
@@ -42,7 +40,11 @@ fn settle<D: Disk>(volumes: &mut Volumes<Store<D>>) {
     }
 }
 
-fn prepare<D: Disk>(mut disk: D, durability: Durability) -> (Volumes<Store<D>>, VolumeHandle) {
+fn prepare<D: Disk>(
+    mut disk: D,
+    durability: Durability,
+    size: u64,
+) -> (Volumes<Store<D>>, VolumeHandle) {
     let options = FormatOptions { id: [1; 16], limits: None };
     Store::format(&mut disk, &options).expect("a GiB is enough");
     let options = StoreOptions { durability, ..StoreOptions::default() };
@@ -50,12 +52,12 @@ fn prepare<D: Disk>(mut disk: D, durability: Durability) -> (Volumes<Store<D>>, 
     let mut volumes = Volumes::start(store, PoolId(1));
     settle(&mut volumes);
     let name = "speed".parse().expect("a good name");
-    let spec = VolumeSpec { volume: VolumeId(1), name, size: VOLUME_BYTES, created_at: 0 };
+    let spec = VolumeSpec { volume: VolumeId(1), name, size, created_at: 0 };
     let taken = volumes.submit(VolumeTag(0), VolumeRequest::Create { spec });
     assert!(taken.is_ok(), "the queue is empty");
     settle(&mut volumes);
     let volume = volumes.attach(VolumeId(1)).expect("it was just made");
-    for offset in (0..VOLUME_BYTES).step_by(1 << 20) {
+    for offset in (0..size).step_by(1 << 20) {
         let (length, buffer) = (1 << 20, IoBuffer::zeroed(1 << 20));
         let taken =
             volumes.submit(VolumeTag(0), VolumeRequest::Write { volume, offset, length, buffer });
@@ -119,11 +121,12 @@ fn measure<D: Disk>(
     let mut done = Vec::new();
     let mut found = Measured { latencies: Vec::with_capacity(4 << 20), ..Measured::default() };
     let before = volumes.store().counters();
+    let blocks = volumes.size(volume).expect("it is attached") / 4096;
     let (start, cpu_start) = (Instant::now(), cpu());
     while start.elapsed() < length {
         for _ in 0..64 {
             while let Some((number, buffer)) = free.pop() {
-                let offset = seed.below(VOLUME_BYTES / 4096) * 4096;
+                let offset = seed.below(blocks) * 4096;
                 let (tag, length) = (VolumeTag(number as u64), 4096);
                 let is_write = match load {
                     Load::Read => false,
@@ -173,8 +176,8 @@ fn measure<D: Disk>(
     found
 }
 
-fn run<D: Disk>(disk: D, durability: Durability, length: Duration, only: &str) {
-    let (mut volumes, volume) = prepare(disk, durability);
+fn run<D: Disk>(disk: D, size: u64, length: Duration, only: &str) {
+    let (mut volumes, volume) = prepare(disk, Durability::Device, size);
     let loads = [
         ("read", Load::Read),
         ("overwrite", Load::Overwrite),
@@ -198,11 +201,12 @@ fn main() {
     let place = arguments.next().unwrap_or_else(|| "memory".to_owned());
     let seconds = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(2.0);
     let only = arguments.next().unwrap_or_default();
+    let size = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(512_u64) << 20;
     let length = Duration::from_secs_f64(seconds);
     if place == "memory" {
-        run(FlatDisk::new(1 << 30), Durability::Device, length, &only);
+        run(FlatDisk::new(1 << 30), size, length, &only);
     } else {
         let disk = UringDisk::open(Path::new(&place), Mode::Worker, DEPTH);
-        run(disk.expect("the file can be opened"), Durability::Device, length, &only);
+        run(disk.expect("the file can be opened"), size, length, &only);
     }
 }
