@@ -159,7 +159,17 @@ impl Mover {
 
     /// Whether it does nothing, and would not begin anything by itself.
     pub(crate) fn is_resting(&self) -> bool {
-        if self.is_paused { self.calls == 0 } else { self.is_done() && self.look_at.is_none() }
+        if self.is_paused {
+            self.calls == 0 && !self.must_end()
+        } else {
+            self.is_done() && self.look_at.is_none()
+        }
+    }
+
+    /// Whether requests wait for it, or the map is on its way.
+    fn must_end(&self) -> bool {
+        let holds = [Stage::Hold, Stage::Last, Stage::Flush].contains(&self.stage);
+        holds || self.is_writing()
     }
 
     /// Whether it does nothing now.
@@ -250,11 +260,7 @@ impl<S: ObjectStore> Span<S> {
                 many.mover.look_at = None;
                 many.mover.looks = true;
             }
-            let is_held = matches!(
-                many.mover.stage,
-                Stage::Hold | Stage::Last | Stage::Flush | Stage::Switch
-            );
-            if many.mover.is_paused && !is_held {
+            if many.mover.is_paused && !many.mover.must_end() {
                 return has_moved;
             }
             self.release_throttled();

@@ -25,6 +25,14 @@ impl<S: ObjectStore> Span<S> {
         }
     }
 
+    /// Whether nothing is on its way, of whoever asks or of the mover, which must be paused.
+    pub fn is_settled(&self) -> bool {
+        let is_quiet = |many: &crate::span::Many| {
+            many.ops.len() == many.free.len() && many.held.is_empty() && many.mover.is_resting()
+        };
+        self.alone == 0 && self.many.as_deref().is_none_or(is_quiet)
+    }
+
     /// The group that is moved now.
     pub fn moving(&self) -> Option<Moving> {
         let mover = &self.many.as_ref()?.mover;

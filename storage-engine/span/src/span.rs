@@ -136,6 +136,8 @@ pub struct Span<S> {
     pub(crate) joining: Vec<Member<S>>,
     pub(crate) buffers: BufferPool,
     pub(crate) omit: Omit,
+    /// Rises whenever a disk comes or goes.
+    pub(crate) version: u64,
     answers: Vec<StoreCompletion>,
 }
 
@@ -187,6 +189,7 @@ impl<S: ObjectStore> Span<S> {
             joining: Vec::new(),
             buffers: BufferPool::new(BUFFER_BYTES),
             omit: Omit::Nothing,
+            version: 0,
             answers: Vec::new(),
         }
     }
@@ -194,6 +197,17 @@ impl<S: ObjectStore> Span<S> {
     /// For the simulation alone.
     pub fn omit(&mut self, omit: Omit) {
         self.omit = omit;
+    }
+
+    /// Rises whenever the disks that are there become others.
+    pub const fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Whether a group's disk is there, so that its objects can be read.
+    pub fn has_group(&self, group: usize) -> bool {
+        let Some(many) = &self.many else { return true };
+        many.groups.get(group).is_some_and(|group| group.seat.is_some())
     }
 
     fn only(&mut self) -> &mut S {

@@ -312,6 +312,7 @@ impl<S: ObjectStore> Span<S> {
     fn seat(&mut self, member: Member<S>) {
         let Member { disk, serial, store, .. } = member;
         let room = store.room().saturating_sub(OWN_REQUESTS);
+        self.version += 1;
         let seat = Some(Seat { disk, store, serial, read_failures: 0, has_left: false });
         let number = match self.seats.iter().position(Option::is_none) {
             Some(number) => {
@@ -419,6 +420,7 @@ impl<S: ObjectStore> Span<S> {
         };
         let place = self.seats.iter().position(may_go)?;
         let seat = self.seats[place].take()?;
+        self.version += 1;
         self.seat_groups();
         Some((seat.disk, seat.store))
     }

@@ -4,6 +4,7 @@
 
 use crate::place::Place;
 use crate::refusal::ConfigRefusal;
+use plinth_span::DISKS_MAX;
 use plinth_store_api::{CONFIG_VERSION, Ladder, Pool, StoreConfig};
 use std::collections::BTreeSet;
 
@@ -39,16 +40,22 @@ fn check_pools(offered: &StoreConfig) -> Result<(), ConfigRefusal> {
         if !pools.insert(pool.id) {
             return Err(ConfigRefusal::PoolTwice { pool: pool.id });
         }
-        let [disk] = pool.disks.as_slice() else {
+        if pool.disks.is_empty() || pool.disks.len() > DISKS_MAX {
             return Err(ConfigRefusal::Disks { pool: pool.id, disks: pool.disks.len() });
-        };
-        if disk.is_draining {
-            return Err(ConfigRefusal::NotServed { what: "draining a disk" });
         }
-        let place = Place::parse(&disk.device)
-            .map_err(|source| ConfigRefusal::Place { pool: pool.id, source })?;
-        if matches!(place, Place::Device(_)) && !devices.insert(&disk.device) {
-            return Err(ConfigRefusal::DeviceTwice { device: disk.device.clone() });
+        let mut numbers = BTreeSet::new();
+        for disk in &pool.disks {
+            let place = Place::parse(&disk.device)
+                .map_err(|source| ConfigRefusal::Place { pool: pool.id, source })?;
+            if matches!(place, Place::Device(_)) && !devices.insert(&disk.device) {
+                return Err(ConfigRefusal::DeviceTwice { device: disk.device.clone() });
+            }
+            if disk.id.0 == 0 || !numbers.insert(disk.id) {
+                return Err(ConfigRefusal::DiskNumber { pool: pool.id, disk: disk.id });
+            }
+        }
+        if pool.disks.iter().all(|disk| disk.is_draining) {
+            return Err(ConfigRefusal::AllDraining { pool: pool.id });
         }
         check_settings(pool)?;
     }
@@ -93,7 +100,7 @@ fn check_attachments(offered: &StoreConfig) -> Result<(), ConfigRefusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use plinth_ids::{Epoch, PoolId, VolumeId};
+    use plinth_ids::{DiskId, Epoch, PoolId, VolumeId};
     use plinth_store_api::{Attachment, Durability, PoolDisk};
 
     fn legal() -> StoreConfig {
@@ -151,14 +158,18 @@ mod tests {
         assert!(matches!(fault(|c| c.pools[0].disks.clear()), R::Disks { disks: 0, .. }));
         assert!(matches!(
             fault(|c| c.pools[0].disks.push(PoolDisk::first("/second"))),
-            R::Disks { disks: 2, .. }
+            R::DiskNumber { disk: DiskId(1), .. }
+        ));
+        assert!(matches!(
+            fault(|c| c.pools[0].disks[0].id = DiskId(0)),
+            R::DiskNumber { disk: DiskId(0), .. }
         ));
         assert!(matches!(fault(|c| c.pools[0].ladder.warn = 86), R::Ladder { .. }));
         assert!(matches!(fault(|c| c.pools[0].ladder.full = 101), R::Ladder { .. }));
         assert!(matches!(fault(|c| c.pools[0].scrub.rate = 0), R::Scrub { .. }));
         assert!(matches!(fault(|c| c.pools[0].scrub.light_interval = Some(0)), R::Scrub { .. }));
         assert!(matches!(fault(|c| c.workers = vec![0, 1]), R::NotServed { .. }));
-        assert!(matches!(fault(|c| c.pools[0].disks[0].is_draining = true), R::NotServed { .. }));
+        assert!(matches!(fault(|c| c.pools[0].disks[0].is_draining = true), R::AllDraining { .. }));
         assert!(matches!(fault(|c| c.attachments[1].volume = VolumeId(1)), R::VolumeTwice { .. }));
         assert!(matches!(
             fault(|c| c.attachments[1].socket = "/sockets/1".into()),

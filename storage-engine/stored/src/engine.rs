@@ -14,6 +14,7 @@ use crate::attachment::{Attachment, Means};
 use crate::flight::Flights;
 use crate::message::{AttachSpec, Attached, AttachmentFacts, EngineRefusal, Held, Message};
 use crate::pace::{Pace, RoundTime};
+use crate::place::PoolDisk;
 use crate::pool::Pool;
 use crate::slow::SlowLog;
 use crate::worker::Instruments;
@@ -130,6 +131,9 @@ impl Engine {
                     let _ = answer.send(Err(refusal));
                 }
             },
+            Message::DiskJoin { .. } | Message::DiskDrain { .. } | Message::DiskLeave { .. } => {
+                self.change_disks(message);
+            }
             Message::Attach { spec, answer } => {
                 let _ = answer.send(self.attach(spec));
             }
@@ -176,6 +180,26 @@ impl Engine {
         }
     }
 
+    fn change_disks(&mut self, message: Message) {
+        match message {
+            Message::DiskJoin { pool, member, answer } => {
+                let joined = self.pool(pool).and_then(|pool| pool.join(*member));
+                let _ = answer.send(joined);
+            }
+            Message::DiskDrain { pool, disk, is_draining, answer } => {
+                let done = self.pool(pool).and_then(|pool| pool.drain(disk, is_draining));
+                let _ = answer.send(done);
+            }
+            Message::DiskLeave { pool, disk, answer } => match self.pool(pool) {
+                Ok(pool) => pool.leave(disk, answer),
+                Err(refusal) => {
+                    let _ = answer.send(Err(refusal));
+                }
+            },
+            _ => unreachable!("the caller gives only what is about disks"),
+        }
+    }
+
     fn attachment(&mut self, token: DeviceToken) -> Option<&mut Attachment> {
         let place = self.attachments.get_mut(place_of(token) as usize)?;
         place.as_mut().filter(|attachment| attachment.token == token)
@@ -206,7 +230,7 @@ impl Engine {
         let token = DeviceToken(self.next_token << 32 | place as u64);
         let now = self.time.now;
         let pool = self.pool(spec.pool)?;
-        let is_null = pool.disk().is_null();
+        let is_null = pool.disks().any(PoolDisk::is_null);
         let slot = self.metrics.claim(Kind::Attachment, spec.pool.0, spec.volume.0);
         let pool = self.pool(spec.pool)?;
         let pace = Pace::new(spec.limits, pool.fair.join(), now);
@@ -285,6 +309,7 @@ impl Engine {
         let mut moved = 0;
         for pool in &mut self.pools {
             moved += pool.poll(now, &mut self.landed);
+            self.watch_version += u64::from(pool.take_disk_change());
         }
         let ended = cycles();
         for completion in self.landed.drain(..) {
@@ -370,7 +395,8 @@ impl Poller for Engine {
     /// When the first request passes that only its volume's limits hold.
     fn deadline(&self) -> Option<Moment> {
         let attachments = self.attachments.iter().flatten();
-        attachments.filter_map(|attachment| attachment.pace.deadline()).min()
+        let paces = attachments.filter_map(|attachment| attachment.pace.deadline());
+        paces.chain(self.pools.iter().filter_map(Pool::deadline)).min()
     }
 
     fn arm(&mut self) -> Wake {
@@ -390,7 +416,7 @@ impl Poller for Engine {
     fn watch(&self, watch: &mut dyn FnMut(BorrowedFd<'_>)) {
         watch(self.inbox.as_fd());
         for pool in &self.pools {
-            if let Some(descriptor) = pool.disk().descriptor() {
+            for descriptor in pool.disks().filter_map(PoolDisk::descriptor) {
                 watch(descriptor);
             }
         }

@@ -2,16 +2,19 @@
 //! Making, mounting and unmounting pools: what waits for a disk, on a thread that may wait.
 
 use crate::meter::DiskMeter;
-use crate::place::{Place, PlaceError, PoolVolumes};
+use crate::place::{DiskMember, Place, PlaceError, PoolVolumes};
 use plinth_disks::uring::{OpenError, UringDiskError};
-use plinth_ids::PoolId;
+use plinth_ids::{DiskId, PoolId};
 use plinth_metrics::{Kind, Metrics};
+use plinth_obs::Chain;
+use plinth_span::{MapError, Span, StartError, read_map};
 use plinth_store::{
     DiskError, Durability, FormatError, FormatOptions, Found, Ladder, MountError, Store, StoreId,
     StoreOptions,
 };
 use plinth_store_api as api;
 use plinth_volume::Volumes;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -135,6 +138,10 @@ pub(crate) enum PoolMountError {
     Disk(#[from] UringDiskError),
     #[error("the pool cannot be mounted")]
     Mount(#[from] MountError),
+    #[error(transparent)]
+    Map(#[from] MapError),
+    #[error("the pool cannot be brought together")]
+    Start(#[from] StartError),
     #[error("{found} is on the device: correct the configuration")]
     OtherPool { found: PoolId },
     #[error("the device cannot be read")]
@@ -157,29 +164,80 @@ pub(crate) enum Purpose {
     Measuring,
 }
 
-/// Opens a pool's disk and reads what it needs: superblock, checkpoint, journal.
+/// A pool that was mounted.
+#[derive(Debug)]
+pub(crate) struct Mounted {
+    pub(crate) volumes: PoolVolumes,
+    /// Disks that are not part of it, and why.
+    pub(crate) faults: BTreeMap<DiskId, String>,
+}
+
+/// Opens a pool's disks and reads what it needs of each: superblock, checkpoint, journal, map. A
+/// pool of several disks begins with those that are there.
 pub(crate) fn mount(
     pool: &api::Pool,
     purpose: Purpose,
     metrics: &Metrics,
-) -> Result<PoolVolumes, PoolMountError> {
-    let disk = pool.disks.first().ok_or(PoolMountError::NoDisk)?;
-    let (place, number) = (Place::parse(&disk.device)?, u64::from(disk.id.0));
+) -> Result<Mounted, PoolMountError> {
+    let (mut members, mut missing) = (Vec::new(), Vec::new());
+    let mut faults = BTreeMap::new();
+    let mut first = None;
+    for disk in &pool.disks {
+        match mount_disk(pool, disk, purpose, metrics) {
+            Ok(member) => members.push(member),
+            Err(error) => {
+                missing.push(disk.id);
+                faults.insert(disk.id, Chain(&error).to_string());
+                first.get_or_insert(error);
+            }
+        }
+    }
+    if members.is_empty() {
+        return Err(first.unwrap_or(PoolMountError::NoDisk));
+    }
+    match Span::start(pool.id, members, &missing) {
+        Ok((span, refused)) => {
+            for refused in refused {
+                faults.insert(refused.member.disk, refused.error.to_string());
+                drop(refused.member.store.unmount());
+            }
+            Ok(Mounted { volumes: Volumes::start(span, pool.id), faults })
+        }
+        Err((error, members)) => {
+            for member in members {
+                drop(member.store.unmount());
+            }
+            Err(error.into())
+        }
+    }
+}
+
+/// Opens one disk of a pool.
+pub(crate) fn mount_disk(
+    pool: &api::Pool,
+    disk: &api::PoolDisk,
+    purpose: Purpose,
+    metrics: &Metrics,
+) -> Result<DiskMember, PoolMountError> {
+    let place = Place::parse(&disk.device)?;
     if matches!(place, Place::Null { .. }) && purpose != Purpose::Measuring {
         return Err(PoolMountError::Null);
     }
+    let number = disk.id;
     let mut disk = place.open()?;
     if matches!(place, Place::Memory { .. } | Place::Null { .. }) {
         let id = new_id(pool.id).map_err(|source| PoolMountError::Random { source })?;
         Store::format(&mut disk, &FormatOptions { id, limits: None })?;
     }
     // A disk without a superblock is left to the mount, which says what is wrong with each copy.
-    if let Found::Store(id) = Store::probe(&mut disk)?
-        && pool_of(id) != pool.id
-    {
-        return Err(PoolMountError::OtherPool { found: pool_of(id) });
+    let mut serial = StoreId::default();
+    if let Found::Store(id) = Store::probe(&mut disk)? {
+        if pool_of(id) != pool.id {
+            return Err(PoolMountError::OtherPool { found: pool_of(id) });
+        }
+        serial = id;
     }
-    if let Some(slot) = metrics.claim(Kind::Disk, pool.id.0, number) {
+    if let Some(slot) = metrics.claim(Kind::Disk, pool.id.0, u64::from(number.0)) {
         disk.count(DiskMeter::new(slot));
     }
     let durability = match pool.durability {
@@ -188,8 +246,10 @@ pub(crate) fn mount(
     };
     let api::Ladder { warn, nearfull, full } = pool.ladder;
     let ladder = Ladder { warn, nearfull, full };
-    let store = Store::mount(disk, StoreOptions { durability, ladder, ..StoreOptions::default() })?;
-    Ok(Volumes::start(store, pool.id))
+    let options = StoreOptions { durability, ladder, ..StoreOptions::default() };
+    let mut store = Store::mount(disk, options)?;
+    let map = read_map(&mut store)?.map(|(_, map)| map);
+    Ok(DiskMember { disk: number, serial, store, map })
 }
 
 /// Whether the pool's contents end with this process.
@@ -199,7 +259,9 @@ pub(crate) fn is_volatile(pool: &api::Pool) -> bool {
     pool.disks.iter().any(is_volatile)
 }
 
-/// Writes a checkpoint and lets go of the disk.
+/// Writes a checkpoint on every disk and lets go of it.
 pub(crate) fn unmount(volumes: PoolVolumes) {
-    drop(volumes.stop().unmount());
+    for (_, store) in volumes.stop().into_stores() {
+        drop(store.unmount());
+    }
 }

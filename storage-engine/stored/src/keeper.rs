@@ -6,13 +6,14 @@
 //! comes late, or an attachment whose volume is made later, comes into service by itself. A fault
 //! stays with the pool or attachment that has it.
 
-use crate::format::{self, Purpose};
+use crate::disks::stays;
+use crate::format::{self, Mounted, Purpose};
 use crate::message::{AttachSpec, Attached, EngineRefusal, Message};
 use crate::worker::WorkerPort;
 use crossbeam_channel::bounded;
 use plinth_backends::blk::BlkClass;
 use plinth_backends::{Device, DeviceOptions, DeviceToken, HandedDevice, Shrinkable, WorkerLink};
-use plinth_ids::{PoolId, VolumeId};
+use plinth_ids::{DiskId, PoolId, VolumeId};
 use plinth_metrics::Metrics;
 use plinth_obs::Chain;
 use plinth_store_api::{Attachment, Pool, StoreConfig};
@@ -38,6 +39,8 @@ struct Scene {
     pools: BTreeMap<PoolId, Pool>,
     served: BTreeMap<VolumeKey, Served>,
     pool_faults: BTreeMap<PoolId, String>,
+    /// Disks of pools in service that are not part of them.
+    disk_faults: BTreeMap<(PoolId, DiskId), String>,
     attachment_faults: BTreeMap<VolumeKey, String>,
     /// Devices that another process has handed over and that are not served yet.
     handed: BTreeMap<VolumeKey, HandedDevice>,
@@ -96,6 +99,53 @@ impl Keeper {
         self.scene().attachment_faults.get(&key).cloned()
     }
 
+    pub(crate) fn disk_fault(&self, pool: PoolId, disk: DiskId) -> Option<String> {
+        self.scene().disk_faults.get(&(pool, disk)).cloned()
+    }
+
+    pub(crate) fn note_disk(&self, pool: PoolId, disk: DiskId, fault: Option<String>) {
+        let faults = &mut self.scene().disk_faults;
+        match fault {
+            Some(fault) => drop(faults.insert((pool, disk), fault)),
+            None => drop(faults.remove(&(pool, disk))),
+        }
+    }
+
+    /// What is served of a pool.
+    pub(crate) fn pool_in_service(&self, pool: PoolId) -> Option<Pool> {
+        self.scene().pools.get(&pool).cloned()
+    }
+
+    /// The disks of a pool in service are those that are wanted, and those that still have data.
+    pub(crate) fn keep_disks(&self, wanted: &Pool) {
+        if let Some(known) = self.scene().pools.get_mut(&wanted.id) {
+            known.disks.retain(|disk| !wanted.disks.iter().any(|wanted| wanted.id == disk.id));
+            known.disks.extend(wanted.disks.iter().cloned());
+        }
+    }
+
+    pub(crate) const fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub(crate) const fn port(&self) -> &WorkerPort {
+        &self.port
+    }
+
+    /// A disk has left its pool for good.
+    pub(crate) fn forget_disk(&self, pool: PoolId, disk: DiskId) {
+        let mut scene = self.scene();
+        if let Some(known) = scene.pools.get_mut(&pool) {
+            known.disks.retain(|known| known.id != disk);
+        }
+        let left = "the disk left the pool: take it out of the configuration".to_owned();
+        scene.disk_faults.insert((pool, disk), left);
+    }
+
     /// The socket of a volume that is served.
     pub(crate) fn socket_of(&self, key: VolumeKey) -> Option<PathBuf> {
         self.scene().served.get(&key).map(|served| served.spec.socket.clone())
@@ -117,7 +167,9 @@ impl Keeper {
         self.detach_unwanted(&wanted.attachments, &wanted.pools);
         self.close_unwanted(&wanted.pools);
         for pool in &wanted.pools {
-            if !self.scene().pools.contains_key(&pool.id) {
+            if self.scene().pools.contains_key(&pool.id) {
+                self.mend_disks(pool);
+            } else {
                 self.open(pool);
             }
         }
@@ -252,7 +304,7 @@ impl Keeper {
                 .served
                 .iter()
                 .filter(|(key, served)| {
-                    let stays = scene.pools.get(&key.0).is_some_and(|pool| pools.contains(pool));
+                    let stays = scene.pools.get(&key.0).is_some_and(|pool| stays(pool, pools));
                     let is_same = |wanted: &Attachment| {
                         Attachment { limits: served.spec.limits, ..wanted.clone() } == served.spec
                     };
@@ -306,7 +358,7 @@ impl Keeper {
     fn close_unwanted(&self, pools: &[Pool]) {
         let goes: Vec<_> = {
             let scene = self.scene();
-            scene.pools.values().filter(|pool| !pools.contains(pool)).map(|pool| pool.id).collect()
+            scene.pools.values().filter(|pool| !stays(pool, pools)).map(|pool| pool.id).collect()
         };
         for pool in goes {
             let closed = self.port.ask(|answer| Message::PoolClose { pool, answer });
@@ -343,12 +395,25 @@ impl Keeper {
     }
 
     fn try_open(&self, pool: &Pool) -> Result<(), String> {
-        let volumes = format::mount(pool, self.purpose, &self.metrics)
+        let Mounted { volumes, faults } = format::mount(pool, self.purpose, &self.metrics)
             .map_err(|error| Chain(&error).to_string())?;
-        let (pool, volumes) = (pool.id, Box::new(volumes));
+        for (disk, fault) in &faults {
+            tracing::error!(pool = %pool.id, %disk, err = fault, "disk not in service");
+        }
+        let (id, volumes) = (pool.id, Box::new(volumes));
         self.port
-            .ask(|answer| Message::PoolOpen { pool, volumes, answer })
-            .map_err(|error| Chain(&error).to_string())
+            .ask(|answer| Message::PoolOpen { pool: id, volumes, answer })
+            .map_err(|error| Chain(&error).to_string())?;
+        self.scene().disk_faults.retain(|(known, _), _| *known != id);
+        for disk in &pool.disks {
+            match faults.get(&disk.id) {
+                Some(fault) => {
+                    self.scene().disk_faults.insert((id, disk.id), fault.clone());
+                }
+                None => self.drain(id, disk),
+            }
+        }
+        Ok(())
     }
 
     fn attach(&self, spec: &Attachment) {

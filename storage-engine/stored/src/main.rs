@@ -7,6 +7,7 @@
 
 mod attachment;
 mod config;
+mod disks;
 mod engine;
 mod flight;
 mod format;

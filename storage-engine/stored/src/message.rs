@@ -4,12 +4,15 @@
 //! Each message carries the sender of its answer. The worker answers when the thing is done,
 //! which may be many rounds later; it never waits for anybody.
 
-use crate::place::PoolVolumes;
+use crate::place::{DiskMember, DiskStore, PoolVolumes};
 use crate::slow::Slow;
 use crossbeam_channel::Sender;
 use plinth_backends::DeviceToken;
 use plinth_backends::blk::{BlkClass, BlkCounters};
-use plinth_ids::{PoolId, VolumeId};
+use plinth_ids::{DiskId, PoolId, VolumeId};
+use plinth_span::SpanDisk;
+use plinth_span::{JoinError, LeaveError};
+use plinth_store::StoreCounters;
 use plinth_store_api::{Costs, VolumeLimits};
 use plinth_volume::{VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeStatus};
 use std::sync::Arc;
@@ -23,6 +26,12 @@ pub(crate) enum EngineRefusal {
     PoolExists { pool: PoolId },
     #[error(transparent)]
     Volume(#[from] VolumeRefusal),
+    #[error("{disk} is not taken into the pool")]
+    Join { disk: DiskId, source: JoinError },
+    #[error("{disk} does not change its standing")]
+    Leave { disk: DiskId, source: LeaveError },
+    #[error("{disk} is on its way out already")]
+    Leaving { disk: DiskId },
     #[error("the store is stopping")]
     Stopping,
     #[error("the volume has {size} bytes; the socket can tell a guest of whole sectors only")]
@@ -67,6 +76,14 @@ pub(crate) struct PoolFacts {
     pub(crate) checksum_errors: u64,
     pub(crate) costs: Costs,
     pub(crate) level: plinth_store::Level,
+    pub(crate) disks: Vec<DiskFacts>,
+}
+
+/// A disk as the worker sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct DiskFacts {
+    pub(crate) disk: SpanDisk,
+    pub(crate) counters: StoreCounters,
 }
 
 /// An attachment as the worker sees it.
@@ -91,6 +108,25 @@ pub(crate) enum Message {
     PoolClose {
         pool: PoolId,
         answer: Answer<Box<PoolVolumes>>,
+    },
+    /// A disk was mounted on the asker's thread and shall be of the pool.
+    DiskJoin {
+        pool: PoolId,
+        member: Box<DiskMember>,
+        answer: Answer<()>,
+    },
+    /// What is on the disk shall move to others, or not any more.
+    DiskDrain {
+        pool: PoolId,
+        disk: DiskId,
+        is_draining: bool,
+        answer: Answer<()>,
+    },
+    /// Answered when the disk has left; `None` when it was not there. The asker unmounts it.
+    DiskLeave {
+        pool: PoolId,
+        disk: DiskId,
+        answer: Answer<Option<Box<DiskStore>>>,
     },
     Attach {
         spec: AttachSpec,

@@ -4,6 +4,7 @@
 use crate::meter::{Burden, DiskMeter};
 use plinth_disks::flat::FlatDisk;
 use plinth_disks::uring::{DEPTH, Mode, OpenError, UringDisk, UringDiskError};
+use plinth_span::{Member, Span};
 use plinth_store::{Disk, DiskCompletion, DiskGeometry, DiskRequest, DiskTag, Store};
 use plinth_volume::Volumes;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,7 +19,13 @@ const IN_USE_PATIENCE: Duration = Duration::from_secs(2);
 const MEMORY_MAX: u64 = 1 << 40;
 
 /// The volumes of a pool, on their store.
-pub(crate) type PoolVolumes = Volumes<Store<PoolDisk>>;
+pub(crate) type PoolVolumes = Volumes<Span<DiskStore>>;
+
+/// The store of one disk.
+pub(crate) type DiskStore = Store<PoolDisk>;
+
+/// A mounted disk that is to be of a pool.
+pub(crate) type DiskMember = Member<DiskStore>;
 
 /// The device of a pool.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One pool, the worker's half: its volumes, and who waits for them.
 
-use crate::message::{Answer, PoolFacts};
-use crate::place::{PoolDisk, PoolVolumes};
+use crate::message::{Answer, DiskFacts, EngineRefusal, PoolFacts};
+use crate::place::{DiskMember, DiskStore, PoolDisk, PoolVolumes};
 use crossbeam_channel::Sender;
-use plinth_ids::{Moment, PoolId};
+use plinth_ids::{DiskId, Moment, PoolId};
 use plinth_qos::Fair;
-use plinth_store::StoreState;
+use plinth_span::{DiskCondition, SpanDisk};
+use plinth_store::{ObjectStore, StoreCounters, StoreState};
 use plinth_store_api::Costs;
 use plinth_volume::{VolumeCompletion, VolumeRequest, VolumeTag};
 use std::collections::VecDeque;
@@ -43,11 +44,15 @@ pub(crate) struct Pool {
     /// Requests that the volumes have.
     in_flight: usize,
     landed: Vec<VolumeCompletion>,
+    /// Disks on their way out, and who waits for them.
+    leaving: Vec<(DiskId, Answer<Option<Box<DiskStore>>>)>,
+    disks_version: u64,
 }
 
 impl Pool {
     /// Takes over a mounted pool; `answer` hears when it serves.
     pub(crate) fn open(id: PoolId, volumes: Box<PoolVolumes>, answer: Answer<()>) -> Self {
+        let disks_version = volumes.store().version();
         Self {
             id,
             volumes,
@@ -57,6 +62,8 @@ impl Pool {
             managed: Vec::new(),
             in_flight: 0,
             landed: Vec::new(),
+            leaving: Vec::new(),
+            disks_version,
         }
     }
 
@@ -67,6 +74,8 @@ impl Pool {
     /// Takes nothing more; [`Pool::end`] once [`Pool::has_ended`].
     pub(crate) fn close(&mut self, answer: Answer<Box<PoolVolumes>>) {
         self.life = Life::Closing(answer);
+        // A move is begun again by the next start.
+        self.volumes.store_mut().pause(true);
     }
 
     pub(crate) const fn is_ending(&self) -> bool {
@@ -76,7 +85,8 @@ impl Pool {
     /// Whether nothing is under way, of guests, of management or of the store itself, so that the
     /// disk can go to another thread.
     pub(crate) fn has_ended(&self) -> bool {
-        self.is_ending() && self.in_flight == 0 && self.disk().is_idle()
+        let is_idle = || self.disks().all(PoolDisk::is_idle) && self.volumes.store().is_settled();
+        self.is_ending() && self.in_flight == 0 && is_idle()
     }
 
     /// Gives the volumes to whoever asked for the end.
@@ -87,50 +97,134 @@ impl Pool {
         }
     }
 
-    pub(crate) fn disk(&self) -> &PoolDisk {
-        self.volumes.store().disk()
+    /// The disks that are there.
+    pub(crate) fn disks(&self) -> impl Iterator<Item = &PoolDisk> {
+        self.volumes.store().stores().map(|(_, store)| store.disk())
     }
 
     /// Whether a sleeping worker is woken when something can go on. A disk in memory announces
     /// nothing; while it has something, the worker looks by the clock.
     pub(crate) fn announces(&self) -> bool {
-        let is_told = self.disk().descriptor().is_some() || self.in_flight == 0;
-        is_told && !self.volumes.waits_for_time()
+        let is_told = self.in_flight == 0 || self.disks().all(|disk| disk.descriptor().is_some());
+        is_told && !self.volumes.waits_for_time() && !self.volumes.store().is_moving()
+    }
+
+    /// When a move that failed is tried again.
+    pub(crate) fn deadline(&self) -> Option<Moment> {
+        self.volumes.store().deadline()
     }
 
     /// Shows what the store has counted to whoever reads the metrics.
     pub(crate) fn show(&self) {
         let store = self.volumes.store();
-        if let Some(meter) = store.disk().meter() {
-            meter.show(&store.counters());
+        for (_, store) in store.stores() {
+            if let Some(meter) = store.disk().meter() {
+                meter.show(&store.counters());
+            }
         }
     }
 
     pub(crate) fn facts(&self) -> PoolFacts {
-        let store = self.volumes.store();
-        let (capacity, counters) = (store.capacity(), store.counters());
-        let fault = match store.state() {
-            StoreState::Writable => None,
-            StoreState::ReadOnly(reason) => Some(format!(
-                "the pool is read-only, because {reason}: mend the device, then take the pool out \
-                 of the configuration and put it back"
-            )),
+        let span = self.volumes.store();
+        let capacity = span.capacity();
+        let disks: Vec<DiskFacts> = span.disks().into_iter().map(|disk| self.of(disk)).collect();
+        let sum = |count: fn(&StoreCounters) -> u64| -> u64 {
+            disks.iter().map(|disk| count(&disk.counters)).sum()
         };
         PoolFacts {
             pool: self.id,
-            fault,
+            fault: self.fault(&disks),
             capacity: capacity.total,
             used: capacity.used,
             volumes: self.volumes.list().len() as u64,
             objects: capacity.objects,
-            checksum_errors: counters.bad_blocks,
+            checksum_errors: sum(|counters| counters.bad_blocks),
             costs: Costs {
-                system_calls: store.disk().system_calls(),
-                disk_bytes_read: counters.disk_bytes_read,
-                disk_bytes_written: counters.disk_bytes_written,
+                system_calls: self.disks().map(PoolDisk::system_calls).sum(),
+                disk_bytes_read: sum(|counters| counters.disk_bytes_read),
+                disk_bytes_written: sum(|counters| counters.disk_bytes_written),
             },
             level: capacity.level,
+            disks,
         }
+    }
+
+    fn of(&self, disk: SpanDisk) -> DiskFacts {
+        let store = self.volumes.store().store(disk.disk);
+        DiskFacts { disk, counters: store.map(DiskStore::counters).unwrap_or_default() }
+    }
+
+    /// What keeps the pool from being whole, for people.
+    fn fault(&self, disks: &[DiskFacts]) -> Option<String> {
+        if let ([only], StoreState::ReadOnly(reason)) = (disks, self.volumes.store().state()) {
+            debug_assert!(only.disk.capacity.is_some(), "a read-only disk is there");
+            return Some(format!(
+                "the pool is read-only, because {reason}: mend the device, then take the pool out \
+                 of the configuration and put it back"
+            ));
+        }
+        let is_out = |facts: &&DiskFacts| facts.disk.condition != DiskCondition::Working;
+        let out: Vec<String> = disks
+            .iter()
+            .filter(is_out)
+            .map(|facts| format!("{}: {}", facts.disk.disk, facts.disk.condition))
+            .collect();
+        if !out.is_empty() {
+            return Some(format!(
+                "the pool is degraded, what is on these disks is refused: {}",
+                out.join("; ")
+            ));
+        }
+        let trouble = self.volumes.store().trouble();
+        trouble.map(|text| format!("data does not move between disks, and is tried again: {text}"))
+    }
+
+    /// Takes a disk in.
+    pub(crate) fn join(&mut self, member: DiskMember) -> Result<(), EngineRefusal> {
+        let disk = member.disk;
+        self.volumes
+            .store_mut()
+            .join(member)
+            .map_err(|refused| EngineRefusal::Join { disk, source: refused.error })
+    }
+
+    pub(crate) fn drain(&mut self, disk: DiskId, is_draining: bool) -> Result<(), EngineRefusal> {
+        let span = self.volumes.store_mut();
+        span.set_draining(disk, is_draining).map_err(|source| EngineRefusal::Leave { disk, source })
+    }
+
+    /// Begins to forget a disk; `answer` hears when it has left.
+    pub(crate) fn leave(&mut self, disk: DiskId, answer: Answer<Option<Box<DiskStore>>>) {
+        if self.leaving.iter().any(|(known, _)| *known == disk) {
+            let _ = answer.send(Err(EngineRefusal::Leaving { disk }));
+            return;
+        }
+        let span = self.volumes.store_mut();
+        match span.leave(disk) {
+            Err(source) => {
+                let _ = answer.send(Err(EngineRefusal::Leave { disk, source }));
+            }
+            Ok(()) if span.store(disk).is_none() => {
+                let _ = answer.send(Ok(None));
+            }
+            Ok(()) => self.leaving.push((disk, answer)),
+        }
+    }
+
+    /// Lets go of disks that have left.
+    fn settle_leaving(&mut self) {
+        while let Some((disk, store)) = self.volumes.store_mut().take_left() {
+            let place = self.leaving.iter().position(|(known, _)| *known == disk);
+            if let Some((_, answer)) = place.map(|place| self.leaving.swap_remove(place)) {
+                let _ = answer.send(Ok(Some(Box::new(store))));
+            }
+        }
+    }
+
+    /// Whether disks came or went since this was last asked.
+    pub(crate) fn take_disk_change(&mut self) -> bool {
+        let version = self.volumes.store().version();
+        std::mem::replace(&mut self.disks_version, version) != version
     }
 
     fn settle_opening(&mut self) {
@@ -203,6 +297,9 @@ impl Pool {
         moved += usize::from(self.volumes.poll(now, &mut self.landed));
         moved += self.landed.len();
         self.settle_opening();
+        if !self.leaving.is_empty() {
+            self.settle_leaving();
+        }
         self.in_flight -= self.landed.len();
         for completion in self.landed.drain(..) {
             if completion.tag.0 & MANAGED == 0 {

@@ -3,8 +3,9 @@
 
 use crate::message::EngineRefusal;
 use crate::place::PlaceError;
-use plinth_ids::{Epoch, PoolId, VolumeId};
+use plinth_ids::{DiskId, Epoch, PoolId, VolumeId};
 use plinth_obs::Chain;
+use plinth_span::LeaveError;
 use plinth_store::StoreRefusal;
 use plinth_store_api::{CONFIG_VERSION, Refusal};
 use plinth_volume::VolumeRefusal;
@@ -35,8 +36,12 @@ pub(crate) enum ConfigRefusal {
     SocketRelative { socket: PathBuf },
     #[error("the device of {pool} cannot be meant")]
     Place { pool: PoolId, source: PlaceError },
-    #[error("{pool} has {disks} disks; this version serves pools of exactly one")]
+    #[error("{pool} has {disks} disks; 1 to 64 can be")]
     Disks { pool: PoolId, disks: usize },
+    #[error("{disk} of {pool} stands in the configuration twice, or has the number 0")]
+    DiskNumber { pool: PoolId, disk: DiskId },
+    #[error("all disks of {pool} are draining: leave one in that takes the data")]
+    AllDraining { pool: PoolId },
     #[error(
         "the ladder {warn}/{nearfull}/{full} of {pool} cannot be meant: percentages that do not \
          fall, up to 100"
@@ -63,6 +68,8 @@ impl ConfigRefusal {
             Self::SocketRelative { .. } => "socket-relative",
             Self::Place { .. } => "device-path",
             Self::Disks { .. } => "pool-disks",
+            Self::DiskNumber { .. } => "disk-number",
+            Self::AllDraining { .. } => "pool-draining",
             Self::Ladder { .. } => "ladder",
             Self::Scrub { .. } => "scrub-schedule",
             Self::NotServed { .. } => "not-served",
@@ -81,6 +88,10 @@ impl From<EngineRefusal> for Refusal {
         let code = match &refusal {
             EngineRefusal::PoolMissing { .. } => "pool-missing",
             EngineRefusal::PoolExists { .. } => "pool-exists",
+            EngineRefusal::Join { .. } => "disk-join",
+            EngineRefusal::Leave { source: LeaveError::Unknown, .. } => "disk-missing",
+            EngineRefusal::Leave { .. } => "disk-needed",
+            EngineRefusal::Leaving { .. } => "disk-leaving",
             EngineRefusal::Stopping => "stopping",
             EngineRefusal::Size { .. } => "volume-size",
             EngineRefusal::Volume(refusal) => volume_code(refusal),
@@ -116,6 +127,7 @@ pub(crate) const fn volume_code(refusal: &VolumeRefusal) -> &'static str {
         VolumeRefusal::Snapshot => "snapshot-read-only",
         VolumeRefusal::Store(StoreRefusal::NoSpace | StoreRefusal::NoObjectSlot) => "no-space",
         VolumeRefusal::Store(StoreRefusal::ReadOnly) => "pool-read-only",
+        VolumeRefusal::Store(StoreRefusal::DiskOut { .. }) => "disk-out",
         VolumeRefusal::Store(_) => "store",
     }
 }

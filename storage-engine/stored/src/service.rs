@@ -14,8 +14,8 @@ use plinth_manage::{Kept, LineFault, Service};
 use plinth_metrics::Metrics;
 use plinth_rt::{StatsSnapshot, WorkerStats};
 use plinth_store_api::{
-    Answer, AttachmentStatus, Costs, Level, PoolStatus, Refusal, Reply, Request, Status,
-    StoreConfig, Verb, VolumeStatus,
+    Answer, AttachmentStatus, Costs, DiskStatus, Level, PoolStatus, Refusal, Reply, Request,
+    Status, StoreConfig, Verb, VolumeStatus,
 };
 use plinth_volume::{VolumeRequest, VolumeSpec};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,9 +52,6 @@ impl Stored {
         match verb {
             Verb::Apply(config) => self.apply(config),
             Verb::Status => self.status(),
-            Verb::PoolFormat { disk, .. } if disk != DiskId::FIRST => {
-                Err(not_served("a second disk of a pool"))
-            }
             Verb::PoolFormat { id, device, size, overwrite, .. } => {
                 format::format_pool(id, &device, size, overwrite)
                     .map(|()| Answer::Done)
@@ -99,10 +96,14 @@ impl Stored {
             Verb::Snapshots { .. } => Err(not_served("snapshots")),
             Verb::SnapshotDelete { .. } => Err(not_served("snapshot-delete")),
             Verb::SnapshotRollback { .. } => Err(not_served("snapshot-rollback")),
-            Verb::Disks { .. } => Err(not_served("disks")),
+            Verb::Disks { pool } => self.disks(pool).map(Answer::Disks),
             Verb::DiskShow { .. } => Err(not_served("disk-show")),
-            Verb::PoolDiskAdd { .. } => Err(not_served("pool-disk-add")),
-            Verb::PoolDiskRemove { .. } => Err(not_served("pool-disk-remove")),
+            Verb::PoolDiskAdd { pool, device, size, overwrite, .. } => {
+                format::format_pool(pool, &device, size, overwrite)
+                    .map(|()| Answer::Done)
+                    .map_err(|error| refused(error.code(), &error))
+            }
+            Verb::PoolDiskRemove { pool, disk } => self.remove_disk(pool, disk),
             Verb::ScrubStart { .. } => Err(not_served("scrub-start")),
             Verb::ScrubStop { .. } => Err(not_served("scrub-stop")),
             Verb::ScrubStatus { .. } => Err(not_served("scrub-status")),
@@ -193,10 +194,28 @@ impl Stored {
                 objects: known.map_or(0, |facts| facts.objects),
                 checksum_errors: known.map_or(0, |facts| facts.checksum_errors),
                 level: known.map_or(Level::Ok, |facts| level(facts.level)),
-                disks: Vec::new(),
+                disks: self.keeper.disk_statuses(&pool, known),
             }
         };
         Ok(Answer::Pools(wanted.into_iter().map(status).collect()))
+    }
+
+    fn disks(&self, pool: PoolId) -> Result<Vec<DiskStatus>, Refusal> {
+        let facts = self.port.look(|answer| Message::Pools { answer })?;
+        let wanted = self.keeper.wanted().map(|config| config.pools).unwrap_or_default();
+        let wanted = wanted.into_iter().find(|known| known.id == pool);
+        let wanted = wanted.ok_or(EngineRefusal::PoolMissing { pool })?;
+        let known = facts.iter().find(|facts| facts.pool == pool);
+        Ok(self.keeper.disk_statuses(&wanted, known))
+    }
+
+    fn remove_disk(&self, pool: PoolId, disk: DiskId) -> Outcome {
+        let left = self.port.ask(|answer| Message::DiskLeave { pool, disk, answer })?;
+        if let Some(store) = left {
+            drop(store.unmount());
+        }
+        self.keeper.forget_disk(pool, disk);
+        Ok(Answer::Done)
     }
 
     fn status(&self) -> Outcome {
@@ -282,7 +301,7 @@ impl Service for Stored {
 }
 
 /// The store's word for how full a disk is, in the words of management.
-const fn level(level: plinth_store::Level) -> Level {
+pub(crate) const fn level(level: plinth_store::Level) -> Level {
     match level {
         plinth_store::Level::Ok => Level::Ok,
         plinth_store::Level::Warn => Level::Warn,
