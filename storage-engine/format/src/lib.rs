@@ -26,7 +26,7 @@ pub use map::{AttributeError, Attributes, MAP_ATTRIBUTES_MAX, MapPage};
 pub use page::{COUNTERS_MAX, PAGE_SIZE, Page, PageFault, PageHeader, StoreId, crc32c};
 pub use pages::{
     BITMAP_UNITS, BitmapPage, COUNT_UNITS, CountPage, INDEX_ENTRIES, IndexEntry, IndexPage,
-    KeyBytes, Superblock,
+    KeyBytes, Superblock, generation_mark, is_older,
 };
 
 /// The format version this crate writes. Since 2: marks, and overwrites in place under them;

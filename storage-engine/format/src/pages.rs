@@ -80,9 +80,40 @@ pub struct IndexEntry {
     pub size: Le32,
     /// Units the object has.
     pub units: Le16,
-    /// Bit h: map page h is on the disk; else it is empty.
-    pub halves: u8,
-    pub reserved: u8,
+    /// Bits 0 and 1: map page h is on the disk; else it is empty. Bits 2 to 8 and 9 to 15: which
+    /// generation of map page 0 and 1 was on the disk, as [`generation_mark`] has it.
+    pub maps: Le16,
+}
+
+impl IndexEntry {
+    /// Which map pages are on the disk, one bit each.
+    pub fn halves(&self) -> u8 {
+        u8::try_from(self.maps.get() & 3).unwrap_or(0)
+    }
+
+    /// What the generations of the map pages were. 0: not known.
+    pub fn marks(&self) -> [u8; 2] {
+        let mark = |at: u16| u8::try_from(self.maps.get() >> at & 127).unwrap_or(0);
+        [mark(2), mark(9)]
+    }
+
+    pub fn set_maps(&mut self, halves: u8, marks: [u8; 2]) {
+        let mark = |half: usize| u16::from(marks[half] & 127);
+        self.maps = Le16::new(u16::from(halves & 3) | mark(0) << 2 | mark(1) << 9);
+    }
+}
+
+/// What of a map page's generation fits the index: 1 to 127.
+pub fn generation_mark(generation: u64) -> u8 {
+    u8::try_from(generation % 127).unwrap_or(0) + 1
+}
+
+/// Whether a page of this generation is older than the index says: the copy that the index speaks
+/// of is lost. A page may be newer, by as many checkpoints as were cut off; the other copy is
+/// older by a few at most.
+pub fn is_older(generation: u64, mark: u8) -> bool {
+    let ahead = (i16::from(generation_mark(generation)) - i16::from(mark)).rem_euclid(127);
+    mark != 0 && ahead >= 119
 }
 
 const _: () = assert!(size_of::<IndexEntry>() == 48);
@@ -137,3 +168,22 @@ pub struct CountPage {
     pub owners: [Le16; COUNT_UNITS as usize],
 }
 page!(CountPage, b"PLNcount");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_generation_is_told_from_a_newer_one() {
+        let mut entry = IndexEntry::zeroed();
+        for generation in 1..1000_u64 {
+            entry.set_maps(3, [generation_mark(generation), 127]);
+            assert_eq!((entry.halves(), entry.marks()[1]), (3, 127));
+            let mark = entry.marks()[0];
+            assert!((generation..generation + 100).all(|newer| !is_older(newer, mark)));
+            let least = generation.saturating_sub(8);
+            assert!((least..generation).all(|older| is_older(older, mark)), "{generation}");
+            assert!(!is_older(generation.saturating_sub(1), 0));
+        }
+    }
+}

@@ -89,6 +89,16 @@ impl MapCache {
         frame
     }
 
+    /// Has the next checkpoint write the page as it is, and leave out so many generations.
+    pub(crate) fn mark_dirty(&mut self, frame: u32, skip: u64) {
+        let frame = &mut self.frames[frame as usize];
+        frame.generation += skip;
+        if !frame.is_dirty {
+            frame.is_dirty = true;
+            self.dirty_count += 1;
+        }
+    }
+
     /// Marks the frame as being written; changes from here on make it dirty again.
     pub(crate) fn begin_write(&mut self, frame: u32) -> &mut Frame {
         let frame = &mut self.frames[frame as usize];

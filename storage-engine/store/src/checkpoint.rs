@@ -20,7 +20,7 @@ use crate::disk::{Disk, DiskError};
 use crate::io::{Context, PageKind};
 use crate::store::{Omit, ReadOnlyReason, Store, StoreState};
 use bytemuck::Zeroable;
-use plinth_format::{Le32, Le64, Page, Superblock};
+use plinth_format::{Le32, Le64, Page, Superblock, generation_mark, is_older};
 use std::collections::VecDeque;
 
 /// Pages on their way to the disk at once.
@@ -314,13 +314,13 @@ impl<D: Disk> Store<D> {
         }
         match kind {
             PageKind::Map { frame, slot, half, incarnation } => {
+                let generation = self.cache.frame(frame).generation;
                 self.cache.end_write(frame);
                 let found = self.objects.occupied(slot);
                 if result.is_ok() && found.is_some_and(|place| place.incarnation == incarnation) {
-                    let halves = self.objects.slot(slot).halves | 1 << half;
-                    if halves != self.objects.slot(slot).halves {
-                        self.objects.change(slot).halves = halves;
-                    }
+                    let place = self.objects.change(slot);
+                    place.halves |= 1 << half;
+                    place.marks[half as usize] = generation_mark(generation);
                 }
             }
             PageKind::Count { page } => {
@@ -338,7 +338,8 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// The newer of the two copies of a map page that is whole and this object's.
+    /// The newer of the two copies of a map page that is whole, this object's, and not older than the
+    /// index says.
     pub(crate) fn choose_map(
         &self,
         slot: u32,
@@ -357,7 +358,8 @@ impl<D: Disk> Store<D> {
                 best = Some((page, page.generation()));
             }
         }
-        best
+        // An older copy beside a lost newer one would give old data for new.
+        best.filter(|(_, generation)| !is_older(*generation, place.marks[half as usize]))
     }
 }
 

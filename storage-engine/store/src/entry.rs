@@ -52,6 +52,7 @@ impl<D: Disk> Store<D> {
                     Err(error) => self.turn_read_only(ReadOnlyReason::Journal(error)),
                 }
             }
+            Context::Scrub(read) => self.finish_scrub(read, buffer, result),
             Context::Flush => self.finish_flush(result),
             Context::Page(kind) => {
                 if let Some(buffer) = buffer {

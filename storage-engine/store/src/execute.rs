@@ -62,6 +62,9 @@ impl<D: Disk> Store<D> {
         buffer: Option<IoBuffer>,
         sender: Option<u32>,
     ) -> Option<IoBuffer> {
+        if !self.bad.is_empty() {
+            self.forget_bad(step);
+        }
         match &step.kind {
             StepKind::Touch => {
                 self.need_object(step.key);

@@ -47,6 +47,7 @@ pub(crate) enum Context {
     },
     Judge(crate::suspect::JudgeRun),
     Quick(crate::quick::QuickRead),
+    Scrub(crate::scrub::ScrubRead),
     Journal {
         seq: u64,
     },

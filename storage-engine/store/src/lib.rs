@@ -17,6 +17,7 @@
 //! ```
 //! What stands on a store without caring how many disks it has uses [`ObjectStore`].
 
+mod bad;
 mod bitmap;
 mod blocking;
 mod buffer;
@@ -45,12 +46,14 @@ mod quick;
 mod read;
 mod replay;
 mod request;
+mod scrub;
 mod slab;
 mod space;
 mod store;
 mod suspect;
 mod usage;
 
+pub use bad::{BAD_BLOCKS_MAX, BadBlock, FoundBy};
 pub use buffer::{BLOCK_SIZE, Block, BufferPool, IoBuffer};
 pub use check::{CheckFault, CheckReport};
 pub use disk::{Disk, DiskCompletion, DiskError, DiskGeometry, DiskRequest, DiskTag};
@@ -63,6 +66,7 @@ pub use request::{
     BlockRange, LIST_MAX, OBJECT_SIZE_MAX, ObjectId, ObjectKey, ObjectStatus, Operation, PgId,
     STEPS_MAX, StoreAnswer, StoreCompletion, StoreRefusal, StoreRequest, StoreTag,
 };
+pub use scrub::{ScrubKind, ScrubProgress};
 pub use store::{
     Durability, Omit, ReadOnlyReason, Store, StoreCapacity, StoreCounters, StoreOptions, StoreState,
 };

@@ -235,6 +235,7 @@ impl<D: Disk> Store<D> {
     /// Checkpoints, flushes, and gives the disk back. A store that is read-only gives it back as
     /// it is; it will be recovered.
     pub fn unmount(mut self) -> D {
+        self.scrub_stop();
         self.request_checkpoint();
         let mut none = Vec::new();
         while !self.is_idle() {

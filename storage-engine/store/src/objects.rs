@@ -29,6 +29,8 @@ pub(crate) struct Slot {
     pub(crate) units: u16,
     /// Bit h: map page h was written to the disk.
     pub(crate) halves: u8,
+    /// Of which generation each was, as far as the index keeps it.
+    pub(crate) marks: [u8; 2],
     /// Frame of each half in the cache.
     pub(crate) frames: [u32; 2],
 }
@@ -39,6 +41,7 @@ const FREE: Slot = Slot {
     size: 0,
     units: 0,
     halves: 0,
+    marks: [0; 2],
     frames: [NO_FRAME; 2],
 };
 
@@ -177,6 +180,11 @@ impl Objects {
         self.slots.get(slot as usize).filter(|slot| slot.incarnation != 0)
     }
 
+    /// Slots that were ever used are below this.
+    pub(crate) fn slots_used(&self) -> u32 {
+        u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
+    }
+
     pub(crate) fn slot_count(&self) -> u32 {
         self.slot_count
     }
@@ -208,9 +216,9 @@ impl Objects {
                     incarnation: Le64::new(slot.incarnation),
                     size: Le32::new(slot.size),
                     units: Le16::new(slot.units),
-                    halves: slot.halves,
-                    reserved: 0,
+                    maps: Le16::new(0),
                 };
+                entry.set_maps(slot.halves, slot.marks);
             }
         }
         out
@@ -224,7 +232,7 @@ impl Objects {
                 let place = &mut self.slots[slot as usize];
                 place.size = entry.size.get().min(plinth_format::OBJECT_SIZE_MAX);
                 place.units = entry.units.get();
-                place.halves = entry.halves & 3;
+                (place.halves, place.marks) = (entry.halves(), entry.marks());
             }
         }
         let state = &mut self.pages[page as usize];

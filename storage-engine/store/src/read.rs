@@ -244,6 +244,7 @@ impl<D: Disk> Store<D> {
                 Some((_, false)) if was_changed => op.must_retry = true,
                 Some((block, is_device)) => {
                     let key = self.objects_key(run.op, run.place);
+                    self.note_bad(key, run.frame, block, is_device);
                     self.refuse_block(run.op, key, block, is_device);
                 }
                 None => {}

@@ -16,7 +16,7 @@ use crate::store::{Omit, Store};
 use plinth_format::journal::{BlockData, Record, change_version, entry_length};
 use plinth_format::{
     BLOCK_SIZE, Le32, MAP_BLOCKS, MAP_UNITS, MapPage, OBJECT_SIZE_MAX, OBJECT_UNITS, PAGE_SIZE,
-    UNIT_BLOCKS,
+    UNIT_BLOCKS, generation_mark,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -304,7 +304,9 @@ impl<'a, D: Disk> Replay<'a, D> {
             put_page(&mut buffer, &mut *page, self.store.id, address, generation);
             blocking::write(&mut self.store.io.disk, address, buffer)?;
             self.store.cache.end_write(index);
-            self.store.objects.change(slot).halves |= 1 << half;
+            let place = self.store.objects.change(slot);
+            place.halves |= 1 << half;
+            place.marks[half as usize] = generation_mark(generation);
         }
         Ok(has_some)
     }

@@ -12,6 +12,7 @@
 //! is carried out in memory at one moment, all of it. What the disk holds follows through the
 //! journal; `docs/storage.md` has the order of writes and why a crash is survived.
 
+use crate::bad::BadBlocks;
 use crate::buffer::BufferPool;
 use crate::cache::MapCache;
 use crate::checkpoint::Checkpoint;
@@ -27,6 +28,7 @@ use crate::overlay::Overlay;
 use crate::request::{
     ObjectKey, ObjectStatus, StoreAnswer, StoreCompletion, StoreRefusal, StoreRequest, StoreTag,
 };
+use crate::scrub::Scrub;
 use crate::slab::Slab;
 use crate::space::Space;
 use plinth_format::{Layout, Le32, StoreId, UNIT_SIZE};
@@ -241,6 +243,10 @@ pub struct Store<D> {
     pub(crate) state: StoreState,
     pub(crate) counters: StoreCounters,
     pub(crate) completions: Vec<StoreCompletion>,
+    pub(crate) bad: BadBlocks,
+    pub(crate) scrub: Scrub,
+    /// As the owner said in its last poll.
+    pub(crate) now: Moment,
     pub(crate) checksums: Vec<Le32>,
     pub(crate) has_moved: bool,
     /// The change that is carried out finds no new units for what it overwrites whole.
@@ -306,6 +312,9 @@ impl<D: Disk> Store<D> {
             state: StoreState::Writable,
             counters: StoreCounters::default(),
             completions: Vec::new(),
+            bad: BadBlocks::default(),
+            scrub: Scrub::default(),
+            now: Moment::default(),
             checksums: Vec::new(),
             has_moved: false,
             is_full_plan: false,
@@ -355,8 +364,8 @@ impl<D: Disk> Store<D> {
     /// At most what the disk completed since the last call is handled, and each waiting
     /// operation is tried once; a checkpoint goes on by a few pages a call.
     pub fn poll(&mut self, now: Moment, into: &mut Vec<StoreCompletion>) -> bool {
-        // Time has no part in the store's decisions yet; rate limits will need it here.
-        let _ = now;
+        // Time has a part in rates only.
+        self.now = now;
         self.io.poll();
         while let Some(done) = self.io.next() {
             self.has_moved = true;
@@ -373,6 +382,7 @@ impl<D: Disk> Store<D> {
         self.advance_checkpoint();
         self.seal_if_useful();
         self.flush_if_useful();
+        self.advance_scrub();
         self.io.submit();
         let ended = !self.completions.is_empty();
         into.append(&mut self.completions);
