@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn the_list_is_bounded_and_forgets_what_was_mended() {
         let mut blocks = BadBlocks::default();
-        for block in 0..2 * BAD_BLOCKS_MAX as u32 {
+        for block in (0..).take(2 * BAD_BLOCKS_MAX) {
             blocks.add(bad(block));
         }
         assert_eq!(blocks.len(), BAD_BLOCKS_MAX);
