@@ -131,6 +131,9 @@ impl<D: Disk> Store<D> {
         self.record_run(slot, first, BlockData::InPlace { data_block });
         self.write_data(data_block, buffer, Some(op));
         self.journal.open_entry().ops.push(op);
+        if !self.bad.is_empty() {
+            self.bad.forget(key, first, end);
+        }
         Ok(())
     }
 

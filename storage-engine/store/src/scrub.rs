@@ -156,7 +156,7 @@ impl<D: Disk> Store<D> {
 
     /// Begins the next read if it is time.
     pub(crate) fn advance_scrub(&mut self) {
-        let is_busy = self.ops.len() > 0;
+        let is_busy = self.ops.len() + self.quick_reads > 0;
         let Some(run) = &mut self.scrub.run else { return };
         let passed = self.now.saturating_sub(run.last).as_nanos();
         let share = if is_busy { 2 } else { 1 };

@@ -179,23 +179,25 @@ fn the_rate_is_kept_and_clients_have_the_larger_share() {
     let run = |has_clients: bool| {
         let mut store = fresh(16 * MIB, options());
         write(&mut store, 1, 0, &vec![1; 4 << 20]).unwrap();
-        let disk = store.unmount();
+        let mut disk = store.unmount();
+        // A request on its way stays there for some polls.
+        disk.restart(Cache::Volatile, 1);
         let mut store = Store::mount(disk, options()).unwrap();
-        let mut done = Vec::new();
+        let (mut done, mut submitted) = (Vec::new(), 0);
         store.poll(Duration::ZERO, &mut done);
         store.scrub_start(ScrubKind::Deep, MIB);
-        for tick in 0..1000_u32 {
-            if has_clients {
-                // On its way while the scrub decides.
-                store.submit(StoreTag(1), StoreRequest::Flush).unwrap();
+        for tick in 0..4000_u32 {
+            while has_clients && submitted < done.len() + 4 {
+                store.submit(StoreTag(1), write_request(2, 0, &[2; 4096])).unwrap();
+                submitted += 1;
             }
-            store.poll(Duration::from_millis(tick.into()), &mut done);
+            store.poll(Duration::from_micros(u64::from(tick) * 250), &mut done);
         }
         store.scrub_progress().unwrap().bytes
     };
     let (alone, beside) = (run(false), run(true));
     assert!((MIB * 9 / 10..MIB + 65_536).contains(&alone), "{alone}");
-    assert!((MIB * 4 / 10..MIB * 6 / 10).contains(&beside), "{beside}");
+    assert!((MIB * 3 / 10..MIB * 8 / 10).contains(&beside), "{beside}");
 }
 
 #[test]
