@@ -379,13 +379,21 @@ fn meaning(code: &str) -> Code {
     match code {
         "pool-missing" | "volume-missing" | "device-missing" | "snapshot-missing"
         | "disk-missing" => Code::NotFound,
-        "pool-there" | "pool-exists" | "volume-exists" | "name-taken" | "snapshot-exists"
+        "pool-there"
+        | "pool-exists"
+        | "volume-exists"
+        | "name-taken"
+        | "snapshot-exists"
+        | "snapshot-name-taken"
         | "target-exists" => Code::Exists,
-        "volume-attached" | "device-in-use" | "volume-has-snapshots" | "disk-not-empty" => {
-            Code::InUse
-        }
+        "volume-attached"
+        | "device-in-use"
+        | "volume-has-snapshots"
+        | "disk-not-empty"
+        | "snapshot-has-clones"
+        | "snapshot-in-use" => Code::InUse,
         "volume-busy" | "pool-starting" | "stopping" | "pool-fault" | "not-served"
-        | "scrub-running" | "delta-base" => Code::State,
+        | "scrub-running" | "delta-base" | "clone-too-deep" | "volume-no-clone" => Code::State,
         "no-space" | "volumes-full" | "snapshots-full" => Code::NoRoom,
         "volume-size" | "volume-shrink" | "range" | "device-path" | "device-size"
         | "device-shrink" => Code::Invalid,

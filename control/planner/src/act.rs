@@ -123,6 +123,14 @@ impl Cluster {
             (Key::Snapshot(volume, name), Command::SnapshotDelete { .. }) if is_gone(answer) => {
                 Change::default().delete(Key::Snapshot(volume.clone(), name.clone()))
             }
+            (Key::Snapshot(volume, name), Command::SnapshotDelete { .. }) if is_kept(answer) => {
+                self.snapshot_stays(volume, name)
+            }
+            (Key::Image(name), Command::SnapshotDelete { .. } | Command::VolumeDelete { .. })
+                if is_kept(answer) =>
+            {
+                self.image_stays(name)
+            }
             (Key::Image(name), Command::SnapshotDelete { volume, .. }) if is_gone(answer) => {
                 self.copy_unfrozen(name, *volume)
             }
@@ -176,6 +184,13 @@ impl Cluster {
                 if *id == volume.id && is_gone(answer) =>
             {
                 Change::default().delete(Key::Volume(name.clone()))
+            }
+            // A system disk waits until nothing stands on it: its VM is gone, and nobody asks.
+            (State::Deleting, Command::VolumeDelete { volume: id, .. })
+                if *id == volume.id && is_kept(answer) && volume.system_of.is_none() =>
+            {
+                let volume = VolumeRecord { state: State::Ready, wipe: false, ..volume.clone() };
+                Change::default().put(Record::Volume(volume))
             }
             _ => Change::default(),
         }
@@ -252,6 +267,11 @@ fn is_gone(answer: &Result<AgentAnswer, Refusal>) -> bool {
         Ok(_) => true,
         Err(refusal) => refusal.code() == Some(Code::NotFound),
     }
+}
+
+/// The node says that something stands on it, as a clone does: it stays until somebody asks anew.
+fn is_kept(answer: &Result<AgentAnswer, Refusal>) -> bool {
+    answer.as_ref().is_err_and(|refusal| refusal.code() == Some(Code::InUse))
 }
 
 fn format_command(pool: &PoolRecord) -> Command {

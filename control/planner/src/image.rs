@@ -106,7 +106,7 @@ impl Cluster {
         }
     }
 
-    /// Clones stay what they are: the store keeps shared objects as long as anyone has them.
+    /// A node refuses it while clones stand on its copy; the image is then as it was.
     pub fn image_delete(&self, name: &Name) -> Result<Change, Refusal> {
         let image = names::find(&self.images, "image", "NAME", name)?;
         if image.state == State::Creating {
@@ -126,6 +126,17 @@ impl Cluster {
             .remedy("wait until it is made"));
         }
         Ok(Change::default().put(doomed(image)))
+    }
+
+    /// A copy that its node keeps because clones stand on it keeps its image.
+    pub(crate) fn image_stays(&self, name: &Name) -> Change {
+        match self.images.get(name) {
+            Some(image) if image.state == State::Deleting && image.size.is_some() => {
+                let image = ImageRecord { state: State::Ready, ..image.clone() };
+                Change::default().put(Record::Image(image))
+            }
+            _ => Change::default(),
+        }
     }
 
     /// The snapshot of one copy is gone; the copy itself is next.

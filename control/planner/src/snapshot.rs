@@ -331,6 +331,22 @@ impl Cluster {
         self.usable_volume(name, "VOLUME")
     }
 
+    /// A snapshot that its node keeps because clones stand on it. Where its volume is to go, it
+    /// is asked for again.
+    pub(crate) fn snapshot_stays(&self, volume: &Name, name: &Name) -> Change {
+        let is_doomed =
+            self.volumes.get(volume).is_none_or(|volume| volume.state == State::Deleting);
+        match self.snapshots.get(&(volume.clone(), name.clone())) {
+            Some(snapshot) if snapshot.state == State::Deleting && !is_doomed => {
+                // By hand from here on, or its schedule would ask for ever.
+                let (state, is_scheduled) = (State::Ready, false);
+                let snapshot = SnapshotRecord { state, is_scheduled, ..snapshot.clone() };
+                Change::default().put(Record::Snapshot(snapshot))
+            }
+            _ => Change::default(),
+        }
+    }
+
     /// What can be made of a volume only while it is one.
     pub(crate) fn usable_volume(
         &self,

@@ -132,6 +132,31 @@ fn a_clone_of_a_snapshot_has_its_size_and_holds_it_while_it_is_made() {
 }
 
 #[test]
+fn what_clones_stand_on_is_kept_and_not_asked_for_for_ever() {
+    let mut bench = bench();
+    snapshot(&mut bench, "monday").unwrap();
+    let data = name("data-1");
+    let in_use = Err(Refusal::new(Code::InUse, "copy is a clone of it"));
+    bench.plan(bench.cluster.snapshot_delete(&data, &name("monday"))).unwrap();
+    let act = bench.cluster.due(NodeId(1)).remove(0);
+    bench.apply(bench.cluster.settle(&act, &in_use));
+    assert_eq!(names(&bench), ["monday"]);
+    assert!(bench.cluster.due(NodeId(1)).is_empty());
+    bench.plan(bench.cluster.snapshot_delete(&data, &name("monday"))).unwrap();
+    bench.work_off();
+    bench.plan(bench.cluster.volume_delete(&data, true)).unwrap();
+    let act = bench.cluster.due(NodeId(1)).remove(0);
+    bench.apply(bench.cluster.settle(&act, &in_use));
+    let volume = &bench.cluster.volumes[&data];
+    assert_eq!((volume.state, volume.wipe), (State::Ready, false));
+    bench.image("small");
+    bench.plan(bench.cluster.image_delete(&name("small"))).unwrap();
+    let act = bench.cluster.due(NodeId(1)).remove(0);
+    bench.apply(bench.cluster.settle(&act, &in_use));
+    assert_eq!(bench.cluster.images[&name("small")].state, State::Ready);
+}
+
+#[test]
 fn a_system_disk_is_a_clone_of_its_images_snapshot() {
     let mut bench = Bench::new();
     bench.image("small");

@@ -95,7 +95,7 @@ pub enum ImageVerb {
     Import(ImportArguments),
     /// All images
     List,
-    /// Delete an image; what was cloned from it stays
+    /// Delete an image that no clone stands on
     Delete { name: Name },
 }
 

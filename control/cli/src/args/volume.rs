@@ -143,7 +143,7 @@ pub enum SnapshotVerb {
     Create { volume: Name, name: Name },
     /// The snapshots of a volume
     List { volume: Name },
-    /// Delete a snapshot; its room comes back in the background
+    /// Delete a snapshot that no clone stands on; its room comes back in the background
     Delete { volume: Name, name: Name },
     /// Make the volume what the snapshot is; its VM must be off
     Rollback { volume: Name, name: Name },
