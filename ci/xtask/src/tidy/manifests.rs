@@ -10,6 +10,7 @@ const FENCES: &[&str] = &[
     "plinth-dpdk",
     "plinth-dpdk-sys",
     "plinth-guest-memory",
+    "plinth-metrics",
     "plinth-rt",
     "plinth-tap",
     "plinth-uring",
