@@ -15,6 +15,7 @@
 
 mod bytes;
 pub mod journal;
+pub mod keys;
 mod layout;
 mod map;
 mod page;

@@ -51,6 +51,7 @@ mod slab;
 mod space;
 mod store;
 mod suspect;
+mod tree;
 mod usage;
 
 pub use bad::{BAD_BLOCKS_MAX, BadBlock, FoundBy};
