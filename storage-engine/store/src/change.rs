@@ -7,6 +7,7 @@
 use crate::buffer::BLOCK_SIZE;
 use crate::disk::Disk;
 use crate::marks::Overwrite;
+use crate::keys::is_hidden;
 use crate::objects::{BAD_FRAME, NO_FRAME};
 use crate::op::{Old, Step, StepKind, Work, block_range, is_cloned_before};
 use crate::request::{ObjectKey, STEPS_MAX, StoreRefusal};
@@ -77,12 +78,16 @@ impl<D: Disk> Store<D> {
         }
         let mut work = std::mem::replace(&mut entry.work, Work::Flush);
         self.is_single_write = matches!(work, Work::One(_));
+        let planned = self.plan_keys(op, &mut work);
         let steps = match &mut work {
             Work::One(step) => std::slice::from_mut(step),
             Work::Many(steps) => steps.as_mut_slice(),
             Work::Read { .. } | Work::Attributes { .. } | Work::Ask(_) | Work::Flush => &mut [],
         };
-        let ready = self.prepare(op, steps);
+        let ready = match planned {
+            Ready::Yes => self.prepare(op, steps),
+            other => other,
+        };
         if matches!(ready, Ready::Yes) {
             self.execute(op, steps);
         }
@@ -309,7 +314,12 @@ impl<D: Disk> Store<D> {
                 | StepKind::Zero { .. }
                 | StepKind::Expect { .. }
                 | StepKind::RemoveAttribute { .. } => false,
-                StepKind::Clone { .. } => true,
+                StepKind::Clone { source } => {
+                    !is_hidden(source) || self.objects.find(source).is_some()
+                }
+                StepKind::Keys(change) => {
+                    change.makes() && found.is_none() && !made.contains(&step.key)
+                }
                 _ => found.is_none() && !made.contains(&step.key),
             };
             if makes {
@@ -369,7 +379,8 @@ impl<D: Disk> Store<D> {
                         Action::InPlace | Action::Overwrite => {}
                     }
                     // An earlier step may let go of a unit that both shared, and change the plan.
-                    let may_change = steps.len() > 1 && !is_shared;
+                    // So may one that writes another page of the same keys.
+                    let may_change = steps.len() > 1 && (!is_shared || is_hidden(&step.key));
                     if may_change && plan.action != Action::Defer && found.is_some() {
                         needs.deferred += blocks;
                     }
@@ -387,23 +398,35 @@ impl<D: Disk> Store<D> {
             }
             StepKind::Clone { source } => {
                 let Some(slot) = self.objects.find(source) else {
+                    if is_hidden(source) {
+                        needs.record_bytes += self.removal_records(found);
+                        return Ok(());
+                    }
                     return Err(StoreRefusal::NotFound { key: *source });
                 };
                 self.check_shares(slot, *source)?;
-                needs.record_bytes += self.clone_records(slot) + OBJECT_UNITS as usize * 20;
+                needs.record_bytes += self.clone_records(slot) + self.removal_records(found);
             }
             StepKind::Zero { length, .. } => {
                 needs.record_bytes += (*length / UNIT_SIZE + 2) as usize * 60;
             }
             StepKind::Truncate { .. } | StepKind::Remove => {
-                needs.record_bytes += OBJECT_UNITS as usize * 60;
+                needs.record_bytes += self.removal_records(found);
             }
-            StepKind::Touch | StepKind::Expect { .. } | StepKind::SetAttribute { .. } => {}
+            StepKind::Keys(_)
+            | StepKind::Touch
+            | StepKind::Expect { .. }
+            | StepKind::SetAttribute { .. } => {}
             StepKind::RemoveAttribute { name } => {
                 needs.record_bytes += ATTRIBUTE_RECORD + name.len();
             }
         }
         Ok(())
+    }
+
+    /// Bytes of the records that let go of all that an object has.
+    fn removal_records(&self, found: Option<u32>) -> usize {
+        found.map_or(0, |slot| usize::from(self.objects.slot(slot).units) * 60)
     }
 
     /// Whether an object has a unit at this place that nobody else has.
@@ -543,7 +566,10 @@ fn halves_of(kind: &StepKind) -> std::ops::RangeInclusive<u32> {
             let (first, end) = block_range(*offset, *length);
             first / MAP_BLOCKS..=(end - 1) / MAP_BLOCKS
         }
-        StepKind::Touch | StepKind::SetAttribute { .. } | StepKind::RemoveAttribute { .. } => 0..=0,
+        StepKind::Touch
+        | StepKind::SetAttribute { .. }
+        | StepKind::RemoveAttribute { .. }
+        | StepKind::Keys(_) => 0..=0,
         StepKind::WriteFull { .. }
         | StepKind::Truncate { .. }
         | StepKind::Remove

@@ -6,6 +6,7 @@ use crate::buffer::{BLOCK_SIZE, IoBuffer};
 use crate::change::{Action, UnitPlan};
 use crate::disk::Disk;
 use crate::io::Context;
+use crate::keys::is_hidden;
 use crate::objects::{BAD_FRAME, key_bytes};
 use crate::op::{Old, Step, StepKind, block_range};
 use crate::request::{OBJECT_SIZE_MAX, ObjectKey};
@@ -110,7 +111,21 @@ impl<D: Disk> Store<D> {
                 if let Some(slot) = self.objects.find(&step.key) {
                     self.remove(op, slot);
                 }
-                self.clone_object(op, source, step.key);
+                // An object without keys has no companion.
+                if !is_hidden(source) || self.objects.find(source).is_some() {
+                    self.clone_object(op, source, step.key);
+                }
+            }
+            // Their pages are written by steps of their own.
+            StepKind::Keys(change) => {
+                if change.makes() {
+                    self.need_object(step.key);
+                }
+                if !is_hidden(&step.key)
+                    && let Some(slot) = self.objects.find(&step.key)
+                {
+                    self.note_version(slot, 0);
+                }
             }
             StepKind::SetAttribute { name, value } => self.set_attribute(step.key, name, value),
             StepKind::RemoveAttribute { name } => {

@@ -15,6 +15,8 @@ pub(crate) enum Place {
     Part { at: usize },
     /// To this byte of the n-th unit of old bytes that a change needs.
     Old { index: usize, at: usize },
+    /// A page of the n-th tree of keys that the operation walks.
+    Node { tree: usize },
 }
 
 /// Blocks of an object on their way up, and what they will be compared with.

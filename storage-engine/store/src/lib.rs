@@ -33,6 +33,7 @@ mod format;
 mod io;
 mod journal;
 mod keyhash;
+mod keys;
 mod ladder;
 mod list;
 mod marks;
@@ -62,6 +63,7 @@ pub use format::{FormatError, FormatOptions, Found};
 pub use ladder::{Ladder, Level};
 pub use mount::{MountError, repair_checksum};
 pub use object_store::ObjectStore;
+pub use plinth_format::keys::{KEY_MAX, VALUE_MAX};
 pub use plinth_format::{Layout, LayoutLimits, StoreId};
 pub use request::{
     BlockRange, LIST_MAX, OBJECT_SIZE_MAX, ObjectId, ObjectKey, ObjectStatus, Operation, PgId,

@@ -5,10 +5,15 @@
 //! submitted before it and touch its range; who comes later need not wait for it.
 
 use crate::disk::Disk;
+use crate::keys::POOL_MAX;
 use crate::op::Op;
 use crate::query::{Found, Listing};
 use crate::request::{ObjectKey, ObjectStatus, StoreAnswer};
 use crate::store::Store;
+use plinth_ids::PoolId;
+
+/// Behind it are the objects that the store keeps beside those of users.
+pub(crate) const LAST: ObjectKey = ObjectKey { pool: PoolId(POOL_MAX), ..ObjectKey::MAX };
 
 impl<D: Disk> Store<D> {
     /// Answers the listing that came as the `number`th request.
@@ -17,12 +22,12 @@ impl<D: Disk> Store<D> {
         if self.parked.iter().filter_map(|&other| self.ops.get(other)).any(is_before) {
             return Found::Not;
         }
-        let range = &listing.range;
+        let (start, end) = (*listing.range.start(), (*listing.range.end()).min(LAST));
         // A map panics when asked for a range that ends before it begins.
-        if range.start() > range.end() {
+        if start > end {
             return Found::Answer(StoreAnswer::Listed { objects: Vec::new(), next: None });
         }
-        let mut found = self.objects.range(range.clone());
+        let mut found = self.objects.range(start..=end);
         let objects = found.by_ref().take(listing.limit);
         let objects = objects.map(|(key, slot)| self.status(key, slot)).collect();
         let next = found.next().map(|(key, _)| key);

@@ -2,11 +2,15 @@
 //! Requests on their way through the store.
 
 use crate::buffer::{BLOCK_SIZE, IoBuffer};
+use crate::keys::{
+    KeysChange, POOL_MAX, Trees, companion, group_of, is_companion, is_hidden, log_key,
+};
 use crate::query::{Listing, Query};
 use crate::request::{
-    LIST_MAX, OBJECT_SIZE_MAX, ObjectKey, Operation, STEPS_MAX, StoreRefusal, StoreRequest,
+    LIST_MAX, OBJECT_SIZE_MAX, ObjectKey, Operation, PgId, STEPS_MAX, StoreRefusal, StoreRequest,
     StoreTag,
 };
+use plinth_ids::PoolId;
 
 #[derive(Debug)]
 pub(crate) enum StepKind {
@@ -20,6 +24,7 @@ pub(crate) enum StepKind {
     Clone { source: ObjectKey },
     SetAttribute { name: Vec<u8>, value: Vec<u8> },
     RemoveAttribute { name: Vec<u8> },
+    Keys(KeysChange),
 }
 
 #[derive(Debug)]
@@ -66,6 +71,8 @@ pub(crate) struct Op {
     pub(crate) objects: i64,
     /// What the change gave to the objects it changed.
     pub(crate) version: u64,
+    /// The trees of keys that the operation is about.
+    pub(crate) trees: Option<Box<Trees>>,
     pub(crate) is_parked: bool,
 }
 
@@ -83,6 +90,7 @@ impl Op {
             units: 0,
             objects: 0,
             version: 0,
+            trees: None,
             is_parked: false,
         }
     }
@@ -101,7 +109,7 @@ impl Op {
             Work::Ask(query) => query.for_each_key(visit),
             Work::Flush => {}
             Work::One(_) | Work::Many(_) => {
-                for step in self.steps() {
+                for step in self.steps().iter().filter(|step| !is_companion(&step.key)) {
                     visit(&step.key);
                     if let StepKind::Clone { source } = &step.kind {
                         visit(source);
@@ -150,7 +158,7 @@ pub(crate) fn admit(request: StoreRequest) -> (Result<Work, StoreRefusal>, Optio
             (fits.map(|()| Work::Read { key, offset, length }), Some(buffer))
         }
         StoreRequest::Write { key, offset, length, mut buffer } => {
-            let fits = check_buffer(offset, length, &mut buffer);
+            let fits = check_key(&key).and_then(|()| check_buffer(offset, length, &mut buffer));
             let kind = StepKind::Write { offset, length };
             (fits.map(|()| Work::One(Step { key, kind, buffer: None })), Some(buffer))
         }
@@ -163,6 +171,15 @@ pub(crate) fn admit(request: StoreRequest) -> (Result<Work, StoreRefusal>, Optio
         StoreRequest::Status { key } => (Ok(ask(Query::Status { key })), None),
         StoreRequest::Usage { key } => (Ok(ask(Query::Usage { key })), None),
         StoreRequest::Compare { a, b } => (Ok(ask(Query::Compare { a, b })), None),
+        StoreRequest::GetKeys { key, names } => (Ok(ask(Query::GetKeys { key, names })), None),
+        StoreRequest::ListKeys { key, after, limit } => {
+            let limit = limit.clamp(1, LIST_MAX);
+            (Ok(ask(Query::ListKeys { key, after, limit })), None)
+        }
+        StoreRequest::ReadLog { pool, pg, after, limit } => {
+            let (key, limit) = (log_key(pool, pg), limit.clamp(1, LIST_MAX));
+            (Ok(ask(Query::ReadLog { key, after, limit })), None)
+        }
         StoreRequest::Flush => (Ok(Work::Flush), None),
     }
 }
@@ -177,12 +194,80 @@ fn admit_steps(transaction: Vec<Operation>) -> Result<Vec<Step>, StoreRefusal> {
     }
     let steps = transaction.into_iter().map(step).collect::<Result<Vec<_>, _>>()?;
     check_conflicts(&steps)?;
-    Ok(steps)
+    Ok(with_companions(steps))
+}
+
+/// The keys of an object go where it goes.
+fn with_companions(steps: Vec<Step>) -> Vec<Step> {
+    let is_whole = |step: &Step| matches!(step.kind, StepKind::Remove | StepKind::Clone { .. });
+    if !steps.iter().any(is_whole) {
+        return steps;
+    }
+    let mut all = Vec::with_capacity(steps.len() * 2);
+    for step in steps {
+        let key = companion(&step.key);
+        let kind = match &step.kind {
+            StepKind::Remove => Some(StepKind::Remove),
+            StepKind::Clone { source } => Some(StepKind::Clone { source: companion(source) }),
+            _ => None,
+        };
+        all.push(step);
+        all.extend(kind.map(|kind| Step { key, kind, buffer: None }));
+    }
+    all
+}
+
+/// The upper bits of the pool tell what users have from what the store keeps beside it.
+fn check_key(key: &ObjectKey) -> Result<(), StoreRefusal> {
+    if is_hidden(key) { Err(StoreRefusal::BadPool { key: *key }) } else { Ok(()) }
+}
+
+fn log_step(
+    pool: PoolId,
+    pg: PgId,
+    kind: impl FnOnce(&ObjectKey) -> Result<KeysChange, StoreRefusal>,
+) -> Result<Step, StoreRefusal> {
+    let key = log_key(pool, pg);
+    if pool.0 > POOL_MAX {
+        return Err(StoreRefusal::BadPool { key });
+    }
+    Ok(Step { kind: StepKind::Keys(kind(&key)?), key, buffer: None })
 }
 
 fn step(operation: Operation) -> Result<Step, StoreRefusal> {
+    match operation {
+        Operation::LogAppend { pool, pg, version, entry } => {
+            log_step(pool, pg, |key| KeysChange::append(key, version, entry))
+        }
+        Operation::LogTrim { pool, pg, up_to } => {
+            log_step(pool, pg, |_| Ok(KeysChange::Trim { up_to }))
+        }
+        other => {
+            let step = object_step(other)?;
+            check_key(&step.key)?;
+            if let StepKind::Clone { source } = &step.kind {
+                check_key(source)?;
+            }
+            Ok(step)
+        }
+    }
+}
+
+fn object_step(operation: Operation) -> Result<Step, StoreRefusal> {
     let plain = |key, kind| Step { key, kind, buffer: None };
     Ok(match operation {
+        Operation::SetKeys { key, pairs } => {
+            plain(key, StepKind::Keys(KeysChange::set(&key, pairs)?))
+        }
+        Operation::RemoveKeys { key, names } => {
+            plain(key, StepKind::Keys(KeysChange::remove(names)))
+        }
+        Operation::RemoveKeyRange { key, from, to } => {
+            plain(key, StepKind::Keys(KeysChange::Cut { from, to }))
+        }
+        Operation::LogAppend { pool, pg, .. } | Operation::LogTrim { pool, pg, .. } => {
+            return Err(StoreRefusal::BadTransaction { key: log_key(pool, pg) });
+        }
         Operation::Touch { key } => plain(key, StepKind::Touch),
         Operation::Expect { key, version } => plain(key, StepKind::Expect { version }),
         Operation::Write { key, offset, length, mut buffer } => {
@@ -220,6 +305,7 @@ struct Touched {
     removed: bool,
     cloned_into: bool,
     rest: bool,
+    keys: bool,
 }
 
 impl Touched {
@@ -231,14 +317,14 @@ impl Touched {
 /// The order of steps that `Operation` promises: planning looks at the objects as they are before
 /// the transaction, and knows no more of earlier steps than what is allowed here.
 fn check_conflicts(steps: &[Step]) -> Result<(), StoreRefusal> {
-    let group = (steps[0].key.pool, steps[0].key.pg);
+    let group = group_of(&steps[0].key);
     let mut touched: Vec<(ObjectKey, Touched)> = Vec::with_capacity(steps.len() + 1);
     let mut touch = |key: ObjectKey, allows: fn(&mut Touched) -> bool| {
         let at = touched.iter().position(|(other, _)| *other == key).unwrap_or_else(|| {
             touched.push((key, Touched::default()));
             touched.len() - 1
         });
-        let is_allowed = (key.pool, key.pg) == group && allows(&mut touched[at].1);
+        let is_allowed = group_of(&key) == group && allows(&mut touched[at].1);
         if is_allowed { Ok(()) } else { Err(StoreRefusal::BadTransaction { key }) }
     };
     for step in steps {
@@ -246,7 +332,7 @@ fn check_conflicts(steps: &[Step]) -> Result<(), StoreRefusal> {
             StepKind::Clone { source } => {
                 touch(*source, |of| {
                     of.source = true;
-                    !of.data && !of.whole()
+                    !of.data && !of.keys && !of.whole()
                 })?;
                 if *source == step.key {
                     return Err(StoreRefusal::BadTransaction { key: *source });
@@ -271,6 +357,10 @@ fn check_conflicts(steps: &[Step]) -> Result<(), StoreRefusal> {
             | StepKind::Truncate { .. } => {
                 touch(step.key, |of| !of.whole() && !std::mem::replace(&mut of.data, true))?;
             }
+            StepKind::Keys(_) => touch(step.key, |of| {
+                (of.keys, of.rest) = (true, true);
+                !of.whole()
+            })?,
             StepKind::Touch | StepKind::SetAttribute { .. } | StepKind::RemoveAttribute { .. } => {
                 touch(step.key, |of| {
                     of.rest = true;
@@ -293,8 +383,7 @@ pub(crate) fn is_cloned_before(steps: &[Step], number: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::{ObjectId, PgId};
-    use plinth_ids::PoolId;
+    use crate::request::ObjectId;
 
     fn key(object: u128) -> ObjectKey {
         ObjectKey { pool: PoolId(1), pg: PgId(0), object: ObjectId(object), snapshot: 0 }

@@ -15,6 +15,9 @@ pub(crate) enum Query {
     Status { key: ObjectKey },
     Usage { key: ObjectKey },
     Compare { a: ObjectKey, b: ObjectKey },
+    GetKeys { key: ObjectKey, names: Vec<Vec<u8>> },
+    ListKeys { key: ObjectKey, after: Option<Vec<u8>>, limit: usize },
+    ReadLog { key: ObjectKey, after: u64, limit: usize },
 }
 
 /// A range of keys that is asked for.
@@ -29,7 +32,11 @@ impl Query {
     pub(crate) fn for_each_key(&self, mut visit: impl FnMut(&ObjectKey)) {
         match self {
             Self::List(_) => {}
-            Self::Status { key } | Self::Usage { key } => visit(key),
+            Self::Status { key }
+            | Self::Usage { key }
+            | Self::GetKeys { key, .. }
+            | Self::ListKeys { key, .. }
+            | Self::ReadLog { key, .. } => visit(key),
             Self::Compare { a, b } => {
                 visit(a);
                 visit(b);
@@ -49,6 +56,10 @@ pub(crate) enum Found {
 impl<D: Disk> Store<D> {
     pub(crate) fn attempt_query(&mut self, op: u32) -> Progress {
         let Some(entry) = self.ops.get_mut(op) else { return Progress::Through };
+        if let Some(refusal) = entry.refusal {
+            self.complete(op, Err(refusal));
+            return Progress::Through;
+        }
         let number = entry.number;
         // The question is taken out while the store looks for the answer.
         let work = std::mem::replace(&mut entry.work, Work::Flush);
@@ -57,6 +68,11 @@ impl<D: Disk> Store<D> {
             Query::List(listing) => self.list_objects(number, listing),
             Query::Status { key } => self.object_status(key),
             Query::Usage { key } => self.usage(key),
+            Query::GetKeys { key, names } => self.get_keys(op, key, names),
+            Query::ListKeys { key, after, limit } => {
+                self.list_keys(op, key, after.as_deref(), *limit)
+            }
+            Query::ReadLog { key, after, limit } => self.read_log(op, *key, *after, *limit),
             Query::Compare { a, b } => self.compare(a, b),
         };
         match found {

@@ -15,7 +15,7 @@ use crate::store::{Progress, Store};
 use plinth_format::{Attributes, MAP_BLOCKS, UNIT_BLOCKS, crc32c};
 
 /// What is known about one block of an object.
-enum Source {
+pub(crate) enum Source {
     Zero,
     Overlay(u64),
     Disk(u64),
@@ -82,7 +82,7 @@ impl<D: Disk> Store<D> {
     }
 
     #[inline]
-    fn source(&self, frame: u32, block: u32) -> Source {
+    pub(crate) fn source(&self, frame: u32, block: u32) -> Source {
         let page = &self.cache.frame(frame).page;
         let block = block % MAP_BLOCKS;
         if page.checksum(block).is_none() {
@@ -152,7 +152,7 @@ impl<D: Disk> Store<D> {
     }
 
     #[expect(clippy::too_many_arguments, reason = "all of it is one disk request and its context")]
-    fn start_run(
+    pub(crate) fn start_run(
         &mut self,
         op: u32,
         frame: u32,
@@ -274,6 +274,11 @@ impl<D: Disk> Store<D> {
         {
             return op.steps()[old.step].key;
         }
+        if let (Place::Node { tree }, Some(trees)) = (place, &op.trees)
+            && let Some(key) = trees.key(tree)
+        {
+            return key;
+        }
         let mut found = ObjectKey::default();
         op.for_each_key(|key| found = *key);
         found
@@ -300,6 +305,13 @@ impl<D: Disk> Store<D> {
         let (target, at) = match run.place {
             Place::Whole => {
                 op.buffer = Some(buffer);
+                return;
+            }
+            Place::Node { tree } => {
+                if let Some(trees) = &mut op.trees {
+                    trees.place(tree, run.block, buffer.as_bytes());
+                }
+                self.io.pool.put(buffer);
                 return;
             }
             Place::Part { at } => (op.buffer.as_mut(), at),

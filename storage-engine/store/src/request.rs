@@ -45,7 +45,13 @@ impl ObjectKey {
 
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pool, pg, object, snapshot } = self;
+        let Self { pg, object, snapshot, .. } = self;
+        let (pool, _) = crate::keys::group_of(self);
+        if crate::keys::is_companion(self) {
+            f.write_str("the keys of ")?;
+        } else if crate::keys::is_hidden(self) {
+            return write!(f, "the log of {pool}/{}", pg.0);
+        }
         write!(f, "{pool}/{}/{:032x}@{snapshot}", pg.0, object.0)
     }
 }
@@ -84,6 +90,15 @@ pub enum StoreRequest {
     /// equal; blocks in different units count as different whatever they hold, for nothing is
     /// read. An object that is not there is one of zeros. Sizes and attributes are not compared.
     Compare { a: ObjectKey, b: ObjectKey },
+    /// Looks up keys of the object, at most [`LIST_MAX`].
+    GetKeys { key: ObjectKey, names: Vec<Vec<u8>> },
+    /// Names at most `limit` pairs of the object (1 to [`LIST_MAX`], and at most 1 MiB) whose keys
+    /// come behind `after`, in the order of their bytes. To go on, give the last key: pairs that
+    /// come or go meanwhile do not disturb those that stay.
+    ListKeys { key: ObjectKey, after: Option<Vec<u8>>, limit: usize },
+    /// Reads at most `limit` entries of a group's log (1 to [`LIST_MAX`], and at most 1 MiB) whose
+    /// versions are higher than `after`, in order.
+    ReadLog { pool: PoolId, pg: PgId, after: u64, limit: usize },
     /// Makes durable every write that was acknowledged, and every change that was submitted,
     /// before this. Whatever the pool's durability is: it ends after a
     /// flush of the device that began when all of that was written.
@@ -95,8 +110,9 @@ pub enum StoreRequest {
 /// A step sees the steps before it. Each object may be, in this order, cloned from (any number of
 /// times), then changed by one step that is about its data (`Write`, `WriteFull`, `Zero`,
 /// `Truncate`) or about all of it (`Remove`, `Clone` into). Steps on attributes may stand
-/// anywhere, but not before a step about all of the object, nor behind a `Remove`. An object that
-/// is cloned from is there before the transaction. At most [`STEPS_MAX`] steps.
+/// anywhere, but not before a step about all of the object, nor behind a `Remove`; so may those on
+/// keys, but not before a clone is made of the object, nor on a clone. An object that is cloned
+/// from is there before the transaction. At most [`STEPS_MAX`] steps.
 ///
 /// So `Clone { source: X, target: Y }` with a `Write` of X behind it is the first write after a
 /// snapshot: Y keeps the old bytes, X gets the new ones, both or neither after a crash.
@@ -155,6 +171,37 @@ pub enum Operation {
         key: ObjectKey,
         name: Vec<u8>,
     },
+    /// Sets keys: of 1 to 255 bytes, with values of at most 3072. Makes the object if it is not
+    /// there. Of equal keys the last counts.
+    SetKeys {
+        key: ObjectKey,
+        pairs: Vec<(Vec<u8>, Vec<u8>)>,
+    },
+    /// Keys that are not there are no error.
+    RemoveKeys {
+        key: ObjectKey,
+        names: Vec<Vec<u8>>,
+    },
+    /// Removes every key from `from` on and below `to`; `None` is the end.
+    RemoveKeyRange {
+        key: ObjectKey,
+        from: Vec<u8>,
+        to: Option<Vec<u8>>,
+    },
+    /// Appends an entry of at most 3072 bytes to the log of the transaction's group. Versions rise
+    /// strictly, also over entries that were trimmed.
+    LogAppend {
+        pool: PoolId,
+        pg: PgId,
+        version: u64,
+        entry: Vec<u8>,
+    },
+    /// Removes entries up to this version.
+    LogTrim {
+        pool: PoolId,
+        pg: PgId,
+        up_to: u64,
+    },
 }
 
 /// The end of one request.
@@ -207,6 +254,18 @@ pub enum StoreAnswer {
     Compared {
         ranges: Vec<BlockRange>,
     },
+    Keys {
+        /// In the order of the keys, or in that in which they were asked for.
+        pairs: Vec<(Vec<u8>, Vec<u8>)>,
+        /// Whether a list goes on.
+        more: bool,
+    },
+    Log {
+        entries: Vec<(u64, Vec<u8>)>,
+        /// The highest version that was ever appended, 0 for none.
+        last: u64,
+        more: bool,
+    },
     Flushed,
 }
 
@@ -228,6 +287,16 @@ pub enum StoreRefusal {
     NotFound { key: ObjectKey },
     #[error("{key} has version {found}, not {expected}: read it again")]
     VersionMismatch { key: ObjectKey, expected: u64, found: u64 },
+    #[error("the pool of {key} is too high: pools of objects are below 2^30")]
+    BadPool { key: ObjectKey },
+    #[error("a key for {key} has not 1 to 255 bytes, or its value more than 3072")]
+    BadPair { key: ObjectKey },
+    #[error("{key} take all their 4 MiB: remove some")]
+    KeysFull { key: ObjectKey },
+    #[error("a page of {key} is damaged: remove the object")]
+    BadKeys { key: ObjectKey },
+    #[error("the log of group {} in pool {pool} is at version {last}, so {version} is too low", pg.0)]
+    LogOrder { pool: PoolId, pg: PgId, version: u64, last: u64 },
     #[error("bytes {offset}+{length} are not inside 4 MiB, or not the whole blocks they must be")]
     BadRange { offset: u32, length: u32 },
     #[error("the buffer is shorter than the blocks of the range")]

@@ -440,7 +440,10 @@ impl<D: Disk> Store<D> {
 
     /// At most `limit` objects of the range, in order. Call again from the last key's successor.
     pub fn list(&self, range: RangeInclusive<ObjectKey>, limit: usize) -> Vec<ObjectStatus> {
-        let found = self.objects.range(range).take(limit);
+        let (start, end) = (*range.start(), (*range.end()).min(crate::list::LAST));
+        let is_some = start <= end;
+        let found = is_some.then(|| self.objects.range(start..=end)).into_iter().flatten();
+        let found = found.take(limit);
         found.map(|(key, slot)| self.status(key, slot)).collect()
     }
 
