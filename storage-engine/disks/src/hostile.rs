@@ -47,6 +47,11 @@ fn used_disk() -> Option<MemoryDisk> {
     Some(store.abandon())
 }
 
+fn log(version: u64, byte: u8) -> Operation {
+    let ObjectKey { pool, pg, .. } = key(0);
+    Operation::LogAppend { pool, pg, version, entry: vec![byte; 70] }
+}
+
 /// One of each kind of request, on a few objects.
 fn use_store<D: Disk>(store: &mut Store<D>, byte: u8) {
     for object in 0..4 {
@@ -62,6 +67,12 @@ fn use_store<D: Disk>(store: &mut Store<D>, byte: u8) {
     run(store);
     let name = vec![byte];
     for operation in [
+        Operation::SetKeys {
+            key: key(0),
+            pairs: (0..60).map(|n| (vec![b'k', n], vec![byte; 90])).collect(),
+        },
+        Operation::RemoveKeyRange { key: key(0), from: vec![b'k', 5], to: Some(vec![b'k', 9]) },
+        log(u64::from(byte), byte),
         Operation::Clone { source: key(0), target: key(5) },
         Operation::Clone { source: key(1), target: key(2) },
         Operation::Zero { key: key(0), offset: 4096, length: 40_960 },
@@ -77,6 +88,11 @@ fn use_store<D: Disk>(store: &mut Store<D>, byte: u8) {
         let read = StoreRequest::Read { key: key(object), offset: 0, length: 1 << 16, buffer };
         let _ = store.submit(StoreTag(0), read);
         let _ = store.submit(StoreTag(0), StoreRequest::Attributes { key: key(object) });
+        let list = StoreRequest::ListKeys { key: key(object), after: None, limit: 50 };
+        let _ = store.submit(StoreTag(0), list);
+        let _ = store.submit(StoreTag(0), StoreRequest::Usage { key: key(object) });
+        let compare = StoreRequest::Compare { a: key(object), b: key(0) };
+        let _ = store.submit(StoreTag(0), compare);
     }
     let _ = store.submit(StoreTag(0), StoreRequest::Flush);
     run(store);

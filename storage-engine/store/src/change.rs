@@ -6,8 +6,8 @@
 
 use crate::buffer::BLOCK_SIZE;
 use crate::disk::Disk;
-use crate::marks::Overwrite;
 use crate::keys::is_hidden;
+use crate::marks::Overwrite;
 use crate::objects::{BAD_FRAME, NO_FRAME};
 use crate::op::{Old, Step, StepKind, Work, block_range, is_cloned_before};
 use crate::request::{ObjectKey, STEPS_MAX, StoreRefusal};

@@ -32,6 +32,9 @@ impl<D: Disk> Store<D> {
         let before = self.objects.count();
         let is_single = steps.len() == 1;
         for (number, step) in steps.iter_mut().enumerate() {
+            if self.options.omit == Omit::KeysApart && number > 0 && is_hidden(&step.key) {
+                self.seal_entry();
+            }
             let own =
                 if is_single { self.ops.get_mut(op).and_then(|op| op.buffer.take()) } else { None };
             let sender = own.is_some().then_some(op);

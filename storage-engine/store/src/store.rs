@@ -134,6 +134,8 @@ pub enum Omit {
     CloneSettled,
     /// Plans a write as if the steps before it in its transaction would not share its units.
     EarlierSteps,
+    /// Puts keys and logs into another entry than the rest of their transaction.
+    KeysApart,
     /// Leaves the versions of objects out of the journal.
     VersionRecord,
 }

@@ -6,9 +6,10 @@
 mod support;
 
 use plinth_disks::memory::{Cache, Cut, Fault, FaultRule, MemoryDisk};
+use plinth_ids::PoolId;
 use plinth_store::{
-    BlockRange, Disk, DiskError, Durability, Level, Operation, ReadOnlyReason, Store, StoreAnswer,
-    StoreOptions, StoreRefusal, StoreRequest, StoreState, StoreTag,
+    BlockRange, Disk, DiskError, Durability, Level, ObjectKey, Operation, PgId, ReadOnlyReason,
+    Store, StoreAnswer, StoreOptions, StoreRefusal, StoreRequest, StoreState, StoreTag,
 };
 use std::time::Duration;
 use support::{apply, formatted, fresh, key, lay_out, read, run, settle, write, write_request};
@@ -511,4 +512,166 @@ fn a_version_that_a_crash_took_back_is_never_given_again() {
     assert_eq!(version(&mut store, 1), 0, "the change is lost");
     write(&mut store, 1, 0, &[2; 512]).unwrap();
     assert!(version(&mut store, 1) > seen);
+}
+
+fn pairs(store: &mut Store<MemoryDisk>, object: u128) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut all: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    loop {
+        let after = all.last().map(|(name, _)| name.clone());
+        let request = StoreRequest::ListKeys { key: key(object), after, limit: 100 };
+        let Ok(StoreAnswer::Keys { pairs, more }) = run(store, request).result else {
+            panic!("no keys")
+        };
+        all.extend(pairs);
+        if !more {
+            return all;
+        }
+    }
+}
+
+fn set_keys(object: u128, names: impl Iterator<Item = u32>, byte: u8) -> Operation {
+    let pair = |name: u32| (format!("{name:08}").into_bytes(), vec![byte; 60]);
+    Operation::SetKeys { key: key(object), pairs: names.map(pair).collect() }
+}
+
+#[test]
+fn thousands_of_keys_are_kept_in_order_and_go_with_their_object() {
+    let options = StoreOptions { overlay_blocks: 256, ..options() };
+    let mut store = fresh(32 * MIB, options);
+    let before = store.capacity();
+    // Not in order, in batches, some of them twice.
+    for batch in 0..700_u32 {
+        let names = (0..8).map(|index| (batch * 8 + index) * 2611 % 6007);
+        apply(&mut store, vec![set_keys(1, names, 1)]).unwrap();
+        if batch % 100 == 7 {
+            store = Store::mount(store.abandon(), options).unwrap();
+        }
+    }
+    let first = pairs(&mut store, 1);
+    assert!(first.len() > 5000, "{}", first.len());
+    assert!(first.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    assert_eq!(store.capacity().objects, before.objects + 2);
+    let seen = store.list(key(0)..=ObjectKey::MAX, 100);
+    assert_eq!(seen.len(), 1, "what holds the keys is no object of users: {seen:?}");
+    // A clone shares their pages; each changes for itself, also in the transaction of the clone.
+    let clone = Operation::Clone { source: key(1), target: key(2) };
+    let some = set_keys(1, 0..20, 2);
+    let units = store.capacity().used;
+    apply(&mut store, vec![clone, some]).unwrap();
+    assert!(store.capacity().used <= units + 4 * 32768, "only what changed is copied");
+    assert_eq!(pairs(&mut store, 2), first);
+    let names = vec![b"00000003".to_vec(), b"x".to_vec(), b"00000001".to_vec()];
+    let found = run(&mut store, StoreRequest::GetKeys { key: key(1), names }).result;
+    let pair = |name: &[u8]| (name.to_vec(), vec![2; 60]);
+    let expected = vec![pair(b"00000003"), pair(b"00000001")];
+    assert_eq!(found, Ok(StoreAnswer::Keys { pairs: expected, more: false }));
+    // Keys that go meanwhile do not disturb a list.
+    let range = |from: &[u8], to: Option<&[u8]>| Operation::RemoveKeyRange {
+        key: key(1),
+        from: from.to_vec(),
+        to: to.map(<[u8]>::to_vec),
+    };
+    apply(&mut store, vec![range(b"00000010", Some(b"00005000"))]).unwrap();
+    let after = Some(b"00000015".to_vec());
+    let list = StoreRequest::ListKeys { key: key(1), after, limit: 1 };
+    let Ok(StoreAnswer::Keys { pairs: left, .. }) = run(&mut store, list).result else { panic!() };
+    assert!(left[0].0.as_slice() >= b"00005000".as_slice());
+    apply(&mut store, vec![range(b"", None)]).unwrap();
+    assert!(pairs(&mut store, 1).is_empty());
+    assert_eq!(pairs(&mut store, 2), first);
+    let remove = |object| Operation::Remove { key: key(object) };
+    apply(&mut store, vec![remove(1), remove(2)]).unwrap();
+    assert_eq!(store.capacity(), before);
+    store.check().unwrap();
+}
+
+#[test]
+fn keys_that_cannot_be_are_refused_by_name() {
+    let mut store = fresh(16 * MIB, options());
+    let set = |name: &[u8], length| Operation::SetKeys {
+        key: key(1),
+        pairs: vec![(name.to_vec(), vec![1; length])],
+    };
+    let bad = Err(StoreRefusal::BadPair { key: key(1) });
+    assert_eq!(apply(&mut store, vec![set(b"", 1)]), bad);
+    assert_eq!(apply(&mut store, vec![set(&[7; 256], 1)]), bad);
+    assert_eq!(apply(&mut store, vec![set(b"a", 3073)]), bad);
+    apply(&mut store, vec![set(&[7; 255], 3072), set(b"a", 0)]).unwrap();
+    assert_eq!(pairs(&mut store, 1).len(), 2);
+    let missing = StoreRefusal::NotFound { key: key(2) };
+    let list = StoreRequest::ListKeys { key: key(2), after: None, limit: 1 };
+    assert_eq!(run(&mut store, list).result, Err(missing));
+    let hidden = ObjectKey { pool: PoolId(1 << 30), ..key(1) };
+    let refused = apply(&mut store, vec![Operation::Touch { key: hidden }]);
+    assert_eq!(refused, Err(StoreRefusal::BadPool { key: hidden }));
+}
+
+#[test]
+fn a_bad_page_of_keys_costs_the_keys_of_that_object() {
+    let mut store = fresh(16 * MIB, options());
+    write(&mut store, 1, 0, &[1; 4096]).unwrap();
+    apply(&mut store, vec![set_keys(1, 0..20, 1)]).unwrap();
+    apply(&mut store, vec![set_keys(2, 0..20, 2)]).unwrap();
+    let mut disk = store.unmount();
+    let mut bytes = [0; 4096];
+    let of_one = (0..4096).map(|block| block * 4096).find(|&at| {
+        disk.peek(at, &mut bytes);
+        bytes.starts_with(b"PLNk") && bytes[100..140].contains(&1)
+    });
+    bytes[60] ^= 1;
+    disk.overwrite(of_one.unwrap(), &bytes);
+    let mut store = Store::mount(disk, options()).unwrap();
+    let list = StoreRequest::ListKeys { key: key(1), after: None, limit: 1 };
+    let refusal = run(&mut store, list).result.unwrap_err();
+    assert!(refusal.to_string().contains("block 0 of the keys of pool-1/0/"), "{refusal}");
+    assert!(apply(&mut store, vec![set_keys(1, 5..6, 3)]).is_err());
+    assert_eq!(read(&mut store, 1, 0, 4096).unwrap(), [1; 4096]);
+    assert_eq!(pairs(&mut store, 2).len(), 20);
+    apply(&mut store, vec![Operation::Remove { key: key(1) }]).unwrap();
+    apply(&mut store, vec![set_keys(1, 5..6, 3)]).unwrap();
+    assert_eq!(pairs(&mut store, 1).len(), 1);
+    store.check().unwrap();
+}
+
+#[test]
+fn a_log_rises_is_read_and_trimmed_and_remembers_where_it_was() {
+    let mut store = fresh(16 * MIB, options());
+    let (pool, pg) = (key(0).pool, key(0).pg);
+    let append = |version| {
+        let entry = format!("entry {version}").into_bytes();
+        Operation::LogAppend { pool, pg, version, entry }
+    };
+    let low = |version, last| Err(StoreRefusal::LogOrder { pool, pg, version, last });
+    for version in (10..300).step_by(2) {
+        let touch = Operation::Touch { key: key(u128::from(version % 3)) };
+        apply(&mut store, vec![touch, append(version), append(version + 1)]).unwrap();
+    }
+    let touch = Operation::Touch { key: key(9) };
+    assert_eq!(apply(&mut store, vec![touch, append(299)]), low(299, 299));
+    assert_eq!(store.object(&key(9)), None, "all of it is refused");
+    let read = |store: &mut _, after, limit| match run(
+        store,
+        StoreRequest::ReadLog { pool, pg, after, limit },
+    )
+    .result
+    {
+        Ok(StoreAnswer::Log { entries, last, more }) => (entries, last, more),
+        other => panic!("{other:?}"),
+    };
+    let (entries, last, more) = read(&mut store, 100, 5);
+    let versions: Vec<u64> = entries.iter().map(|(version, _)| *version).collect();
+    assert_eq!((versions, last, more), (vec![101, 102, 103, 104, 105], 299, true));
+    assert_eq!(entries[0].1, b"entry 101");
+    apply(&mut store, vec![Operation::LogTrim { pool, pg, up_to: 297 }]).unwrap();
+    assert_eq!(read(&mut store, 0, 9).0.len(), 2);
+    apply(&mut store, vec![Operation::LogTrim { pool, pg, up_to: u64::MAX }]).unwrap();
+    let mut store = Store::mount(store.abandon(), options()).unwrap();
+    assert_eq!(read(&mut store, 0, 9), (Vec::new(), 299, false));
+    assert_eq!(apply(&mut store, vec![append(299)]), low(299, 299));
+    apply(&mut store, vec![append(300)]).unwrap();
+    assert_eq!(read(&mut store, 299, 9).0, [(300, b"entry 300".to_vec())]);
+    // A transaction has one group's log only.
+    let other = Operation::LogAppend { pool, pg: PgId(1), version: 1, entry: Vec::new() };
+    let refused = apply(&mut store, vec![Operation::Touch { key: key(1) }, other]);
+    assert!(matches!(refused, Err(StoreRefusal::BadTransaction { .. })), "{refused:?}");
 }

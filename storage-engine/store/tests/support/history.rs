@@ -29,6 +29,8 @@ mod overwrites;
 
 const SECTOR: u32 = 512;
 pub(crate) const OBJECTS: u64 = 5;
+/// The group's log, which the model has as one more object.
+pub(crate) const LOG: u64 = 100;
 /// Sectors that the workload uses: the first five units, and two on each side of the border of
 /// the two map pages.
 const REGIONS: [(u32, u32); 2] = [(0, 320), (4096 - 128, 256)];
@@ -39,6 +41,10 @@ pub(crate) struct Model {
     pub(crate) exists: bool,
     pub(crate) sectors: BTreeMap<u32, u64>,
     pub(crate) attribute: Option<u64>,
+    /// Keys, or entries of the log.
+    pub(crate) keys: BTreeMap<u64, u64>,
+    /// Of the log.
+    pub(crate) last: u64,
 }
 
 /// Versions of objects; none for one that is not there.
@@ -54,6 +60,11 @@ enum Change {
     Remove { object: u64 },
     Clone { source: u64, target: u64 },
     Attribute { object: u64, value: u64 },
+    SetKeys { object: u64, first: u64, count: u64, value: u64 },
+    RemoveKeys { object: u64, first: u64, count: u64 },
+    CutKeys { object: u64, first: u64, count: u64 },
+    Append { version: u64, value: u64 },
+    Trim { up_to: u64 },
 }
 
 impl Change {
@@ -64,7 +75,11 @@ impl Change {
             | Self::Zero { object, .. }
             | Self::Truncate { object, .. }
             | Self::Remove { object }
+            | Self::SetKeys { object, .. }
+            | Self::RemoveKeys { object, .. }
+            | Self::CutKeys { object, .. }
             | Self::Attribute { object, .. } => *object,
+            Self::Append { .. } | Self::Trim { .. } => LOG,
             Self::Clone { target, .. } => *target,
         }
     }
@@ -77,7 +92,11 @@ impl Change {
             | Self::Zero { object, .. }
             | Self::Truncate { object, .. }
             | Self::Remove { object }
+            | Self::SetKeys { object, .. }
+            | Self::RemoveKeys { object, .. }
+            | Self::CutKeys { object, .. }
             | Self::Attribute { object, .. } => *object = at,
+            Self::Append { .. } | Self::Trim { .. } => {}
             Self::Clone { source, target } => {
                 if *source == at {
                     *source = *target;
@@ -115,6 +134,18 @@ impl Change {
                 model.exists = true;
                 model.attribute = Some(value);
             }
+            Self::SetKeys { first, count, value, .. } => {
+                model.exists = true;
+                model.keys.extend((first..first + count).map(|name| (name, value)));
+            }
+            Self::RemoveKeys { first, count, .. } | Self::CutKeys { first, count, .. } => {
+                model.keys.retain(|name, _| !(first..first + count).contains(name));
+            }
+            Self::Append { version, value } => {
+                model.keys.insert(version, value);
+                model.last = version;
+            }
+            Self::Trim { up_to } => model.keys.retain(|version, _| *version > up_to),
         }
     }
 
@@ -145,6 +176,25 @@ impl Change {
                 name: b"n".to_vec(),
                 value: value.to_le_bytes().repeat(1 + usize::try_from(value % 40).unwrap()),
             },
+            Self::SetKeys { object, first, count, value } => {
+                let pair = |name| (questions::name(name), questions::bytes(name, value));
+                // In disorder: the store sorts.
+                let pairs = (first..first + count).rev().map(pair).collect();
+                Operation::SetKeys { key: at(object), pairs }
+            }
+            Self::RemoveKeys { object, first, count } => {
+                let names = (first..first + count).rev().map(questions::name).collect();
+                Operation::RemoveKeys { key: at(object), names }
+            }
+            Self::CutKeys { object, first, count } => {
+                let (from, to) = (questions::name(first), Some(questions::name(first + count)));
+                Operation::RemoveKeyRange { key: at(object), from, to }
+            }
+            Self::Append { version, value } => {
+                let (pool, pg) = (key(0).pool, key(0).pg);
+                Operation::LogAppend { pool, pg, version, entry: questions::bytes(0, value) }
+            }
+            Self::Trim { up_to } => Operation::LogTrim { pool: key(0).pool, pg: key(0).pg, up_to },
         }
     }
 }
@@ -161,7 +211,7 @@ fn generate_change(seed: &mut Seed, value: u64) -> Change {
     let object = seed.below(OBJECTS);
     let (start, length) = REGIONS[usize::from(seed.one_in(4))];
     let sector_in = |seed: &mut Seed| start + seed.below(u64::from(length) - 1) as u32;
-    match seed.below(20) {
+    match seed.below(26) {
         0..=7 => {
             // Small and odd: parts of blocks, a block, a few.
             let sector = sector_in(seed);
@@ -185,6 +235,20 @@ fn generate_change(seed: &mut Seed, value: u64) -> Change {
         16..=18 => {
             let target = (object + 1 + seed.below(OBJECTS - 1)) % OBJECTS;
             Change::Clone { source: object, target }
+        }
+        19..=22 => {
+            let first = seed.below(questions::NAMES);
+            let most = if seed.one_in(6) { 24 } else { 4 };
+            let count = 1 + seed.below(most);
+            Change::SetKeys { object, first, count, value }
+        }
+        23 => {
+            let first = seed.below(questions::NAMES);
+            Change::RemoveKeys { object, first, count: 1 + seed.below(12) }
+        }
+        24 => {
+            let first = seed.below(questions::NAMES);
+            Change::CutKeys { object, first, count: 1 + seed.below(questions::NAMES) }
         }
         _ => Change::Attribute { object, value },
     }
@@ -236,6 +300,12 @@ fn generate(seed: &mut Seed, count: usize, mix: Mix) -> Vec<Step> {
         let mut step = vec![generate_change(seed, value)];
         if seed.one_in(4) {
             add_second(seed, &mut step, value + 1);
+        }
+        // Its version rises from step to step, whichever of them are refused.
+        if seed.one_in(4) {
+            step.push(Change::Append { version: index as u64 + 1, value });
+        } else if seed.one_in(12) {
+            step.push(Change::Trim { up_to: seed.below(index as u64 + 2) });
         }
         steps.push(step);
     }
@@ -450,8 +520,11 @@ impl Plan {
             let alone = report.units - report.shared_units;
             questions::compare(&mut store, &state, &versions, alone, &mut seed)
                 .map_err(|e| format!("seed {} step {index}: {e}", self.seed))?;
-            for object in 0..OBJECTS {
-                let found = read_object(&mut store, object)?;
+            for object in (0..OBJECTS).chain([LOG]) {
+                let found = match object {
+                    LOG => questions::log(&mut store, 3)?,
+                    object => read_object(&mut store, object)?,
+                };
                 let expected = state.get(&object).cloned().unwrap_or_default();
                 if found != expected {
                     let misfit = misfit(object, &[(index, expected)], &found);
@@ -549,6 +622,7 @@ impl Plan {
             let version = questions::version(&mut store, object)?;
             found.insert(object, (read_object(&mut store, object)?, version));
         }
+        found.insert(LOG, (questions::log(&mut store, 7)?, 0));
         store.check().map_err(|e| format!("check after reading: {e}"))?;
         explain(steps, refused, progress, &found, self.atomic >= 4096)?;
         Ok(store.counters().adopted_blocks)
@@ -598,6 +672,7 @@ fn read_object(store: &mut Store<MemoryDisk>, object: u64) -> Result<Model, Stri
             }
         }
     }
+    model.keys = questions::keys(store, object)?;
     if model.exists {
         store
             .submit(StoreTag(0), StoreRequest::Attributes { key: at })
@@ -624,7 +699,7 @@ fn explain(
     // time in the order of submission: requests on one object are carried out in that order.
     let mut state: BTreeMap<u64, Model> = BTreeMap::new();
     let mut states: BTreeMap<u64, Vec<(usize, Model)>> = BTreeMap::new();
-    for object in 0..OBJECTS {
+    for object in (0..OBJECTS).chain([LOG]) {
         states.insert(object, vec![(usize::MAX, Model::default())]);
     }
     for (index, step) in steps.iter().enumerate().take(progress.submitted) {
@@ -685,6 +760,12 @@ fn misfit(object: u64, list: &[(usize, Model)], found: &Model) -> String {
         let mut words: Vec<String> = wrong
             .map(|s| format!("sector {s}: {:?} and not {:?}", at(found, s), at(model, s)))
             .collect();
+        let names = model.keys.keys().chain(found.keys.keys());
+        let at = |of: &Model, name: &u64| of.keys.get(name).copied();
+        let wrong = names.filter(|name| at(model, name) != at(found, name));
+        words.extend(
+            wrong.map(|n| format!("key {n}: {:?} and not {:?}", at(found, n), at(model, n))),
+        );
         words.dedup();
         words
     };

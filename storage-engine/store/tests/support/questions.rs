@@ -7,6 +7,7 @@
 use crate::history::{Model, OBJECTS, Versions};
 use crate::{key, settle};
 use plinth_disks::memory::{MemoryDisk, Seed};
+use plinth_ids::PoolId;
 use plinth_store::{ObjectKey, Store, StoreAnswer, StoreRefusal, StoreRequest, StoreTag};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,6 +19,93 @@ fn ask(
 ) -> Result<Result<StoreAnswer, StoreRefusal>, String> {
     store.submit(StoreTag(0), request).map_err(|_| "no room for a question".to_owned())?;
     Ok(settle(store).pop().ok_or("a question without an end")?.result)
+}
+
+/// Numbers of keys that the workload uses.
+pub(crate) const NAMES: u64 = 150;
+
+/// The key of a number: in the order of numbers, of any length.
+pub(crate) fn name(number: u64) -> Vec<u8> {
+    let mut name = format!("{number:06}").into_bytes();
+    name.resize(6 + (number * 31 % 200) as usize, b'-');
+    name
+}
+
+/// What is stored under a key: of any length, and nothing but the value.
+pub(crate) fn bytes(name: u64, value: u64) -> Vec<u8> {
+    value.to_le_bytes().repeat(1 + ((name * 7 + value) % 120) as usize)
+}
+
+fn number(name: u64, bytes: &[u8]) -> Result<u64, String> {
+    let value = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    let is_whole = bytes == self::bytes(name, value);
+    is_whole.then_some(value).ok_or(format!("the value of key {name} is torn"))
+}
+
+/// Every key of an object, a few at a time.
+pub(crate) fn keys(
+    store: &mut Store<MemoryDisk>,
+    object: u64,
+) -> Result<BTreeMap<u64, u64>, String> {
+    let mut found = BTreeMap::new();
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let (at, limit) = (key(u128::from(object)), 10);
+        match ask(store, StoreRequest::ListKeys { key: at, after: after.clone(), limit })? {
+            Ok(StoreAnswer::Keys { pairs, more }) => {
+                for (name, bytes) in &pairs {
+                    let digits = name.get(..6).and_then(|digits| std::str::from_utf8(digits).ok());
+                    let parsed = digits.and_then(|digits| digits.parse().ok());
+                    let name_number: u64 = parsed.ok_or("a key that is none")?;
+                    if *name != self::name(name_number) {
+                        return Err(format!("key {name_number} is torn"));
+                    }
+                    found.insert(name_number, number(name_number, bytes)?);
+                }
+                if pairs.len() > limit || (more && pairs.is_empty()) {
+                    return Err(format!("{} pairs in a list of {limit}", pairs.len()));
+                }
+                after = pairs.last().map(|(name, _)| name.clone());
+                if !more {
+                    return Ok(found);
+                }
+            }
+            Err(StoreRefusal::NotFound { .. }) => return Ok(found),
+            other => return Err(format!("keys of {object} were answered with {other:?}")),
+        }
+    }
+}
+
+/// The group's log, as the model has it.
+pub(crate) fn log(store: &mut Store<MemoryDisk>, limit: usize) -> Result<Model, String> {
+    let mut model = Model::default();
+    let (pool, pg) = (key(0).pool, key(0).pg);
+    let mut after = 0;
+    loop {
+        match ask(store, StoreRequest::ReadLog { pool, pg, after, limit })? {
+            Ok(StoreAnswer::Log { entries, last, more }) => {
+                model.last = last;
+                for (version, bytes) in &entries {
+                    model.keys.insert(*version, number(0, bytes)?);
+                    after = *version;
+                }
+                if !more {
+                    return Ok(model);
+                }
+            }
+            other => return Err(format!("the log was answered with {other:?}")),
+        }
+    }
+}
+
+/// Units that no other object has, of one that the store keeps beside those of users.
+fn hidden_units(store: &mut Store<MemoryDisk>, at: ObjectKey, bits: u32) -> Result<u64, String> {
+    let hidden = ObjectKey { pool: PoolId(at.pool.0 | bits << 30), ..at };
+    match ask(store, StoreRequest::Usage { key: hidden })? {
+        Ok(StoreAnswer::Usage { unique, .. }) => Ok(u64::from(unique)),
+        Err(StoreRefusal::NotFound { .. }) => Ok(0),
+        other => Err(format!("a usage was answered with {other:?}")),
+    }
 }
 
 /// The object's version, 0 for none.
@@ -76,8 +164,9 @@ fn compare_list(
 }
 
 fn compare_usage(store: &mut Store<MemoryDisk>, state: &State, alone: u64) -> Result<(), String> {
-    let mut sum = 0;
+    let mut sum = hidden_units(store, key(0), 3)?;
     for object in 0..OBJECTS {
+        sum += hidden_units(store, key(u128::from(object)), 2)?;
         let model = state.get(&object).cloned().unwrap_or_default();
         let at = key(u128::from(object));
         let answer = ask(store, StoreRequest::Usage { key: at })?;
