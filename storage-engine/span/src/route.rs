@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where a request belongs, and what it changes.
 
-use plinth_store::{ObjectKey, Operation, StoreRequest};
+use plinth_ids::PoolId;
+use plinth_store::{ObjectId, ObjectKey, Operation, PgId, StoreRequest};
 
 /// What must be copied again of an object that was changed while its group is copied.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -39,10 +40,24 @@ pub(crate) fn route(request: &StoreRequest) -> Route {
         | StoreRequest::Attributes { key }
         | StoreRequest::Status { key }
         | StoreRequest::Usage { key }
+        | StoreRequest::GetKeys { key, .. }
+        | StoreRequest::ListKeys { key, .. }
         | StoreRequest::Compare { a: key, .. } => Route::Group { key: *key, is_change: false },
+        StoreRequest::ReadLog { pool, pg, .. } => {
+            Route::Group { key: of_group(*pool, *pg), is_change: false }
+        }
         StoreRequest::List { .. } => Route::Range,
         StoreRequest::Flush => Route::All,
     }
+}
+
+/// Some key of the group.
+const fn of_group(pool: PoolId, pg: PgId) -> ObjectKey {
+    ObjectKey { pool, pg, object: ObjectId(0), snapshot: 0 }
+}
+
+const fn is_log(step: &Operation) -> bool {
+    matches!(step, Operation::LogAppend { .. } | Operation::LogTrim { .. })
 }
 
 const fn key_of(step: &Operation) -> ObjectKey {
@@ -55,7 +70,13 @@ const fn key_of(step: &Operation) -> ObjectKey {
         | Operation::Truncate { key, .. }
         | Operation::Remove { key }
         | Operation::SetAttribute { key, .. }
-        | Operation::RemoveAttribute { key, .. } => *key,
+        | Operation::RemoveAttribute { key, .. }
+        | Operation::SetKeys { key, .. }
+        | Operation::RemoveKeys { key, .. }
+        | Operation::RemoveKeyRange { key, .. } => *key,
+        Operation::LogAppend { pool, pg, .. } | Operation::LogTrim { pool, pg, .. } => {
+            of_group(*pool, *pg)
+        }
         Operation::Clone { target, .. } => *target,
     }
 }
@@ -66,7 +87,7 @@ pub(crate) fn dirt(request: &StoreRequest) -> Vec<(ObjectKey, Dirt)> {
         StoreRequest::Write { key, offset, length, .. } => vec![(*key, range(*offset, *length))],
         StoreRequest::Apply { transaction } => transaction
             .iter()
-            .filter(|step| !matches!(step, Operation::Expect { .. }))
+            .filter(|step| !is_log(step) && !matches!(step, Operation::Expect { .. }))
             .map(|step| {
                 let dirt = match step {
                     Operation::Write { offset, length, .. }
