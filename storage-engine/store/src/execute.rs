@@ -120,16 +120,7 @@ impl<D: Disk> Store<D> {
                 }
             }
             // Their pages are written by steps of their own.
-            StepKind::Keys(change) => {
-                if change.makes() {
-                    self.need_object(step.key);
-                }
-                if !is_hidden(&step.key)
-                    && let Some(slot) = self.objects.find(&step.key)
-                {
-                    self.note_version(slot, 0);
-                }
-            }
+            StepKind::Keys(change) => self.note_keys(step.key, change.makes()),
             StepKind::SetAttribute { name, value } => self.set_attribute(step.key, name, value),
             StepKind::RemoveAttribute { name } => {
                 if let Some(slot) = self.objects.find(&step.key) {
@@ -140,6 +131,18 @@ impl<D: Disk> Store<D> {
             }
         }
         buffer
+    }
+
+    /// A change of keys is one of their object, which it may make.
+    fn note_keys(&mut self, key: ObjectKey, makes: bool) {
+        if makes {
+            self.need_object(key);
+        }
+        if let Some(slot) = self.objects.find(&key)
+            && !is_hidden(&key)
+        {
+            self.note_version(slot, 0);
+        }
     }
 
     /// The slot of the object, which is made if it is not there.
