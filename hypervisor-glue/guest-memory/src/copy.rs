@@ -155,6 +155,23 @@ pub(crate) fn prefetch(pointer: *const u8) {
     let _ = pointer;
 }
 
+/// The same, with the right to change the line. On a processor without the instruction it is a
+/// plain prefetch or nothing.
+#[inline]
+pub(crate) fn prefetch_to_write(pointer: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the instruction is a hint; it faults on no address and changes nothing.
+    unsafe {
+        std::arch::asm!(
+            "prefetchw [{pointer}]",
+            pointer = in(reg) pointer,
+            options(nostack, preserves_flags, readonly),
+        );
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = pointer;
+}
+
 /// Writes `length` zeros.
 ///
 /// # Safety

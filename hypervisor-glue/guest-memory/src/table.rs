@@ -191,6 +191,15 @@ impl GuestMemory {
         }
     }
 
+    /// The same for a caller that will write there: the line comes once, to be changed, and not a
+    /// second time after it was read.
+    #[inline]
+    pub fn prefetch_to_write(&self, address: GuestAddress) {
+        if let Some((pointer, _)) = self.locate(address) {
+            copy::prefetch_to_write(pointer);
+        }
+    }
+
     /// Writes zeros into the guest.
     #[inline]
     pub fn zero(&self, address: GuestAddress, length: usize) -> Result<(), OutsideMemory> {
@@ -356,6 +365,20 @@ mod tests {
         memory.copy_out(GuestAddress(2 * PAGE - 100), &mut back[..100]).unwrap();
         assert_eq!(back[..100], [0; 100], "a refused copy writes nothing");
         assert!(memory.copy_out(GuestAddress(u64::MAX), &mut back[..2]).is_err());
+    }
+
+    #[test]
+    fn one_byte_is_put_where_it_belongs_and_nowhere_else() {
+        let memory = memory();
+        memory.put_byte(GuestAddress(2 * PAGE - 1), 7).unwrap();
+        let mut back = [9; 3];
+        memory.copy_out(GuestAddress(2 * PAGE - 3), &mut back).unwrap();
+        assert_eq!(back, [0, 0, 7]);
+        let outside = GuestAddress(2 * PAGE);
+        assert_eq!(memory.put_byte(outside, 7), Err(OutsideMemory { address: outside, length: 1 }));
+        // Hints pass over what is not memory.
+        memory.prefetch(outside);
+        memory.prefetch_to_write(GuestAddress(u64::MAX));
     }
 
     /// Found by the test below: a copy of nothing between guests was refused where a copy of

@@ -187,6 +187,9 @@ impl Attachment {
         for request in self.taken.drain(..) {
             self.device.complete(request.tag, BlkStatus::Ok);
         }
+        if moved > 0 {
+            self.device.flush();
+        }
         moved
     }
 

@@ -210,12 +210,14 @@ impl Disk {
     pub(crate) fn take(&mut self, index: usize) -> Result<Option<Completion>> {
         let queue = &mut self.queues[index];
         if let Some(slot) = queue.ring.peek_used(AHEAD) {
-            self.memory.guest().prefetch(queue.head(slot));
+            self.memory.guest().prefetch_to_write(queue.head(slot));
         }
         let Some(UsedSlot { slot, .. }) = queue.ring.take_used().context("the backend's ring")?
         else {
             return Ok(None);
         };
+        // The next request writes its header to this line.
+        self.memory.guest().prefetch_to_write(queue.head(slot));
         let mut byte = [0];
         let status = GuestAddress(queue.head(slot).0 + STATUS_AT);
         self.memory.guest().copy_out(status, &mut byte).expect("the slot is in this memory");
