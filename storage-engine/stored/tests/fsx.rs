@@ -56,7 +56,9 @@ impl Model {
 
     /// A range of sectors that favors small sizes and the ends of blocks, units and objects.
     fn range(&mut self) -> Range<usize> {
-        let below = |random: &mut Random, limit: usize| random.below(limit as u64) as usize;
+        let below = |random: &mut Random, limit: usize| {
+            usize::try_from(random.below(limit as u64)).expect("it is below a usize")
+        };
         let length = match self.random.below(8) {
             0 | 1 => 1,
             2..5 => 1 + below(&mut self.random, 16),
