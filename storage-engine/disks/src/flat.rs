@@ -23,6 +23,7 @@ const DEPTH: usize = 1024;
 #[derive(Debug)]
 pub struct FlatDisk {
     region: Region,
+    atomic_write_size: u32,
     queue: Vec<(DiskTag, DiskRequest)>,
 }
 
@@ -34,7 +35,7 @@ impl FlatDisk {
     pub fn open(length: u64) -> io::Result<Self> {
         let length = length - length % u64::from(SECTOR);
         let region = Region::new(usize::try_from(length).unwrap_or(usize::MAX))?;
-        Ok(Self { region, queue: Vec::with_capacity(DEPTH) })
+        Ok(Self { region, atomic_write_size: ATOMIC, queue: Vec::with_capacity(DEPTH) })
     }
 
     /// As [`FlatDisk::open`], for tests and tools.
@@ -43,6 +44,11 @@ impl FlatDisk {
     /// When the system has no room for it.
     pub fn new(length: u64) -> Self {
         Self::open(length).expect("the system has room for the disk")
+    }
+
+    /// Says to the store above that the disk tears larger writes: for measuring what that costs.
+    pub fn set_atomic_write_size(&mut self, size: u32) {
+        self.atomic_write_size = size.max(SECTOR);
     }
 
     fn length(&self) -> u64 {
@@ -84,7 +90,7 @@ impl Disk for FlatDisk {
         DiskGeometry {
             length: self.length(),
             sector_size: SECTOR,
-            atomic_write_size: ATOMIC,
+            atomic_write_size: self.atomic_write_size,
             has_discard: false,
         }
     }

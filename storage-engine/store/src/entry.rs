@@ -10,6 +10,8 @@ use plinth_format::journal::{EntryHeader, entry_length, seal};
 
 /// An open entry that is at least so long is sealed although another one is on its way.
 const SEAL_BYTES: usize = 64 * 1024;
+/// The most blocks on their way back to their places: what keeps a device busy, and no more.
+const WRITE_BACKS_MAX: usize = 128;
 /// The most entries on their way to the disk.
 const ENTRIES_IN_FLIGHT: u32 = 4;
 
@@ -60,12 +62,12 @@ impl<D: Disk> Store<D> {
                 }
                 self.finish_page(kind, result);
             }
-            Context::WriteBack { first, seqs } => {
+            Context::WriteBack(run) => {
                 if let Some(buffer) = buffer {
                     self.io.pool.put(buffer);
                 }
                 match result {
-                    Ok(()) => self.overlay.written(first, &seqs, &mut self.io.pool),
+                    Ok(()) => self.overlay.written(&run, &mut self.io.pool),
                     Err(error) => self.turn_read_only(ReadOnlyReason::Data(error)),
                 }
             }
@@ -134,28 +136,35 @@ impl<D: Disk> Store<D> {
         self.has_moved |= released > 0;
     }
 
-    /// Writes deferred blocks to their places: all that a checkpoint waits for, else when half
-    /// of the room for them is taken.
+    /// Writes deferred blocks to their places: all that a checkpoint waits for, else so many at a
+    /// time as their room is filling up. From an eighth on one of eight that are over it is on
+    /// its way, so that the room never fills at once and writers need not stand still while it is
+    /// emptied. Blocks that are written again soon are written back once.
     fn write_back(&mut self) {
         if self.overlay.is_empty() || self.state != StoreState::Writable {
             self.wants_write_back = false;
             return;
         }
-        let is_pressed = self.wants_write_back || self.overlay.len() * 2 > self.overlay.capacity();
-        if !is_pressed && !self.checkpoint.is_running() {
+        let (waiting, capacity) = (self.overlay.len(), self.overlay.capacity());
+        let is_pressed =
+            self.wants_write_back || waiting * 4 > capacity * 3 || self.checkpoint.is_running();
+        // Who still lacks room says so again when it is tried again.
+        self.wants_write_back &= waiting * 2 > capacity;
+        let over = waiting.saturating_sub(capacity / 8);
+        let limit = if is_pressed { (capacity / 2).min(WRITE_BACKS_MAX) } else { over.div_ceil(8) };
+        if limit == 0 {
             return;
         }
         let confirmed = self.journal.confirmed_seq;
-        if self.overlay.newest().is_some_and(|seq| seq > confirmed) {
+        if is_pressed && self.overlay.newest().is_some_and(|seq| seq > confirmed) {
             self.wants_confirm = true;
         }
-        while self.overlay.writing_count() < self.overlay.capacity() / 2 {
-            let Some((first, buffer, seqs)) = self.overlay.next_run(confirmed, &mut self.io.pool)
-            else {
+        while self.overlay.writing_count() < limit.min(WRITE_BACKS_MAX) {
+            let Some((run, buffer)) = self.overlay.next_run(confirmed, &mut self.io.pool) else {
                 break;
             };
-            let address = self.layout.data_address(first);
-            self.io.write(address, buffer, Context::WriteBack { first, seqs });
+            let address = self.layout.data_address(run.first);
+            self.io.write(address, buffer, Context::WriteBack(run));
         }
     }
 

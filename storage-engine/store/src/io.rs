@@ -56,10 +56,7 @@ pub(crate) enum Context {
     Flush,
     /// A page of the running checkpoint.
     Page(PageKind),
-    WriteBack {
-        first: u64,
-        seqs: Vec<u64>,
-    },
+    WriteBack(crate::overlay::Run),
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -31,8 +31,16 @@ pub(crate) struct Overlay {
     exhausted_at: Option<u64>,
 }
 
-/// The most blocks in one write back.
-const WRITE_BACK_MAX: usize = 32;
+/// The most blocks in one write back: those of a unit.
+const WRITE_BACK_MAX: usize = 8;
+
+/// The entries of the blocks of one write back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    pub(crate) first: u64,
+    count: usize,
+    seqs: [u64; WRITE_BACK_MAX],
+}
 
 impl Overlay {
     pub(crate) const fn new(capacity: usize) -> Self {
@@ -139,14 +147,14 @@ impl Overlay {
         self.by_seq.last_key_value().map(|(&seq, _)| seq)
     }
 
-    /// The next run of neighbors that may be written back: entries up to `confirmed`. Gives the
-    /// first block, the bytes, and each block's entry. When it gives nothing it has looked at
-    /// all, and looks again only after more is confirmed or something was written back.
+    /// The next run of neighbors that may be written back, and its bytes: entries up to
+    /// `confirmed`. When it gives nothing it has looked at all, and looks again only after more is
+    /// confirmed or something was written back.
     pub(crate) fn next_run(
         &mut self,
         confirmed: u64,
         pool: &mut BufferPool,
-    ) -> Option<(u64, IoBuffer, Vec<u64>)> {
+    ) -> Option<(Run, IoBuffer)> {
         let has_old = self.by_seq.first_key_value().is_some_and(|(&seq, _)| seq <= confirmed);
         if !has_old || self.exhausted_at == Some(confirmed) {
             return None;
@@ -154,7 +162,7 @@ impl Overlay {
         let found = self.run_from(self.cursor, confirmed, pool);
         let found = found.or_else(|| self.run_from(0, confirmed, pool));
         match &found {
-            Some((first, _, seqs)) => self.cursor = first + seqs.len() as u64,
+            Some((run, _)) => self.cursor = run.first + run.count as u64,
             None => self.exhausted_at = Some(confirmed),
         }
         found
@@ -165,33 +173,36 @@ impl Overlay {
         from: u64,
         confirmed: u64,
         pool: &mut BufferPool,
-    ) -> Option<(u64, IoBuffer, Vec<u64>)> {
+    ) -> Option<(Run, IoBuffer)> {
         let writing = &self.writing;
         let is_ready = |&(block, deferred): &(&u64, &Deferred)| {
             deferred.seq <= confirmed && !writing.contains(block)
         };
         let (&first, _) = self.blocks.range(from..).find(is_ready)?;
-        let mut seqs = Vec::with_capacity(WRITE_BACK_MAX);
-        let mut buffer = pool.take(WRITE_BACK_MAX * BLOCK_SIZE);
-        for (index, pair) in self.blocks.range(first..).take(WRITE_BACK_MAX).enumerate() {
-            // One write stays inside one unit, so that "who writes to this unit" is one question.
-            let is_next = *pair.0 == first + index as u64 && *pair.0 / 8 == first / 8;
-            if !is_next || !is_ready(&pair) {
+        // One write stays inside one unit, so that "who writes to this unit" is one question.
+        let unit_end = (first / 8 + 1) * 8;
+        let mut run = Run { first, count: 0, seqs: [0; WRITE_BACK_MAX] };
+        for pair in self.blocks.range(first..unit_end) {
+            if *pair.0 != first + run.count as u64 || !is_ready(&pair) {
                 break;
             }
-            let at = index * BLOCK_SIZE;
-            buffer.as_bytes_mut()[at..at + BLOCK_SIZE].copy_from_slice(pair.1.data.as_bytes());
-            seqs.push(pair.1.seq);
+            run.seqs[run.count] = pair.1.seq;
+            run.count += 1;
         }
-        buffer.set_length(seqs.len() * BLOCK_SIZE);
-        self.writing.extend(first..first + seqs.len() as u64);
-        Some((first, buffer, seqs))
+        let mut buffer = pool.take(run.count * BLOCK_SIZE);
+        let blocks = self.blocks.range(first..first + run.count as u64);
+        for (into, (_, deferred)) in buffer.as_bytes_mut().chunks_exact_mut(BLOCK_SIZE).zip(blocks)
+        {
+            into.copy_from_slice(deferred.data.as_bytes());
+        }
+        self.writing.extend(first..first + run.count as u64);
+        Some((run, buffer))
     }
 
     /// A run is at its place. Blocks that were overwritten meanwhile stay.
-    pub(crate) fn written(&mut self, first: u64, seqs: &[u64], pool: &mut BufferPool) {
+    pub(crate) fn written(&mut self, run: &Run, pool: &mut BufferPool) {
         self.exhausted_at = None;
-        for (block, seq) in (first..).zip(seqs) {
+        for (block, seq) in (run.first..).zip(&run.seqs[..run.count]) {
             self.writing.remove(&block);
             if self.blocks.get(&block).is_some_and(|deferred| deferred.seq == *seq)
                 && let Some(deferred) = self.blocks.remove(&block)

@@ -61,6 +61,7 @@ pub struct StoreOptions {
     /// How full the disk may be.
     pub ladder: Ladder,
     /// Which of the protections that the crash test must miss are left out. None of them.
+    #[doc(hidden)]
     pub omit: Omit,
 }
 

@@ -3,9 +3,9 @@
 //! file through io_uring.
 //!
 //! ```text
-//! cargo run --release -p plinth-volume --example speed -- [memory | FILE] [seconds] [only] [MiB]
+//! cargo run --release -p plinth-volume --example speed -- [memory | memory512 | FILE] [seconds] [only] [MiB]
 //! ```
-//! `FILE` is an existing file or device, which is formatted. `only` is a part of a line's name,
+//! On `memory512` blocks may be torn, so that overwrites go through the journal. `FILE` is an existing file or device, which is formatted. `only` is a part of a line's name,
 //! such as `overwrite` or `depth 32`; the last is the volume's size: 512, or so little that the
 //! caches hold it and the cost of the code alone is left. CPU time is this thread's; on a busy machine it says more
 //! than the rate.
@@ -203,8 +203,10 @@ fn main() {
     let only = arguments.next().unwrap_or_default();
     let size = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(512_u64) << 20;
     let length = Duration::from_secs_f64(seconds);
-    if place == "memory" {
-        run(FlatDisk::new(1 << 30), size, length, &only);
+    if let Some(atomic) = place.strip_prefix("memory") {
+        let mut disk = FlatDisk::new(1 << 30);
+        disk.set_atomic_write_size(atomic.parse().unwrap_or(4096));
+        run(disk, size, length, &only);
     } else {
         let disk = UringDisk::open(Path::new(&place), Mode::Worker, DEPTH);
         run(disk.expect("the file can be opened"), size, length, &only);
