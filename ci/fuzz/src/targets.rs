@@ -10,6 +10,7 @@
 //! | `switch-guest`, `switch-uplink` | a guest, the wire | `dataplane/vswitch` |
 //! | `control-frame` | anyone who reaches the QUIC port | `control/api` |
 //! | `store-metadata`, `store-disk` | a disk that lies | `storage-engine/store` |
+//! | `volume-delta` | whoever wrote a delta that is imported | `storage-engine/format` |
 //! | `switch-request`, `store-request` | whoever may open the unix socket | the two `-api` crates |
 
 use crate::runner::Target;
@@ -40,9 +41,26 @@ pub fn all() -> Vec<Target> {
         Target { name: "control-frame", run: frame::fuzz_frame, seeds: control_frames },
         Target { name: "store-metadata", run: store_metadata, seeds: store_patches },
         Target { name: "store-disk", run: store_disk, seeds: store_disks },
+        Target { name: "volume-delta", run: plinth_format::fuzz_delta, seeds: deltas },
         Target { name: "switch-request", run: switch_request, seeds: switch_requests },
         Target { name: "store-request", run: store_request, seeds: store_requests },
     ]
+}
+
+/// The delta of the golden file, and one of a whole volume.
+fn deltas() -> Vec<Vec<u8>> {
+    use plinth_format::{DeltaEnd, DeltaHeader, DeltaKind, DeltaScan};
+    let name = "whole".to_owned();
+    let end = DeltaEnd { identity: [7; 16], size: 1 << 20, created_at: 1, name };
+    let first = DeltaHeader { base: None, end }.emit();
+    let mut scan = DeltaScan::new(&first).expect("it was just made");
+    let mut whole = first.to_vec();
+    for place in 0..4 {
+        whole.extend(scan.emit(DeltaKind::Data, (place * 8192, 512), &[3; 512]));
+        whole.extend([3; 512]);
+    }
+    whole.extend(scan.emit_end());
+    vec![include_bytes!("../../../storage-engine/format/tests/golden/delta-1.bin").to_vec(), whole]
 }
 
 /// A ring of 16 entries with a chain of every kind in it, behind the byte that chooses features.

@@ -14,6 +14,7 @@
 //! `docs/formats/store.md`.
 
 mod bytes;
+mod delta;
 pub mod journal;
 pub mod keys;
 mod layout;
@@ -22,6 +23,10 @@ mod page;
 mod pages;
 
 pub use bytes::{Le16, Le32, Le64};
+pub use delta::{
+    DELTA_DATA_MAX, DELTA_HEAD, DELTA_HEADER, DeltaEnd, DeltaFault, DeltaHeader, DeltaKind,
+    DeltaRecord, DeltaScan, fuzz_delta, judge_delta,
+};
 pub use layout::{Layout, LayoutError, LayoutLimits};
 pub use map::{AttributeError, Attributes, MAP_ATTRIBUTES_MAX, MapPage};
 pub use page::{COUNTERS_MAX, PAGE_SIZE, Page, PageFault, PageHeader, StoreId, crc32c};

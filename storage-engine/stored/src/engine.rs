@@ -21,7 +21,7 @@ use crate::worker::Instruments;
 use crossbeam_channel::Receiver;
 use plinth_backends::blk::{BlkClass, BlkOptions, SECTOR_SIZE};
 use plinth_backends::{DeviceToken, QueueEvent};
-use plinth_ids::{Moment, PoolId, VolumeId};
+use plinth_ids::{Moment, PoolId, SnapshotId, VolumeId};
 use plinth_metrics::{Kind, Metrics};
 use plinth_qos::cost_of;
 use plinth_rt::{Inbox, Poller, Wake, cycles};
@@ -153,6 +153,9 @@ impl Engine {
             Message::Hold { pool, volume, answer } => {
                 let _ = answer.send(self.hold(pool, volume));
             }
+            Message::HoldSnapshot { pool, volume, snapshot, answer } => {
+                let _ = answer.send(self.hold_snapshot(pool, volume, snapshot));
+            }
             Message::Release { pool, handle } => {
                 if let Ok(pool) = self.pool(pool) {
                     // A handle that is void already is what was asked for.
@@ -173,6 +176,13 @@ impl Engine {
             }
             Message::Slow { limit, answer } => {
                 let _ = answer.send(self.means.slow.list(limit));
+            }
+            Message::Snapshots { pool, volume, answer } => {
+                let found = self.pool(pool).and_then(|pool| {
+                    let missing = EngineRefusal::Volume(VolumeRefusal::NotFound);
+                    pool.volumes.snapshots(volume).ok_or(missing)
+                });
+                let _ = answer.send(found);
             }
             Message::Attachments { answer } => {
                 let _ = answer.send(self.attachment_facts());
@@ -248,6 +258,19 @@ impl Engine {
         }
         let handle = volumes.attach(volume)?;
         let status = volumes.status(volume).expect("a volume that was just attached is there");
+        Ok(Held { handle, status })
+    }
+
+    fn hold_snapshot(
+        &mut self,
+        pool: PoolId,
+        volume: VolumeId,
+        snapshot: SnapshotId,
+    ) -> Result<Held, EngineRefusal> {
+        let volumes = &mut self.pool(pool)?.volumes;
+        let handle = volumes.attach_snapshot(volume, snapshot)?;
+        let mut status = volumes.status(volume).ok_or(VolumeRefusal::NotFound)?;
+        status.size = volumes.size(handle)?;
         Ok(Held { handle, status })
     }
 

@@ -7,6 +7,7 @@
 
 mod attachment;
 mod config;
+mod delta;
 mod disks;
 mod engine;
 mod flight;
@@ -22,6 +23,7 @@ mod refusal;
 mod service;
 mod show;
 mod slow;
+mod snapshots;
 mod transfer;
 mod worker;
 

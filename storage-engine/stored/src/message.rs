@@ -9,12 +9,14 @@ use crate::slow::Slow;
 use crossbeam_channel::Sender;
 use plinth_backends::DeviceToken;
 use plinth_backends::blk::{BlkClass, BlkCounters};
-use plinth_ids::{DiskId, PoolId, VolumeId};
+use plinth_ids::{DiskId, PoolId, SnapshotId, VolumeId};
 use plinth_span::SpanDisk;
 use plinth_span::{JoinError, LeaveError};
 use plinth_store::StoreCounters;
 use plinth_store_api::{Costs, VolumeLimits};
-use plinth_volume::{VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeStatus};
+use plinth_volume::{
+    SnapshotStatus, VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeStatus,
+};
 use std::sync::Arc;
 
 /// Why the worker said no.
@@ -147,6 +149,13 @@ pub(crate) enum Message {
         volume: VolumeId,
         answer: Answer<Held>,
     },
+    /// The status' size is the snapshot's.
+    HoldSnapshot {
+        pool: PoolId,
+        volume: VolumeId,
+        snapshot: SnapshotId,
+        answer: Answer<Held>,
+    },
     Release {
         pool: PoolId,
         handle: VolumeHandle,
@@ -169,6 +178,11 @@ pub(crate) enum Message {
     Slow {
         limit: usize,
         answer: Sender<Vec<Slow>>,
+    },
+    Snapshots {
+        pool: PoolId,
+        volume: VolumeId,
+        answer: Answer<Vec<SnapshotStatus>>,
     },
     Attachments {
         answer: Sender<Vec<AttachmentFacts>>,

@@ -2,11 +2,13 @@
 //! The verbs, on the threads of management connections.
 
 use crate::config;
+use crate::delta::{self, DeltaError};
 use crate::format;
 use crate::keeper::Keeper;
 use crate::message::{EngineRefusal, Message};
 use crate::refusal::{not_served, refused, volume_code};
 use crate::show;
+use crate::snapshots;
 use crate::transfer::{self, TransferError};
 use crate::worker::WorkerPort;
 use plinth_ids::{DiskId, PoolId, VolumeId};
@@ -87,15 +89,17 @@ impl Stored {
                 let outcome = transfer::export(&self.port, pool, volume, &target);
                 self.transferred(pool, volume, outcome)
             }
-            Verb::VolumeShow { .. } => Err(not_served("volume-show")),
-            Verb::VolumeFlatten { .. } => Err(not_served("volume-flatten")),
-            Verb::VolumeDiff { .. } => Err(not_served("volume-diff")),
-            Verb::DeltaExport { .. } => Err(not_served("delta-export")),
-            Verb::DeltaImport { .. } => Err(not_served("delta-import")),
-            Verb::SnapshotCreate { .. } => Err(not_served("snapshot-create")),
-            Verb::Snapshots { .. } => Err(not_served("snapshots")),
-            Verb::SnapshotDelete { .. } => Err(not_served("snapshot-delete")),
-            Verb::SnapshotRollback { .. } => Err(not_served("snapshot-rollback")),
+            Verb::VolumeShow { pool, volume } => {
+                snapshots::show(&self.port, pool, volume, self.volumes(pool)?)
+            }
+            verb @ (Verb::VolumeFlatten { .. }
+            | Verb::VolumeDiff { .. }
+            | Verb::DeltaExport { .. }
+            | Verb::DeltaImport { .. }
+            | Verb::SnapshotCreate { .. }
+            | Verb::Snapshots { .. }
+            | Verb::SnapshotDelete { .. }
+            | Verb::SnapshotRollback { .. }) => self.carry_out_kept(verb),
             Verb::Disks { pool } => self.disks(pool).map(Answer::Disks),
             Verb::DiskShow { .. } => Err(not_served("disk-show")),
             Verb::PoolDiskAdd { pool, device, size, overwrite, .. } => {
@@ -109,6 +113,44 @@ impl Stored {
             Verb::ScrubStatus { .. } => Err(not_served("scrub-status")),
             Verb::Metrics => self.metrics(),
             Verb::SlowRequests { limit } => self.slow_requests(limit),
+        }
+    }
+
+    /// What is about snapshots and clones.
+    fn carry_out_kept(&self, verb: Verb) -> Outcome {
+        match verb {
+            Verb::VolumeFlatten { pool, volume } => {
+                self.change(pool, VolumeRequest::Flatten { volume })?;
+                self.volume(pool, volume)
+            }
+            Verb::VolumeDiff { pool, volume, from, to, start } => {
+                snapshots::diff(&self.port, pool, volume, (from, to), start)
+            }
+            Verb::DeltaExport { pool, volume, from, to, target } => {
+                let outcome = delta::export(&self.port, pool, volume, (from, to), &target);
+                outcome.map_err(|error| refused(delta_code(&error), &error))?;
+                Ok(Answer::Done)
+            }
+            Verb::DeltaImport { pool, volume, snapshot, source } => {
+                let which = (volume, snapshot);
+                let outcome = delta::import(&self.port, pool, which, &source, seconds_now());
+                outcome.map_err(|error| refused(delta_code(&error), &error))?;
+                self.volume(pool, volume)
+            }
+            Verb::SnapshotCreate { pool, volume, snapshot, name } => {
+                snapshots::create(&self.port, pool, (volume, snapshot), name, seconds_now())
+            }
+            Verb::Snapshots { pool, volume } => {
+                snapshots::list(&self.port, pool, volume).map(Answer::Snapshots)
+            }
+            Verb::SnapshotDelete { pool, volume, snapshot } => {
+                snapshots::delete(&self.port, pool, volume, snapshot)
+            }
+            Verb::SnapshotRollback { pool, volume, snapshot } => {
+                snapshots::roll_back(&self.port, pool, (volume, snapshot), seconds_now())?;
+                self.volume(pool, volume)
+            }
+            _ => Err(not_served("this verb")),
         }
     }
 
@@ -279,6 +321,16 @@ fn transfer_code(error: &TransferError) -> &'static str {
         TransferError::TooLarge { .. } => "source-too-large",
         TransferError::Exists { .. } => "target-exists",
         TransferError::Target { .. } => "target",
+    }
+}
+
+fn delta_code(error: &DeltaError) -> &'static str {
+    match error {
+        DeltaError::Transfer(error) => transfer_code(error),
+        DeltaError::Fault { .. } | DeltaError::Name { .. } => "delta-bad",
+        DeltaError::Base { .. } => "delta-base",
+        DeltaError::NotEmpty => "volume-not-empty",
+        DeltaError::Written { .. } => "volume-written",
     }
 }
 

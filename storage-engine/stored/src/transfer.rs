@@ -19,7 +19,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Bytes moved at once. Divides an object, so that no piece crosses the end of one.
-const PIECE: u64 = 1 << 20;
+pub(crate) const PIECE: u64 = 1 << 20;
 
 /// Pieces under way: enough to keep a disk busy, too few to be noticed by guests.
 const WINDOW: usize = 4;
@@ -94,18 +94,22 @@ pub(crate) fn export(
 ) -> Result<(), TransferError> {
     absolute(target)?;
     let transfer = Transfer::hold(port, pool, volume)?;
-    let fault = |error: io::Error| match error.kind() {
-        io::ErrorKind::AlreadyExists => TransferError::Exists { path: target.into() },
-        _ => TransferError::Target { path: target.into(), source: error },
-    };
-    let file = File::options().write(true).create_new(true).mode(0o600).open(target);
-    let file = file.map_err(fault)?;
+    let file = create_target(target)?;
     let outcome = export_to(transfer, &file, target);
     if outcome.is_err() {
         // The error that is told is the first one.
         let _ = fs::remove_file(target);
     }
     outcome
+}
+
+/// A new file that only we can read.
+pub(crate) fn create_target(target: &Path) -> Result<File, TransferError> {
+    let file = File::options().write(true).create_new(true).mode(0o600).open(target);
+    file.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => TransferError::Exists { path: target.into() },
+        _ => TransferError::Target { path: target.into(), source: error },
+    })
 }
 
 fn export_to(mut transfer: Transfer<'_>, file: &File, target: &Path) -> Result<(), TransferError> {
@@ -129,7 +133,7 @@ fn export_to(mut transfer: Transfer<'_>, file: &File, target: &Path) -> Result<(
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(fault)
 }
 
-fn absolute(path: &Path) -> Result<(), TransferError> {
+pub(crate) fn absolute(path: &Path) -> Result<(), TransferError> {
     if path.is_absolute() { Ok(()) } else { Err(TransferError::Relative { path: path.into() }) }
 }
 
@@ -138,7 +142,7 @@ fn length_of(mut file: &File) -> io::Result<u64> {
     io::Seek::seek(&mut file, io::SeekFrom::End(0))
 }
 
-fn usize_of(bytes: u64) -> usize {
+pub(crate) fn usize_of(bytes: u64) -> usize {
     usize::try_from(bytes).expect("a piece fits memory")
 }
 
@@ -165,7 +169,7 @@ fn is_zero(bytes: &[u8]) -> bool {
 }
 
 /// A held volume and the requests under way for it. Released on drop.
-struct Transfer<'a> {
+pub(crate) struct Transfer<'a> {
     port: &'a WorkerPort,
     pool: PoolId,
     held: Held,
@@ -175,14 +179,53 @@ struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
-    fn hold(port: &'a WorkerPort, pool: PoolId, volume: VolumeId) -> Result<Self, EngineRefusal> {
+    pub(crate) fn hold(
+        port: &'a WorkerPort,
+        pool: PoolId,
+        volume: VolumeId,
+    ) -> Result<Self, EngineRefusal> {
         let held = port.ask(|answer| Message::Hold { pool, volume, answer })?;
-        // Never longer than what is under way.
-        let (done, ended) = unbounded();
-        Ok(Self { port, pool, held, done, ended, under_way: 0 })
+        Ok(Self::over(port, pool, held))
     }
 
-    fn handle(&self) -> VolumeHandle {
+    /// Takes over what is held.
+    pub(crate) fn over(port: &'a WorkerPort, pool: PoolId, held: Held) -> Self {
+        // Never longer than what is under way.
+        let (done, ended) = unbounded();
+        Self { port, pool, held, done, ended, under_way: 0 }
+    }
+
+    pub(crate) const fn port(&self) -> &'a WorkerPort {
+        self.port
+    }
+
+    pub(crate) const fn pool(&self) -> PoolId {
+        self.pool
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.held.status.size
+    }
+
+    /// Bytes that the volume had when it was held.
+    pub(crate) fn written(&self) -> u64 {
+        self.held.status.written
+    }
+
+    pub(crate) fn is_clone(&self) -> bool {
+        self.held.status.parent.is_some()
+    }
+
+    /// Reads one piece and waits for it.
+    pub(crate) fn read_now(&mut self, offset: u64, length: u64) -> Result<Vec<u8>, EngineRefusal> {
+        let skew = offset % 4096;
+        self.read(offset - skew, length + skew)?;
+        let completion = self.end_one()?;
+        let buffer = completion.buffer.ok_or(EngineRefusal::Stopping)?;
+        Ok(buffer.as_bytes()[usize_of(skew)..][..usize_of(length)].to_vec())
+    }
+
+    pub(crate) fn handle(&self) -> VolumeHandle {
         self.held.handle
     }
 
@@ -192,10 +235,11 @@ impl<'a> Transfer<'a> {
         Ok(())
     }
 
-    fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), EngineRefusal> {
+    pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), EngineRefusal> {
         self.drain(WINDOW - 1)?;
-        let mut buffer = IoBuffer::zeroed(data.len().next_multiple_of(4096));
-        buffer.as_bytes_mut()[..data.len()].copy_from_slice(data);
+        let skew = usize_of(offset % 4096);
+        let mut buffer = IoBuffer::zeroed((skew + data.len()).next_multiple_of(4096));
+        buffer.as_bytes_mut()[skew..][..data.len()].copy_from_slice(data);
         let length = u32::try_from(data.len()).expect("a piece is a megabyte");
         let volume = self.handle();
         self.start(offset, VolumeRequest::Write { volume, offset, length, buffer })
@@ -218,14 +262,14 @@ impl<'a> Transfer<'a> {
     }
 
     /// Waits until at most `left` requests are under way.
-    fn drain(&mut self, left: usize) -> Result<(), EngineRefusal> {
+    pub(crate) fn drain(&mut self, left: usize) -> Result<(), EngineRefusal> {
         while self.under_way > left {
             self.end_one()?;
         }
         Ok(())
     }
 
-    fn finish(&mut self, request: VolumeRequest) -> Result<(), TransferError> {
+    pub(crate) fn finish(&mut self, request: VolumeRequest) -> Result<(), TransferError> {
         self.start(0, request)?;
         Ok(self.drain(0)?)
     }

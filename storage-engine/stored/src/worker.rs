@@ -8,7 +8,7 @@ use plinth_backends::WorkerLink;
 use plinth_ids::PoolId;
 use plinth_metrics::Metrics;
 use plinth_rt::{InboxSender, SpawnError, Worker, WorkerConfig, inbox};
-use plinth_volume::VolumeRequest;
+use plinth_volume::{VolumeAnswer, VolumeRequest};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,6 +95,19 @@ impl WorkerPort {
         self.tell(Message::Submit { pool, tag: 0, request, done })?;
         let completion = ended.recv().map_err(|_| EngineRefusal::PoolMissing { pool })?;
         completion.result.map_err(EngineRefusal::Volume)
+    }
+
+    /// Asks a pool something and waits for the answer.
+    pub(crate) fn question(
+        &self,
+        pool: PoolId,
+        request: VolumeRequest,
+    ) -> Result<VolumeAnswer, EngineRefusal> {
+        let (done, ended) = bounded(1);
+        self.tell(Message::Submit { pool, tag: 0, request, done })?;
+        let completion = ended.recv().map_err(|_| EngineRefusal::PoolMissing { pool })?;
+        completion.result?;
+        completion.answer.map(|answer| *answer).ok_or(EngineRefusal::Stopping)
     }
 
     /// Has a pool start one request; its end comes to `done`.

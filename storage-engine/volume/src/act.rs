@@ -7,7 +7,8 @@ use crate::request::VolumeRefusal;
 use crate::table::Entry;
 use crate::volumes::{Omit, Volumes};
 use plinth_store::{
-    IoBuffer, ObjectKey, ObjectStore, Operation, StoreAnswer, StoreRefusal, StoreRequest,
+    BlockRange, IoBuffer, ObjectKey, ObjectStore, Operation, StoreAnswer, StoreRefusal,
+    StoreRequest,
 };
 
 impl<S: ObjectStore> Volumes<S> {
@@ -322,22 +323,40 @@ impl<S: ObjectStore> Volumes<S> {
         let Some(none) = self.place(at).map(|volume| volume.key(pool, index, u64::MAX)) else {
             return self.end_done(number);
         };
-        self.set_phase(number, Phase::Comparing);
         let (a, b) = (from.unwrap_or(none), to.unwrap_or(none));
+        self.set_phase(number, Phase::Comparing { none, to: b, differs: None });
         self.send_gate(number, StoreRequest::Compare { a, b })
     }
 
-    pub(crate) fn compared(&mut self, number: u32, result: Result<StoreAnswer, StoreRefusal>) {
-        let Some(gate) = self.gates.get_mut(number) else { return };
+    pub(crate) fn compared(
+        &mut self,
+        number: u32,
+        (none, to): (ObjectKey, ObjectKey),
+        differs: Option<Vec<BlockRange>>,
+        result: Result<StoreAnswer, StoreRefusal>,
+    ) -> Next {
+        let Some(gate) = self.gates.get_mut(number) else { return Next::Wait };
         let index = gate.now.index;
-        if let (SlowWork::Differ { chore, .. }, Ok(StoreAnswer::Compared { ranges })) =
-            (&gate.now.work, &result)
-        {
-            let chore = *chore;
-            self.chore_differs(chore, index, ranges);
-        }
-        let result = result.map(|_| ()).map_err(VolumeRefusal::Store);
+        let SlowWork::Differ { chore, .. } = &gate.now.work else { return Next::Done };
+        let chore = *chore;
+        let result = match (result, differs) {
+            (Ok(StoreAnswer::Compared { ranges }), None) => {
+                let differs = Some(ranges);
+                self.set_phase(number, Phase::Comparing { none, to, differs });
+                if self.store.room() == 0 {
+                    return Next::Later;
+                }
+                return self.send_gate(number, StoreRequest::Compare { a: none, b: to });
+            }
+            (Ok(StoreAnswer::Compared { ranges }), Some(differs)) => {
+                self.chore_differs(chore, index, &differs, &ranges);
+                Ok(())
+            }
+            (Ok(_), _) => Ok(()),
+            (Err(refusal), _) => Err(VolumeRefusal::Store(refusal)),
+        };
         self.end_work(number, None, result);
+        Next::Done
     }
 
     /// Removes a copy that nobody reads.

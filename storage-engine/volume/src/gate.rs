@@ -20,7 +20,9 @@ use crate::request::VolumeRefusal;
 use crate::search::Search;
 use crate::table::Entry;
 use crate::volumes::{GATE, Omit, Volumes};
-use plinth_store::{IoBuffer, ObjectKey, ObjectStore, StoreAnswer, StoreRefusal, StoreRequest};
+use plinth_store::{
+    BlockRange, IoBuffer, ObjectKey, ObjectStore, StoreAnswer, StoreRefusal, StoreRequest,
+};
 use std::collections::{BTreeMap, VecDeque};
 
 /// A client's part of an object.
@@ -121,7 +123,12 @@ pub(crate) enum Phase {
         units: i64,
         objects: i64,
     },
-    Comparing,
+    /// What differs, once that is known, and then what of it is written in the later state.
+    Comparing {
+        none: ObjectKey,
+        to: ObjectKey,
+        differs: Option<Vec<BlockRange>>,
+    },
     Dropping,
 }
 
@@ -247,9 +254,11 @@ impl<S: ObjectStore> Volumes<S> {
                 let range = *copy..=*copy;
                 self.send_gate(number, StoreRequest::List { range, limit: 1 })
             }
-            Phase::Settling | Phase::Changing { .. } | Phase::Comparing | Phase::Dropping => {
-                Next::Wait
+            Phase::Comparing { none, to, .. } => {
+                let (a, b) = (*none, *to);
+                self.send_gate(number, StoreRequest::Compare { a, b })
             }
+            Phase::Settling | Phase::Changing { .. } | Phase::Dropping => Next::Wait,
         }
     }
 
@@ -296,9 +305,8 @@ impl<S: ObjectStore> Volumes<S> {
                 self.counted(number, copy, (units, objects), &result);
                 Next::Done
             }
-            Phase::Comparing => {
-                self.compared(number, result);
-                Next::Done
+            Phase::Comparing { none, to, differs } => {
+                self.compared(number, (none, to), differs, result)
             }
             Phase::Dropping => {
                 self.dropped(number, result);

@@ -36,8 +36,8 @@ mod volumes;
 mod zero;
 
 pub use request::{
-    Changes, ChoreKind, ChoreStatus, REQUEST_BYTES_MAX, SnapshotSpec, SnapshotStatus, VolumeAnswer,
-    VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeSpec, VolumeStatus,
-    VolumeTag, VolumeUsage,
+    ChangedRange, Changes, ChoreKind, ChoreStatus, REQUEST_BYTES_MAX, SnapshotSpec, SnapshotStatus,
+    VolumeAnswer, VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeSpec,
+    VolumeStatus, VolumeTag, VolumeUsage,
 };
 pub use volumes::{Omit, VOLUMES_MAX, Volumes};

@@ -7,7 +7,8 @@
 use crate::gate::{Slow, SlowWork};
 use crate::key::OBJECT_SIZE;
 use crate::request::{
-    Changes, ChoreKind, VolumeAnswer, VolumeRefusal, VolumeRequest, VolumeTag, VolumeUsage,
+    ChangedRange, Changes, ChoreKind, VolumeAnswer, VolumeRefusal, VolumeRequest, VolumeTag,
+    VolumeUsage,
 };
 use crate::volume::Volume;
 use crate::volumes::{UNIT, Volumes};
@@ -34,7 +35,7 @@ pub(crate) enum Question {
         is_sorted: bool,
         /// Of `indexes`, those that were compared.
         asked: usize,
-        found: Vec<(u64, u64)>,
+        found: Vec<ChangedRange>,
     },
 }
 
@@ -117,15 +118,15 @@ impl Question {
         Some((index, *from, *to))
     }
 
-    fn differs(&mut self, index: u32, ranges: &[BlockRange]) {
+    fn differs(&mut self, index: u32, differs: &[BlockRange], written: &[BlockRange]) {
         let Self::Changes { start, size, found, .. } = self else { return };
         let block = BLOCK_SIZE as u64;
-        for range in ranges {
-            let offset = u64::from(index) * OBJECT_SIZE + u64::from(range.first) * block;
-            let end = (offset + u64::from(range.count) * block).min(*size);
+        for (first, count, is_zero) in marked(differs, written) {
+            let offset = u64::from(index) * OBJECT_SIZE + u64::from(first) * block;
+            let end = (offset + u64::from(count) * block).min(*size);
             let from = offset.max(*start);
             if from < end {
-                found.push((from, end - from));
+                found.push(ChangedRange { offset: from, length: end - from, is_zero });
             }
         }
     }
@@ -135,11 +136,16 @@ impl Question {
             Self::Usage { usage, .. } => VolumeAnswer::Usage(usage),
             Self::Changes { indexes, asked, mut found, .. } => {
                 found.sort_unstable();
-                let mut ranges: Vec<(u64, u64)> = Vec::with_capacity(found.len());
-                for (offset, length) in found {
+                let mut ranges: Vec<ChangedRange> = Vec::with_capacity(found.len());
+                for range in found {
                     match ranges.last_mut() {
-                        Some((at, known)) if *at + *known == offset => *known += length,
-                        _ => ranges.push((offset, length)),
+                        Some(last)
+                            if last.offset + last.length == range.offset
+                                && last.is_zero == range.is_zero =>
+                        {
+                            last.length += range.length;
+                        }
+                        _ => ranges.push(range),
                     }
                 }
                 let next = indexes.get(asked).map(|&index| u64::from(index) * OBJECT_SIZE);
@@ -230,9 +236,51 @@ impl<S: ObjectStore> Volumes<S> {
         true
     }
 
-    pub(crate) fn chore_differs(&mut self, chore: u32, index: u32, ranges: &[BlockRange]) {
+    pub(crate) fn chore_differs(
+        &mut self,
+        chore: u32,
+        index: u32,
+        differs: &[BlockRange],
+        written: &[BlockRange],
+    ) {
         if let Some(question) = self.question_mut(chore) {
-            question.differs(index, ranges);
+            question.differs(index, differs, written);
         }
+    }
+}
+
+/// Runs of blocks that differ, cut where written ones begin and end: first, count, and whether
+/// they are zeros.
+fn marked(differs: &[BlockRange], written: &[BlockRange]) -> Vec<(u32, u32, bool)> {
+    let is_written = |block: u32| {
+        let at = written.partition_point(|range| range.first + range.count <= block);
+        written.get(at).is_some_and(|range| range.first <= block)
+    };
+    let mut runs: Vec<(u32, u32, bool)> = Vec::new();
+    for block in differs.iter().flat_map(|range| range.first..range.first + range.count) {
+        let is_zero = !is_written(block);
+        match runs.last_mut() {
+            Some((first, count, zero)) if *first + *count == block && *zero == is_zero => {
+                *count += 1;
+            }
+            _ => runs.push((block, 1, is_zero)),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_is_zeros_where_nothing_is_written() {
+        let range = |first, count| BlockRange { first, count };
+        let runs = marked(&[range(2, 4), range(10, 3)], &[range(0, 3), range(5, 1), range(11, 9)]);
+        assert_eq!(
+            runs,
+            [(2, 1, false), (3, 2, true), (5, 1, false), (10, 1, true), (11, 2, false)]
+        );
+        assert!(marked(&[], &[range(0, 9)]).is_empty());
     }
 }

@@ -162,11 +162,20 @@ pub struct VolumeUsage {
     pub snapshots: Vec<(SnapshotId, u64)>,
 }
 
-/// Ranges of a volume in which two states of it may differ: blocks of 4 KiB, in order, apart.
+/// A range in bytes.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct ChangedRange {
+    pub offset: u64,
+    pub length: u64,
+    /// Nothing is written there in the later state: it reads as zeros.
+    pub is_zero: bool,
+}
+
+/// Ranges of a volume in which two states of it may differ: blocks of 4 KiB, in order; two
+/// that touch differ in what they are.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Changes {
-    /// Offset and length, in bytes.
-    pub ranges: Vec<(u64, u64)>,
+    pub ranges: Vec<ChangedRange>,
     /// Where to go on, if this is not all.
     pub next: Option<u64>,
 }

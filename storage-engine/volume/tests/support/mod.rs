@@ -6,8 +6,8 @@ use plinth_disks::memory::{Cache, Cut, MemoryDisk, Seed};
 use plinth_ids::{PoolId, SnapshotId, VolumeId};
 use plinth_store::{FormatOptions, IoBuffer, LayoutLimits, Store, StoreOptions};
 use plinth_volume::{
-    Changes, Omit, SnapshotSpec, VolumeAnswer, VolumeCompletion, VolumeHandle, VolumeRefusal,
-    VolumeRequest, VolumeSpec, VolumeTag, VolumeUsage, Volumes,
+    ChangedRange, Changes, Omit, SnapshotSpec, VolumeAnswer, VolumeCompletion, VolumeHandle,
+    VolumeRefusal, VolumeRequest, VolumeSpec, VolumeTag, VolumeUsage, Volumes,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -794,15 +794,23 @@ fn check_changes(changes: &Changes, size: u64, old: &Sectors, new: &Sectors) -> 
     }
     let covers = |sector: u64| {
         let at = bytes_of(sector);
-        changes.ranges.iter().any(|&(offset, length)| (offset..offset + length).contains(&at))
+        let holds =
+            |range: &&ChangedRange| (range.offset..range.offset + range.length).contains(&at);
+        changes.ranges.iter().find(holds)
     };
     let differs = |sector: &&u64| old.get(*sector) != new.get(*sector);
-    let missing = old.keys().chain(new.keys()).find(|sector| differs(sector) && !covers(**sector));
+    let is_named = |sector: &u64| covers(*sector).is_some();
+    let missing = old.keys().chain(new.keys()).find(|sector| differs(sector) && !is_named(sector));
     if let Some(sector) = missing {
         return Err(format!("sector {sector} differs and is not named"));
     }
-    let is_inside = changes.ranges.iter().all(|&(offset, length)| offset + length <= size);
-    let is_apart = changes.ranges.windows(2).all(|pair| pair[0].0 + pair[0].1 < pair[1].0);
+    let is_zero = |sector: &u64| covers(*sector).is_some_and(|range| range.is_zero);
+    if let Some(sector) = new.keys().find(|sector| is_zero(sector)) {
+        return Err(format!("sector {sector} is said to be zeros"));
+    }
+    let is_inside = changes.ranges.iter().all(|range| range.offset + range.length <= size);
+    let is_apart =
+        changes.ranges.windows(2).all(|pair| pair[0].offset + pair[0].length <= pair[1].offset);
     if is_inside && is_apart { Ok(()) } else { Err(format!("{:?}", changes.ranges)) }
 }
 
