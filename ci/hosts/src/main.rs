@@ -8,6 +8,7 @@
 mod disk;
 mod hostile;
 mod network;
+mod operator;
 
 use plinth_stage::runner::{self, Need, Test};
 use std::process::ExitCode;
@@ -38,6 +39,7 @@ const TESTS: &[Test] = &[
     network("lying_packets_are_counted_and_harm_nobody", hostile::lying_packets),
     network("a_spoofing_guest_is_dropped_and_counted", hostile::spoofing_guest),
     disk("every_byte_survives_kills_of_the_store", 120, disk::killed_store),
+    disk("a_disk_is_added_drained_and_removed_from_the_command_line", 180, operator::disks),
     disk("a_corrupted_superblock_is_a_fault_of_its_pool_alone", 60, hostile::superblock),
     disk("nonsense_on_the_management_sockets_is_refused", 60, hostile::management),
 ];

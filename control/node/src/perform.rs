@@ -144,13 +144,13 @@ impl Inner {
         })
     }
 
-    /// Makes a disk for a pool that is served. The spec names it afterwards, and a store that has
-    /// it already is asked again after a crash.
+    /// Makes a disk for a pool that is served; the spec names it afterwards. A disk that has a
+    /// pool already is refused, also where a crash cut off the answer to the first try: which
+    /// pool it is can be told only by losing it.
     fn disk_add(&self, verb: Verb) -> Result<AgentAnswer, Refusal> {
-        let result =
-            forgiving(self.store_socket().act(verb).map(|()| AgentAnswer::Done), "disk-there");
+        let result = self.store_socket().act(verb).map(|()| AgentAnswer::Done);
         self.store.look();
-        result.map_err(|trouble| refusal(&trouble).field("device"))
+        result.map_err(|trouble| refusal(&trouble).field("--device"))
     }
 
     /// Makes a pool and waits until it is served.
@@ -389,11 +389,12 @@ fn meaning(code: &str) -> Code {
         "volume-attached"
         | "device-in-use"
         | "volume-has-snapshots"
-        | "disk-not-empty"
+        | "disk-needed"
         | "snapshot-has-clones"
         | "snapshot-in-use" => Code::InUse,
         "volume-busy" | "pool-starting" | "stopping" | "pool-fault" | "not-served"
-        | "scrub-running" | "delta-base" | "clone-too-deep" | "volume-no-clone" => Code::State,
+        | "scrub-running" | "delta-base" | "disk-leaving" | "disk-join" | "disk-out"
+        | "clone-too-deep" | "volume-no-clone" => Code::State,
         "no-space" | "volumes-full" | "snapshots-full" => Code::NoRoom,
         "volume-size" | "volume-shrink" | "range" | "device-path" | "device-size"
         | "device-shrink" => Code::Invalid,
