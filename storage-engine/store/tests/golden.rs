@@ -16,6 +16,7 @@ use support::{apply, fresh, key, read, run, write};
 
 const LENGTH: u64 = 4 << 20;
 const VERSION_1: &[u8] = include_bytes!("golden/version-1.image");
+const VERSION_2: &[u8] = include_bytes!("golden/version-2.image");
 
 fn options() -> StoreOptions {
     StoreOptions { cache_pages: 64, overlay_blocks: 64, ..StoreOptions::default() }
@@ -35,6 +36,26 @@ fn make() -> MemoryDisk {
     write(&mut store, 5, 0, &[5; 4096]).unwrap();
     apply(&mut store, vec![Operation::Remove { key: key(5) }]).unwrap();
     store.abandon()
+}
+
+/// The same, and behind it a mark, a block that was overwritten in place, and another overwrite of
+/// it whose record was lost with the power.
+fn make_marked() -> MemoryDisk {
+    let mut disk = make();
+    disk.set_atomic_write_size(4096);
+    let mut store = Store::mount(disk, options()).unwrap();
+    write(&mut store, 2, 2_097_152, &[6; 4096]).unwrap();
+    write(&mut store, 2, 2_097_152, &[7; 4096]).unwrap();
+    assert_eq!(store.counters().blocks_overwritten, 2);
+    let mut disk = store.abandon();
+    let mut bytes = [0; 4096];
+    for block in 0..LENGTH / 4096 {
+        disk.peek(block * 4096, &mut bytes);
+        if bytes == [7; 4096] {
+            disk.overwrite(block * 4096, &[8; 4096]);
+        }
+    }
+    disk
 }
 
 fn encode(disk: &MemoryDisk) -> Vec<u8> {
@@ -73,7 +94,8 @@ fn decode(mut image: &[u8]) -> MemoryDisk {
     disk
 }
 
-fn check(disk: MemoryDisk) {
+/// `border` is what the first block of the second half of object 2 holds.
+fn check(disk: MemoryDisk, border: Option<u8>) {
     let mut store = Store::mount(disk, options()).unwrap();
     let report = store.check().unwrap();
     assert_eq!((report.objects, report.shared_units, report.damaged), (4, 1, 0));
@@ -83,7 +105,10 @@ fn check(disk: MemoryDisk) {
     assert_eq!(read(&mut store, 3, 0, 65536).unwrap(), third);
     let mut second = vec![2; 8192];
     second[3996..4196].fill(4);
+    second[4096..].fill(border.unwrap_or(2));
+    second[4096..4196].fill(border.unwrap_or(4));
     assert_eq!(read(&mut store, 2, 2_097_152 - 4096, 8192).unwrap(), second);
+    assert_eq!(store.counters().adopted_blocks, u64::from(border.is_some()));
     let done = run(&mut store, StoreRequest::Attributes { key: key(4) });
     let attributes = vec![(b"color".to_vec(), b"blue".to_vec())];
     assert_eq!(done.result, Ok(StoreAnswer::Attributes { size: 0, attributes }));
@@ -95,16 +120,22 @@ fn check(disk: MemoryDisk) {
 
 #[test]
 fn version_1_is_read() {
-    check(decode(VERSION_1));
+    check(decode(VERSION_1), None);
+}
+
+#[test]
+fn version_2_is_read() {
+    check(decode(VERSION_2), Some(8));
 }
 
 #[test]
 fn what_is_written_is_read_and_fits_the_encoding() {
-    let disk = make();
+    check(make(), None);
+    let disk = make_marked();
     let image = encode(&disk);
     if let Ok(path) = std::env::var("PLINTH_GOLDEN") {
         std::fs::write(path, &image).unwrap();
     }
-    check(decode(&image));
-    check(disk);
+    check(decode(&image), Some(8));
+    check(disk, Some(8));
 }
