@@ -119,8 +119,9 @@ impl Attachment {
 
     /// Takes over or gives back a queue.
     pub(crate) fn change(&mut self, change: QueueChange) {
-        if matches!(change, QueueChange::Stop(_)) && !self.waiting.is_empty() {
-            self.pace.hurry();
+        if matches!(change, QueueChange::Stop(_)) {
+            let is_held = |waiting: &&Waiting| !waiting.is_admitted;
+            self.pace.hurry(self.waiting.iter().filter(is_held).count());
         }
         self.device.handle(change);
     }

@@ -28,15 +28,16 @@ pub(crate) struct Pace {
     /// `None` without limits, so that those pay a look at a pointer.
     limiter: Option<Box<Limiter>>,
     account: Account,
-    /// What is in hand must go whatever the limits say.
-    is_hurried: bool,
+    /// So many requests must go whatever the limits say: those in hand when a queue was asked
+    /// back, and no later ones of the other queues.
+    hurried: usize,
 }
 
 impl Pace {
     pub(crate) fn new(limits: Option<VolumeLimits>, account: Account, now: Moment) -> Self {
         let limits = limits.map(buckets).filter(|limits| !limits.is_unlimited());
         let limiter = limits.map(|limits| Box::new(Limiter::new(&limits, now)));
-        Self { limiter, account, is_hurried: false }
+        Self { limiter, account, hurried: 0 }
     }
 
     pub(crate) const fn account(&self) -> Account {
@@ -53,8 +54,9 @@ impl Pace {
         }
     }
 
-    pub(crate) const fn hurry(&mut self) {
-        self.is_hurried = true;
+    /// The requests that are in hand must go.
+    pub(crate) const fn hurry(&mut self, in_hand: usize) {
+        self.hurried = in_hand;
     }
 
     pub(crate) fn begin_round(&mut self, now: Moment) {
@@ -65,7 +67,7 @@ impl Pace {
 
     /// The guest has nothing more.
     pub(crate) fn settle(&mut self) {
-        self.is_hurried = false;
+        self.hurried = 0;
         if let Some(limiter) = &mut self.limiter {
             limiter.settle();
         }
@@ -81,7 +83,8 @@ impl Pace {
             | BlkOperation::Discard { .. }
             | BlkOperation::WriteZeroes { .. } => (Direction::Write, 0),
         };
-        if self.is_hurried {
+        if self.hurried > 0 {
+            self.hurried -= 1;
             limiter.charge(direction, u64::from(bytes));
             return true;
         }
