@@ -92,7 +92,8 @@ pub fn read_map<S: ObjectStore>(store: &mut S) -> Result<Option<(DiskId, Map)>, 
     let ask = |store: &mut S, request: StoreRequest| {
         store.submit(StoreTag(0), request).map_err(|_| MapError::Read)?;
         let mut ended: Vec<StoreCompletion> = Vec::new();
-        while ended.is_empty() {
+        // Until nothing at all is under way: the disk may go to another thread after this.
+        while ended.is_empty() || !store.is_idle() {
             store.poll(Moment::ZERO, &mut ended);
         }
         ended.pop().ok_or(MapError::Read)

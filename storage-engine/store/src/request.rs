@@ -315,7 +315,7 @@ pub enum StoreRefusal {
     BadMetadata { key: ObjectKey },
     #[error("block {block} of {key} cannot be read from the device")]
     ReadFailed { key: ObjectKey, block: u32 },
-    #[error("{key} is of a placement group past the last one, 1023")]
+    #[error("{key} is of a placement group past the last one, 255")]
     BadGroup { key: ObjectKey },
     #[error("the disk that has {key} is not in service: ask the pool's disks why")]
     DiskOut { key: ObjectKey },

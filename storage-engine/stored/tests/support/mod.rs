@@ -129,6 +129,13 @@ impl Daemon {
         self.process.wait().unwrap();
     }
 
+    /// `kill -9` of one, and the start of the next.
+    pub(crate) fn start_after_kill(old: &mut Self, folder: &Folder) -> Self {
+        old.process.kill().unwrap();
+        old.process.wait().unwrap();
+        Self::start(folder)
+    }
+
     /// SIGTERM; says how it ended.
     pub(crate) fn stop(mut self) -> Option<i32> {
         let pid = self.process.id().to_string();

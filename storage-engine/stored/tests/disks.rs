@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: Apache-2.0
+#![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is the report")]
+//! Pools of several disks, under a guest that writes and reads: disks come, drain, leave, fail and
+//! are missing, and no byte changes.
+
+mod support;
+
+use plinth_ids::{DiskId, VolumeId};
+use plinth_store_api::{
+    Answer, Attachment, DiskState, DiskStatus, Durability, Pool, PoolDisk, StoreConfig, Verb,
+};
+use std::path::PathBuf;
+use std::process::Command;
+use support::guest::{Guest, Io, OK};
+use support::pattern::{Random, bytes};
+use support::{Daemon, Folder, MIB, POOL, VOLUME, attachment, config, wait_for};
+
+const BLOCK: usize = 4096;
+/// Sixteen objects, so sixteen placement groups.
+const VOLUME_SIZE: u64 = 64 * MIB;
+const BLOCKS: u64 = VOLUME_SIZE / BLOCK as u64;
+const DISK_SIZE: u64 = 96 * MIB;
+
+/// A pool of disks in a folder, and a guest with an array of what it wrote.
+struct Scene {
+    folder: Folder,
+    daemon: Daemon,
+    guest: Guest,
+    disks: Vec<PoolDisk>,
+    epoch: u64,
+    stamps: Vec<u64>,
+    random: Random,
+    next_stamp: u64,
+}
+
+impl Scene {
+    fn new(disks: u32, seed: u64) -> Self {
+        let folder = Folder::fast();
+        let daemon = Daemon::start(&folder);
+        let disk = |number| PoolDisk {
+            id: DiskId(number),
+            device: device(&folder, number),
+            is_draining: false,
+        };
+        let disks: Vec<PoolDisk> = (1..=disks).map(disk).collect();
+        for disk in &disks {
+            format(&daemon, disk);
+        }
+        daemon.apply(of(1, &disks, &[]));
+        daemon.create(VOLUME, VOLUME_SIZE).unwrap();
+        let socket = folder.path("blk.sock");
+        daemon.apply(of(2, &disks, &[attachment(VOLUME, &socket, 1)]));
+        let guest = Guest::boot(&socket, 1);
+        let stamps = vec![0; usize::try_from(BLOCKS).unwrap()];
+        let (random, epoch, next_stamp) = (Random(seed), 2, 1);
+        Self { folder, daemon, guest, disks, epoch, stamps, random, next_stamp }
+    }
+
+    fn apply(&mut self) {
+        self.epoch += 1;
+        let attachments = [attachment(VOLUME, &self.folder.path("blk.sock"), 1)];
+        self.daemon.apply(of(self.epoch, &self.disks, &attachments));
+    }
+
+    fn disk(&self, number: u32) -> DiskStatus {
+        let found = self.statuses().into_iter().find(|disk| disk.id == DiskId(number));
+        found.expect("a disk of the pool")
+    }
+
+    fn statuses(&self) -> Vec<DiskStatus> {
+        match self.daemon.call(Verb::Disks { pool: POOL }) {
+            Ok(Answer::Disks(disks)) => disks,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn begin_write(&mut self) -> (u64, usize, usize) {
+        let count = 1 + self.random.below(8);
+        let first = self.random.below(BLOCKS - count);
+        let stamp = self.next_stamp;
+        self.next_stamp += 1;
+        let data = (first..first + count).flat_map(|block| content(block, stamp)).collect();
+        let id = self.guest.submit(0, &Io::Write { sector: first * 8, data });
+        let (first, count) = (usize::try_from(first).unwrap(), usize::try_from(count).unwrap());
+        (id, first, count)
+    }
+
+    /// A burst of writes, all of which must succeed; then some of it is read.
+    fn load(&mut self) {
+        // One after the other where they touch: the last answered is not the last submitted.
+        let mut busy = vec![false; self.stamps.len()];
+        let mut open = Vec::new();
+        for _ in 0..16 {
+            let saved = self.random.clone();
+            let count = 1 + self.random.below(8);
+            let first = usize::try_from(self.random.below(BLOCKS - count)).unwrap();
+            let range = first..first + usize::try_from(count).unwrap();
+            if busy[range.clone()].iter().any(|&busy| busy) {
+                continue;
+            }
+            busy[range].fill(true);
+            self.random = saved;
+            let stamp = self.next_stamp;
+            open.push((self.begin_write(), stamp));
+        }
+        while self.guest.open() > 0 {
+            for answered in self.guest.wait() {
+                assert_eq!(answered.status, OK, "the guest saw an error");
+            }
+        }
+        for ((_, first, count), stamp) in open {
+            self.stamps[first..first + count].fill(stamp);
+        }
+        let at = self.random.below(BLOCKS - 32);
+        self.compare(at);
+    }
+
+    fn compare(&mut self, first: u64) {
+        let data = self.guest.read(first * 8, 32 * BLOCK);
+        for (block, found) in (first..).zip(data.chunks(BLOCK)) {
+            let stamp = self.stamps[usize::try_from(block).unwrap()];
+            assert!(found == content(block, stamp), "block {block} is not of write {stamp}");
+        }
+    }
+
+    fn verify(&mut self) {
+        for first in (0..BLOCKS).step_by(32) {
+            self.compare(first);
+        }
+    }
+
+    fn fill(&mut self) {
+        for _ in 0..200 {
+            self.load();
+        }
+    }
+
+    fn wait_until(&mut self, what: &str, mut is_so: impl FnMut(&[DiskStatus]) -> bool) {
+        wait_for(what, || {
+            self.load();
+            is_so(&self.statuses()).then_some(())
+        });
+    }
+}
+
+fn device(folder: &Folder, number: u32) -> PathBuf {
+    folder.path(&format!("disk-{number}"))
+}
+
+fn format(daemon: &Daemon, disk: &PoolDisk) {
+    let device = disk.device.clone();
+    let size = Some(DISK_SIZE);
+    let verb = Verb::PoolDiskAdd { pool: POOL, disk: disk.id, device, size, overwrite: false };
+    assert_eq!(daemon.call(verb), Ok(Answer::Done));
+}
+
+fn of(epoch: u64, disks: &[PoolDisk], attachments: &[Attachment]) -> StoreConfig {
+    let mut config = config(epoch, &disks[0].device, attachments);
+    let pool = Pool::of_one(POOL, &disks[0].device, Durability::Flush);
+    config.pools = vec![Pool { disks: disks.to_vec(), ..pool }];
+    config
+}
+
+fn content(block: u64, stamp: u64) -> Vec<u8> {
+    if stamp == 0 { vec![0; BLOCK] } else { bytes(stamp << 16 | block, BLOCK) }
+}
+
+#[test]
+fn disks_come_and_go_under_a_guest_and_every_byte_stays() {
+    let mut scene = Scene::new(3, 1);
+    scene.fill();
+    for number in 1..=3 {
+        let disk = scene.disk(number);
+        assert!(disk.state == DiskState::In && disk.used > MIB, "{disk:?}");
+    }
+    let number = PoolDisk { id: DiskId(4), device: device(&scene.folder, 4), is_draining: false };
+    format(&scene.daemon, &number);
+    scene.disks.push(number);
+    scene.apply();
+    scene.wait_until("data on the new disk", |disks| disks.len() == 4 && disks[3].used > MIB);
+    scene.disks[0].is_draining = true;
+    scene.apply();
+    assert_eq!(scene.disk(1).state, DiskState::Draining);
+    let remove = || Verb::PoolDiskRemove { pool: POOL, disk: DiskId(1) };
+    assert_eq!(scene.daemon.call(remove()).unwrap_err().code, "disk-needed");
+    scene.wait_until("a drained disk", |disks| disks[0].objects == 0);
+    assert_eq!(scene.daemon.call(remove()), Ok(Answer::Done));
+    scene.disks.remove(0);
+    scene.apply();
+    assert_eq!(scene.statuses().len(), 3);
+    scene.load();
+    scene.verify();
+    assert_eq!(scene.daemon.pools()[0].fault, None);
+    // It is nobody's any more, and the pool does not want it back.
+    let old = PoolDisk { id: DiskId(1), device: device(&scene.folder, 1), is_draining: false };
+    scene.disks.push(old);
+    scene.apply();
+    let disk = scene.disk(1);
+    assert_eq!(disk.state, DiskState::Missing);
+    assert!(disk.reason.unwrap().contains("left the pool"));
+    scene.verify();
+}
+
+#[test]
+fn killed_in_the_middle_of_a_drain_it_goes_on_and_no_byte_is_lost() {
+    let mut scene = Scene::new(2, 2);
+    scene.fill();
+    scene.disks[1].is_draining = true;
+    scene.apply();
+    let before = scene.disk(2).objects;
+    for kill in 0..6 {
+        scene.load();
+        // Some requests are on their way when it is killed.
+        let open: Vec<_> = (0..4)
+            .map(|_| {
+                let stamp = scene.next_stamp;
+                (scene.begin_write(), stamp)
+            })
+            .collect();
+        let daemon = Daemon::start_after_kill(&mut scene.daemon, &scene.folder);
+        scene.daemon = daemon;
+        scene.guest.connect(&scene.folder.path("blk.sock"));
+        while scene.guest.open() > 0 {
+            for answered in scene.guest.wait() {
+                let fault = &scene.daemon.pools()[0];
+                assert_eq!(answered.status, OK, "kill {kill}: {fault:?}");
+            }
+        }
+        // Those that overlap may have gone either way, so they are written once more.
+        for ((_, first, count), _) in open {
+            let stamp = scene.next_stamp;
+            scene.next_stamp += 1;
+            let range = first as u64..(first + count) as u64;
+            let data: Vec<u8> = range.flat_map(|block| content(block, stamp)).collect();
+            assert_eq!(scene.guest.write(first as u64 * 8, &data), OK);
+            scene.stamps[first..first + count].fill(stamp);
+        }
+        scene.verify();
+    }
+    assert!(scene.disk(2).objects <= before, "a drain goes on");
+    scene.wait_until("a drained disk", |disks| disks[1].objects == 0);
+    scene.verify();
+}
+
+#[test]
+fn a_missing_disk_is_named_and_what_is_on_it_refused_until_it_comes_back() {
+    let mut scene = Scene::new(3, 3);
+    scene.fill();
+    scene.guest.disconnect();
+    let folder = std::mem::replace(&mut scene.folder, Folder::fast());
+    // The one that has the volumes' headers must be there for anything to be there.
+    let away = 3;
+    let (from, to) = (device(&folder, away), folder.path("away"));
+    let daemon = std::mem::replace(&mut scene.daemon, Daemon::start(&scene.folder));
+    assert_eq!(daemon.stop(), Some(0));
+    std::fs::rename(&from, &to).unwrap();
+    scene.daemon = Daemon::start(&folder);
+    scene.folder = folder;
+    wait_for("a degraded pool", || {
+        let fault = scene.daemon.pools()[0].fault.clone();
+        fault.filter(|fault| fault.contains("degraded") && fault.contains("disk-3"))
+    });
+    let disk = scene.disk(away);
+    assert!(disk.state == DiskState::Missing && disk.reason.is_some(), "{disk:?}");
+    std::fs::rename(&to, &from).unwrap();
+    wait_for("the disk", || (scene.disk(away).state == DiskState::In).then_some(()));
+    let socket = scene.folder.path("blk.sock");
+    wait_for("the socket", || socket.exists().then_some(()));
+    scene.guest.connect(&socket);
+    scene.verify();
+    assert_eq!(scene.daemon.pools()[0].fault, None);
+}
+
+/// A file system with little room, so that writes to a sparse file in it fail.
+struct SmallTmpfs(PathBuf);
+
+impl SmallTmpfs {
+    fn mount(path: PathBuf) -> Option<Self> {
+        std::fs::create_dir(&path).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(&path);
+        mount.status().is_ok_and(|status| status.success()).then_some(Self(path))
+    }
+}
+
+impl Drop for SmallTmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_disk_that_fails_writes_is_out_with_its_reason_and_the_others_go_on() {
+    let folder = Folder::fast();
+    let Some(small) = SmallTmpfs::mount(folder.path("small")) else {
+        println!("skipped: no right to mount a tmpfs");
+        return;
+    };
+    let daemon = Daemon::start(&folder);
+    let disk = |number, device| PoolDisk { id: DiskId(number), device, is_draining: false };
+    let disks = [disk(1, device(&folder, 1)), disk(2, small.0.join("disk-2"))];
+    for disk in &disks {
+        format(&daemon, disk);
+    }
+    daemon.apply(of(1, &disks, &[]));
+    daemon.create(VOLUME, VOLUME_SIZE).unwrap();
+    let socket = folder.path("blk.sock");
+    daemon.apply(of(2, &disks, &[attachment(VOLUME, &socket, 1)]));
+    let mut guest = Guest::boot(&socket, 1);
+    let step = 64 * BLOCK;
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for at in 0..VOLUME_SIZE / step as u64 {
+        let is_good = guest.write(at * step as u64 / 512, &bytes(at, step)) == OK;
+        if is_good { good.push(at) } else { bad.push(at) }
+    }
+    assert!(!bad.is_empty(), "the small disk had room");
+    let Ok(Answer::Disks(statuses)) = daemon.call(Verb::Disks { pool: POOL }) else { panic!() };
+    assert_eq!(statuses[0].state, DiskState::In);
+    assert_eq!(statuses[1].state, DiskState::Failed);
+    let reason = statuses[1].reason.clone().unwrap();
+    assert!(reason.contains("errno 28"), "{reason}");
+    let fault = daemon.pools()[0].fault.clone().unwrap();
+    assert!(fault.contains("degraded") && fault.contains("disk-2"), "{fault}");
+    // Writes after the failure that went well are on the other disk; nothing answered is lost.
+    assert!(good.iter().any(|at| at > &bad[0]), "the other disk goes on");
+    for at in good {
+        assert!(guest.read(at * step as u64 / 512, step) == bytes(at, step), "piece {at}");
+    }
+    guest.flush();
+    let other = VolumeId(8);
+    drop(guest);
+    // Whatever happens to this one, the process lives and answers.
+    let _ = daemon.create(other, MIB);
+    assert_eq!(daemon.pools().len(), 1);
+    assert_eq!(daemon.stop(), Some(0));
+}
