@@ -43,6 +43,8 @@ pub struct ScrubProgress {
     /// Bytes a second.
     pub rate: u64,
     pub started_at: Moment,
+    /// `None` while it goes on.
+    pub ended_at: Option<Moment>,
     pub objects_done: u64,
     pub objects_total: u64,
     /// Bytes that were read.
@@ -82,7 +84,8 @@ struct Run {
 #[derive(Debug, Default)]
 pub(crate) struct Scrub {
     run: Option<Run>,
-    last: Option<ScrubProgress>,
+    /// The last ones that went through, light and deep.
+    last: [Option<ScrubProgress>; 2],
     runs: u64,
 }
 
@@ -112,6 +115,7 @@ impl<D: Disk> Store<D> {
             kind,
             rate,
             started_at: self.now,
+            ended_at: None,
             objects_done: 0,
             objects_total: self.objects.count() as u64,
             bytes: 0,
@@ -140,9 +144,9 @@ impl<D: Disk> Store<D> {
         self.scrub.run.as_ref().map(|run| run.progress)
     }
 
-    /// How the last scrub that went through to its end ended.
-    pub fn scrub_result(&self) -> Option<ScrubProgress> {
-        self.scrub.last
+    /// How the last scrub of this kind that went through to its end ended.
+    pub fn scrub_result(&self, kind: ScrubKind) -> Option<ScrubProgress> {
+        self.scrub.last[place(kind)]
     }
 
     /// The blocks that are known to be bad, by object.
@@ -203,7 +207,10 @@ impl<D: Disk> Store<D> {
             Cursor::Map { slot, half } => return self.scrub_map(slot, half),
             Cursor::Data { slot, half, index } => return self.scrub_data(slot, half, index),
             Cursor::End => {
-                self.scrub.last = self.scrub_stop();
+                if let Some(ended) = self.scrub_stop() {
+                    let ended = ScrubProgress { ended_at: Some(self.now), ..ended };
+                    self.scrub.last[place(ended.kind)] = Some(ended);
+                }
                 return false;
             }
         };
@@ -246,7 +253,17 @@ impl<D: Disk> Store<D> {
             let address = self.layout.map_address(slot, half, 0);
             return self.scrub_read(Cursor::Map { slot, half }, address, 2 * PAGE_SIZE, 0);
         }
-        self.scrub_next_half(slot, half)
+        // A page that no checkpoint has written yet is in memory, if there is one.
+        let place =
+            self.objects.occupied(slot).map(|at| (at.frames[half as usize], at.incarnation));
+        match place {
+            Some((frame, incarnation)) if frame < BAD_FRAME => {
+                let page = self.cache.frame(frame).page.clone();
+                self.scrub_agree(slot, half, page, incarnation);
+                true
+            }
+            _ => self.scrub_next_half(slot, half),
+        }
     }
 
     fn incarnation(&self, slot: u32) -> u64 {
@@ -559,6 +576,13 @@ impl Which {
             Self::Newest => 1,
             Self::Older => 0,
         }
+    }
+}
+
+const fn place(kind: ScrubKind) -> usize {
+    match kind {
+        ScrubKind::Light => 0,
+        ScrubKind::Deep => 1,
     }
 }
 

@@ -29,7 +29,7 @@ fn scrub<D: Disk>(store: &mut Store<D>, kind: ScrubKind) -> ScrubProgress {
     for tick in 1..100_000 {
         store.poll(Duration::from_millis(1000 + tick), &mut done);
         if store.scrub_progress().is_none() && store.is_idle() {
-            return store.scrub_result().unwrap();
+            return store.scrub_result(kind).unwrap();
         }
     }
     panic!("the scrub has no end: {:?}, {}", store.scrub_progress(), store.waits());
@@ -237,7 +237,7 @@ fn a_scrub_amid_writes_calls_nothing_bad() {
             }
             store.poll(Duration::from_millis(tick.into()), &mut done);
             if store.scrub_progress().is_none() {
-                scrubs += u32::from(store.scrub_result().is_some());
+                scrubs += u32::from(store.scrub_result(ScrubKind::Deep).is_some());
                 store.scrub_start(ScrubKind::Deep, 1 << 30);
             }
             let found = store.scrub_progress().map_or(0, |progress| progress.found);
@@ -248,4 +248,16 @@ fn a_scrub_amid_writes_calls_nothing_bad() {
         assert_eq!(store.counters().bad_blocks, 0);
     }
     assert!(scrubs > 100, "{scrubs} scrubs went through");
+}
+
+#[test]
+fn data_whose_map_no_checkpoint_has_written_is_scrubbed() {
+    let mut store = fresh(16 * MIB, options());
+    write(&mut store, 1, 0, &[3; 40_960]).unwrap();
+    let mut bytes = vec![0; 16 << 20];
+    store.disk().peek(0, &mut bytes);
+    let at = bytes.chunks(4096).position(|block| block == [3; 4096]).unwrap() as u64 * 4096;
+    store.disk_mut().overwrite(at + 9, &[0]);
+    assert_eq!(scrub(&mut store, ScrubKind::Deep).found, 1);
+    assert_eq!(store.bad_blocks().next().unwrap().offset, at);
 }

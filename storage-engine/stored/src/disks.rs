@@ -129,7 +129,7 @@ impl Keeper {
             used: capacity.map_or(0, |capacity| capacity.used),
             level: capacity.map(|capacity| level(capacity.level)).unwrap_or_default(),
             objects: objects(facts),
-            bad_blocks: 0,
+            bad_blocks: facts.map_or(0, |facts| facts.bad_blocks),
             counters: counters.map(disk_counters).unwrap_or_default(),
         }
     }

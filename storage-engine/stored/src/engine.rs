@@ -134,6 +134,14 @@ impl Engine {
             Message::DiskJoin { .. } | Message::DiskDrain { .. } | Message::DiskLeave { .. } => {
                 self.change_disks(message);
             }
+            Message::Scrub { pool, disk, order, answer } => {
+                let done = self.pool(pool).and_then(|pool| pool.scrub(disk, order));
+                let _ = answer.send(done);
+            }
+            Message::Scrubs { pool, answer } => {
+                let now = self.time.now;
+                let _ = answer.send(self.pool(pool).map(|pool| pool.scrubs(now)));
+            }
             Message::Attach { spec, answer } => {
                 let _ = answer.send(self.attach(spec));
             }

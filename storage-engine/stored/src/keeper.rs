@@ -180,6 +180,7 @@ impl Keeper {
             }
         }
         self.limit(&wanted.attachments);
+        self.scrub_by_schedule(&wanted.pools);
         let mut scene = self.scene();
         scene.pool_faults.retain(|&id, _| wanted.pools.iter().any(|pool| pool.id == id));
         let is_wanted = |&key: &VolumeKey| {

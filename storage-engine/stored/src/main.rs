@@ -20,6 +20,7 @@ mod pace;
 mod place;
 mod pool;
 mod refusal;
+mod scrub;
 mod service;
 mod show;
 mod slow;

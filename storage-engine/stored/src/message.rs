@@ -24,6 +24,8 @@ use std::sync::Arc;
 pub(crate) enum EngineRefusal {
     #[error("pool {pool} is not in service: apply a configuration with it, and ask `pools` why")]
     PoolMissing { pool: PoolId },
+    #[error("{pool} has no {disk} in service: look for it with `disks`")]
+    DiskMissing { pool: PoolId, disk: DiskId },
     #[error("pool {pool} is in service already")]
     PoolExists { pool: PoolId },
     #[error(transparent)]
@@ -85,6 +87,7 @@ pub(crate) struct PoolFacts {
 #[derive(Clone, Debug)]
 pub(crate) struct DiskFacts {
     pub(crate) disk: SpanDisk,
+    pub(crate) bad_blocks: u64,
     pub(crate) counters: StoreCounters,
 }
 
@@ -129,6 +132,17 @@ pub(crate) enum Message {
         pool: PoolId,
         disk: DiskId,
         answer: Answer<Option<Box<DiskStore>>>,
+    },
+    /// Of one disk or all of them.
+    Scrub {
+        pool: PoolId,
+        disk: Option<DiskId>,
+        order: crate::scrub::Order,
+        answer: Answer<()>,
+    },
+    Scrubs {
+        pool: PoolId,
+        answer: Answer<Vec<crate::scrub::ScrubFacts>>,
     },
     Attach {
         spec: AttachSpec,

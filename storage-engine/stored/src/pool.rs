@@ -76,6 +76,7 @@ impl Pool {
         self.life = Life::Closing(answer);
         // A move is begun again by the next start.
         self.volumes.store_mut().pause(true);
+        let _ = self.scrub(None, crate::scrub::Order::Stop);
     }
 
     pub(crate) const fn is_ending(&self) -> bool {
@@ -106,7 +107,10 @@ impl Pool {
     /// nothing; while it has something, the worker looks by the clock.
     pub(crate) fn announces(&self) -> bool {
         let is_told = self.in_flight == 0 || self.disks().all(|disk| disk.descriptor().is_some());
-        is_told && !self.volumes.waits_for_time() && !self.volumes.store().is_moving()
+        is_told
+            && !self.is_scrubbing()
+            && !self.volumes.waits_for_time()
+            && !self.volumes.store().is_moving()
     }
 
     /// When a move that failed is tried again.
@@ -151,7 +155,8 @@ impl Pool {
 
     fn of(&self, disk: SpanDisk) -> DiskFacts {
         let store = self.volumes.store().store(disk.disk);
-        DiskFacts { disk, counters: store.map(DiskStore::counters).unwrap_or_default() }
+        let bad_blocks = store.map_or(0, |store| store.bad_block_count() as u64);
+        DiskFacts { disk, bad_blocks, counters: store.map(DiskStore::counters).unwrap_or_default() }
     }
 
     /// What keeps the pool from being whole, for people.

@@ -87,6 +87,7 @@ impl From<EngineRefusal> for Refusal {
     fn from(refusal: EngineRefusal) -> Self {
         let code = match &refusal {
             EngineRefusal::PoolMissing { .. } => "pool-missing",
+            EngineRefusal::DiskMissing { .. } => "disk-missing",
             EngineRefusal::PoolExists { .. } => "pool-exists",
             EngineRefusal::Join { .. } => "disk-join",
             EngineRefusal::Leave { source: LeaveError::Unknown, .. } => "disk-missing",

@@ -16,8 +16,8 @@ use plinth_manage::{Kept, LineFault, Service};
 use plinth_metrics::Metrics;
 use plinth_rt::{StatsSnapshot, WorkerStats};
 use plinth_store_api::{
-    Answer, AttachmentStatus, Costs, DiskStatus, Level, PoolStatus, Refusal, Reply, Request,
-    Status, StoreConfig, Verb, VolumeStatus,
+    Answer, AttachmentStatus, Costs, DiskDetail, DiskStatus, Level, PoolStatus, Refusal, Reply,
+    Request, Status, StoreConfig, Verb, VolumeStatus,
 };
 use plinth_volume::{VolumeRequest, VolumeSpec};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -101,16 +101,22 @@ impl Stored {
             | Verb::SnapshotDelete { .. }
             | Verb::SnapshotRollback { .. }) => self.carry_out_kept(verb),
             Verb::Disks { pool } => self.disks(pool).map(Answer::Disks),
-            Verb::DiskShow { .. } => Err(not_served("disk-show")),
+            Verb::DiskShow { pool, disk } => self.disk_show(pool, disk),
             Verb::PoolDiskAdd { pool, device, size, overwrite, .. } => {
                 format::format_pool(pool, &device, size, overwrite)
                     .map(|()| Answer::Done)
                     .map_err(|error| refused(error.code(), &error))
             }
             Verb::PoolDiskRemove { pool, disk } => self.remove_disk(pool, disk),
-            Verb::ScrubStart { .. } => Err(not_served("scrub-start")),
-            Verb::ScrubStop { .. } => Err(not_served("scrub-stop")),
-            Verb::ScrubStatus { .. } => Err(not_served("scrub-status")),
+            Verb::ScrubStart { pool, disk, kind, rate } => {
+                self.keeper.scrub_start(pool, disk, kind, rate)?;
+                Ok(Answer::Done)
+            }
+            Verb::ScrubStop { pool, disk } => {
+                self.keeper.scrub_stop(pool, disk)?;
+                Ok(Answer::Done)
+            }
+            Verb::ScrubStatus { pool } => Ok(Answer::Scrubs(self.keeper.scrub_statuses(pool)?)),
             Verb::Metrics => self.metrics(),
             Verb::SlowRequests { limit } => self.slow_requests(limit),
         }
@@ -249,6 +255,14 @@ impl Stored {
         let wanted = wanted.ok_or(EngineRefusal::PoolMissing { pool })?;
         let known = facts.iter().find(|facts| facts.pool == pool);
         Ok(self.keeper.disk_statuses(&wanted, known))
+    }
+
+    fn disk_show(&self, pool: PoolId, disk: DiskId) -> Outcome {
+        let statuses = self.disks(pool)?;
+        let status = statuses.into_iter().find(|status| status.id == disk);
+        let status = status.ok_or(EngineRefusal::DiskMissing { pool, disk })?;
+        let bad_blocks = self.keeper.bad_blocks(pool, disk)?;
+        Ok(Answer::Disk(Box::new(DiskDetail { status, bad_blocks })))
     }
 
     fn remove_disk(&self, pool: PoolId, disk: DiskId) -> Outcome {

@@ -104,6 +104,12 @@ pub(crate) fn volume_of(key: &ObjectKey) -> VolumeId {
     VolumeId(u64::try_from(bits).expect("the mask leaves 64 bits"))
 }
 
+/// Of a data object: its volume, and where in the volume it begins, in bytes.
+pub fn data_place(key: &ObjectKey) -> Option<(VolumeId, u64)> {
+    let is_data = key.object.0 >> 96 == Kind::Data as u128;
+    is_data.then(|| (volume_of(key), u64::from(index_of(key)) * OBJECT_SIZE))
+}
+
 pub(crate) fn index_of(key: &ObjectKey) -> u32 {
     let bits = key.object.0 & u128::from(u32::MAX);
     u32::try_from(bits).expect("the mask leaves 32 bits")

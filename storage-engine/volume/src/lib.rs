@@ -35,6 +35,7 @@ mod volume;
 mod volumes;
 mod zero;
 
+pub use key::data_place;
 pub use request::{
     ChangedRange, Changes, ChoreKind, ChoreStatus, REQUEST_BYTES_MAX, SnapshotSpec, SnapshotStatus,
     VolumeAnswer, VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeSpec,
