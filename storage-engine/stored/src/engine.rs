@@ -131,17 +131,6 @@ impl Engine {
                     let _ = answer.send(Err(refusal));
                 }
             },
-            Message::DiskJoin { .. } | Message::DiskDrain { .. } | Message::DiskLeave { .. } => {
-                self.change_disks(message);
-            }
-            Message::Scrub { pool, disk, order, answer } => {
-                let done = self.pool(pool).and_then(|pool| pool.scrub(disk, order));
-                let _ = answer.send(done);
-            }
-            Message::Scrubs { pool, answer } => {
-                let now = self.time.now;
-                let _ = answer.send(self.pool(pool).map(|pool| pool.scrubs(now)));
-            }
             Message::Attach { spec, answer } => {
                 let _ = answer.send(self.attach(spec));
             }
@@ -195,6 +184,7 @@ impl Engine {
             Message::Attachments { answer } => {
                 let _ = answer.send(self.attachment_facts());
             }
+            about_disks => self.change_disks(about_disks),
         }
     }
 
@@ -214,7 +204,21 @@ impl Engine {
                     let _ = answer.send(Err(refusal));
                 }
             },
-            _ => unreachable!("the caller gives only what is about disks"),
+            about_scrubs => self.scrub(about_scrubs),
+        }
+    }
+
+    fn scrub(&mut self, message: Message) {
+        match message {
+            Message::Scrub { pool, disk, order, answer } => {
+                let done = self.pool(pool).and_then(|pool| pool.scrub(disk, order));
+                let _ = answer.send(done);
+            }
+            Message::Scrubs { pool, answer } => {
+                let now = self.time.now;
+                let _ = answer.send(self.pool(pool).map(|pool| pool.scrubs(now)));
+            }
+            _ => unreachable!("the caller gives only what is about scrubs"),
         }
     }
 
