@@ -392,12 +392,12 @@ fn meaning(code: &str) -> Code {
         | "disk-needed"
         | "snapshot-has-clones"
         | "snapshot-in-use" => Code::InUse,
-        "volume-busy" | "pool-starting" | "stopping" | "pool-fault" | "not-served"
+        "volume-busy" | "pool-starting" | "stopping" | "pool-fault"
         | "scrub-running" | "delta-base" | "disk-leaving" | "disk-join" | "disk-out"
         | "clone-too-deep" | "volume-no-clone" => Code::State,
         "no-space" | "volumes-full" | "snapshots-full" => Code::NoRoom,
         "volume-size" | "volume-shrink" | "range" | "device-path" | "device-size"
-        | "device-shrink" => Code::Invalid,
+        | "device-shrink" | "not-served" => Code::Invalid,
         _ => Code::Failed,
     }
 }

@@ -460,7 +460,7 @@ fn snapshots_are_made_counted_and_forgotten() {
     assert_eq!(perform(&agent, delete(), b""), Ok(AgentAnswer::Done));
     // What a store of an older release does not know is told as such.
     let refusal = perform(&agent, Command::Metrics, b"").unwrap_err();
-    assert_eq!(refusal.code(), Some(Code::State), "{refusal}");
+    assert_eq!(refusal.code(), Some(Code::Invalid), "{refusal}");
 }
 
 #[test]

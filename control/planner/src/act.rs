@@ -269,9 +269,11 @@ fn is_gone(answer: &Result<AgentAnswer, Refusal>) -> bool {
     }
 }
 
-/// The node says that something stands on it, as a clone does: it stays until somebody asks anew.
+/// The node says that something stands on it, as a clone does, or that it cannot do this at all,
+/// as a wipe by a store of an older release: it stays until somebody asks anew.
 fn is_kept(answer: &Result<AgentAnswer, Refusal>) -> bool {
-    answer.as_ref().is_err_and(|refusal| refusal.code() == Some(Code::InUse))
+    let code = answer.as_ref().err().and_then(Refusal::code);
+    matches!(code, Some(Code::InUse | Code::Invalid))
 }
 
 fn format_command(pool: &PoolRecord) -> Command {

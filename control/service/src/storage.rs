@@ -466,14 +466,17 @@ async fn disk_view(shared: &Shared, pool: &Name, disk: DiskId) -> Result<Answer,
 async fn disk_show(shared: &Shared, pool: &Name, disk: DiskId) -> Result<Answer, Refusal> {
     let (id, node) = pool_and_disk(shared, pool, Some(disk)).await?;
     let command = Command::DiskShow { pool: id, disk };
-    let AgentAnswer::BadBlocks(bad_blocks) = perform(shared, node, command, LOOK_LIMIT).await?
-    else {
-        return Err(confused());
+    let answer = perform(shared, node, command, LOOK_LIMIT).await;
+    let Answer::Disk(view) = disk_view(shared, pool, disk).await? else { return Err(confused()) };
+    let is_clean = view.status.as_ref().is_none_or(|status| status.bad_blocks == 0);
+    let bad_blocks = match answer {
+        Ok(AgentAnswer::BadBlocks(bad_blocks)) => bad_blocks,
+        Ok(_) => return Err(confused()),
+        // What was seen last is shown, unless it says that there is something to name.
+        Err(_) if is_clean => Vec::new(),
+        Err(refusal) => return Err(refusal),
     };
-    match disk_view(shared, pool, disk).await? {
-        Answer::Disk(view) => Ok(Answer::Disk(plinth_api::PoolDiskView { bad_blocks, ..view })),
-        other => Ok(other),
-    }
+    Ok(Answer::Disk(plinth_api::PoolDiskView { bad_blocks, ..view }))
 }
 
 async fn disk_add(shared: &Shared, request: DiskAdd) -> Result<Answer, Refusal> {
