@@ -121,13 +121,16 @@ impl Inner {
             Command::SlowRequests { limit } => Verb::SlowRequests { limit },
             _ => return Err(Trouble::Confused),
         };
+        if let Verb::DeltaImport { pool, volume, snapshot, .. } = verb {
+            self.store_socket().act(verb)?;
+            return self.snapshot_made(pool, volume, snapshot);
+        }
         Ok(match self.store_socket().call(verb)? {
             Answer::VolumeDetail(detail) => AgentAnswer::VolumeUsage(storage::usage(*detail)),
             Answer::Diff(diff) => AgentAnswer::Diff {
                 ranges: diff.ranges.into_iter().map(storage::range).collect(),
                 next: diff.next,
             },
-            Answer::Snapshot(status) => AgentAnswer::Snapshot(storage::snapshot(status)),
             Answer::Disk(detail) => AgentAnswer::BadBlocks(
                 detail.bad_blocks.into_iter().map(storage::bad_block).collect(),
             ),
@@ -142,6 +145,22 @@ impl Inner {
             }
             _ => return Err(Trouble::Confused),
         })
+    }
+
+    /// A snapshot that was just made, as the store has it: its name came with a delta.
+    fn snapshot_made(
+        &self,
+        pool: PoolId,
+        volume: VolumeId,
+        snapshot: SnapshotId,
+    ) -> Result<AgentAnswer, Trouble> {
+        self.store.look();
+        let Answer::Snapshots(all) = self.store_socket().call(Verb::Snapshots { pool, volume })?
+        else {
+            return Err(Trouble::Confused);
+        };
+        let made = all.into_iter().find(|one| one.snapshot == snapshot);
+        made.map(|one| AgentAnswer::Snapshot(storage::snapshot(one))).ok_or(Trouble::Confused)
     }
 
     /// Makes a disk for a pool that is served; the spec names it afterwards. A disk that has a
@@ -392,9 +411,9 @@ fn meaning(code: &str) -> Code {
         | "disk-needed"
         | "snapshot-has-clones"
         | "snapshot-in-use" => Code::InUse,
-        "volume-busy" | "pool-starting" | "stopping" | "pool-fault"
-        | "scrub-running" | "delta-base" | "disk-leaving" | "disk-join" | "disk-out"
-        | "clone-too-deep" | "volume-no-clone" => Code::State,
+        "volume-busy" | "pool-starting" | "stopping" | "pool-fault" | "scrub-running"
+        | "delta-base" | "disk-leaving" | "disk-join" | "disk-out" | "clone-too-deep"
+        | "volume-no-clone" => Code::State,
         "no-space" | "volumes-full" | "snapshots-full" => Code::NoRoom,
         "volume-size" | "volume-shrink" | "range" | "device-path" | "device-size"
         | "device-shrink" | "not-served" => Code::Invalid,
