@@ -22,7 +22,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub(crate) use support::{key, lay_out, settle};
 
 /// For each durability.
-const HISTORIES: u64 = 1000;
+const HISTORIES: u64 = 500;
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
