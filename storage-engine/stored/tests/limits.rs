@@ -167,8 +167,10 @@ fn median_read(guest: &mut Guest) -> Duration {
     times[times.len() / 2]
 }
 
+/// That it is not starved; by how much a flood is felt is measured where time is simulated
+/// (`storage-engine/qos/tests/fairness.rs`), because this flood is bounded by its own guest.
 #[test]
-fn a_flood_on_one_volume_is_hardly_felt_on_another() {
+fn a_volume_is_served_beside_a_flood_on_another() {
     let mut scene = Scene::new(2);
     scene.serve(&[None, None]);
     let mut victim = Guest::boot(&scene.socket(2), 1);
@@ -195,7 +197,6 @@ fn a_flood_on_one_volume_is_hardly_felt_on_another() {
     is_over.store(true, Ordering::Relaxed);
     let answers = thread.join().unwrap();
     assert!(answers > 40, "{answers} answers are no flood");
-    // Without fairness it is the time of 40 reads of 256 KiB, a millisecond or more.
     let limit = (alone * 4).max(Duration::from_micros(300));
     assert!(beside < limit, "{alone:?} alone, {beside:?} beside a flood of {answers}");
 }
