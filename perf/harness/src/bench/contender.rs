@@ -139,7 +139,7 @@ pub(super) fn disk_folder() -> Result<Folder> {
 /// A run of ours as the load, on CPU 0, bounded.
 pub(super) fn perf(scratch: &Scratch, verb: &str, seconds: f64) -> Result<Command> {
     let mut command = Command::new("timeout");
-    command.arg("180").arg(program("plinth-perf")?).arg(verb);
+    command.arg("900").arg(program("plinth-perf")?).arg(verb);
     command.args(["--seconds", &seconds.to_string(), "--cpu", "0"]);
     command.arg("--json").arg(scratch.join("result.json"));
     Ok(command)

@@ -194,7 +194,7 @@ fn mount() -> Outcome {
         "--warm-up",
         "0",
     ];
-    client(std::slice::from_ref(&socket), &arguments, 170.0)?;
+    client(std::slice::from_ref(&socket), &arguments, 600.0)?;
     let objects = store.pools()?.iter().map(|pool| pool.objects).sum::<u64>();
     if objects < OBJECTS {
         bail!("only {objects} objects were made in the time there is");
