@@ -9,8 +9,8 @@
 //! | `wire-headers` | a guest or the wire | `dataplane/wire` |
 //! | `switch-guest`, `switch-uplink` | a guest, the wire | `dataplane/vswitch` |
 //! | `control-frame` | anyone who reaches the QUIC port | `control/api` |
-//! | `store-metadata`, `store-disk` | a disk that lies | `storage-engine/store` |
 //! | `volume-delta` | whoever wrote a delta that is imported | `storage-engine/format` |
+//! | `store-metadata`, `store-disk`, `store-keys` | a disk that lies | `storage-engine/store` |
 //! | `switch-request`, `store-request` | whoever may open the unix socket | the two `-api` crates |
 
 use crate::runner::Target;
@@ -42,6 +42,7 @@ pub fn all() -> Vec<Target> {
         Target { name: "store-metadata", run: store_metadata, seeds: store_patches },
         Target { name: "store-disk", run: store_disk, seeds: store_disks },
         Target { name: "volume-delta", run: plinth_format::fuzz_delta, seeds: deltas },
+        Target { name: "store-keys", run: store_keys, seeds: key_pages },
         Target { name: "switch-request", run: switch_request, seeds: switch_requests },
         Target { name: "store-request", run: store_request, seeds: store_requests },
     ]
@@ -126,6 +127,28 @@ fn store_metadata(data: &[u8]) {
 /// A disk of any bytes at all.
 fn store_disk(data: &[u8]) {
     plinth_disks::hostile::mount_bytes(data);
+}
+
+/// A tree of keys whose pages are any bytes.
+fn store_keys(data: &[u8]) {
+    plinth_store::walk_key_pages(data);
+}
+
+/// A root with two leaves, and a leaf alone: magic, kind, count, used, then the entries.
+fn key_pages() -> Vec<Vec<u8>> {
+    let page = |kind: u8, entries: &[&[u8]]| {
+        let entries_bytes = entries.concat();
+        let (count, used) = (entries.len().to_le_bytes(), entries_bytes.len().to_le_bytes());
+        let mut page = b"PLNk".to_vec();
+        page.extend([kind, 0, count[0], count[1], used[0], used[1]]);
+        page.resize(16, 0);
+        page.extend(entries_bytes);
+        page.resize(4096, 0);
+        page
+    };
+    let leaf = |name: u8| page(1, &[&[1, 2, 0, name, 7, 7], &[2, 0, 0, name, name]]);
+    let root = page(2, &[&[0, 1, 0], &[1, 2, 0, b'k']]);
+    vec![leaf(b'a'), [root, leaf(b'a'), leaf(b'k')].concat()]
 }
 
 /// Patches of eight bytes for `mount_patched`: page, byte, length, checksum or not, bytes.
