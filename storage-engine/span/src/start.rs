@@ -79,9 +79,10 @@ pub struct Refused<S> {
 /// A pool, and the disks that are none of it.
 pub type Started<S> = (Span<S>, Vec<Refused<S>>);
 
-/// The same for every pool, so that a disk of another one is recognised.
+/// The same for every pool, so that a disk of another one is recognised. The pool is the last
+/// number that the store leaves to its users.
 const fn map_key() -> ObjectKey {
-    ObjectKey { pool: PoolId(u32::MAX), pg: OWN_PG, object: ObjectId(1), snapshot: 0 }
+    ObjectKey { pool: PoolId((1 << 30) - 1), pg: OWN_PG, object: ObjectId(1), snapshot: 0 }
 }
 
 /// Reads a disk's map of its pool, polling until it is there.
