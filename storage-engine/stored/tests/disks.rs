@@ -278,7 +278,7 @@ impl SmallTmpfs {
     fn mount(path: PathBuf) -> Option<Self> {
         std::fs::create_dir(&path).unwrap();
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(&path);
+        mount.args(["-t", "tmpfs", "-o", "size=12m", "tmpfs"]).arg(&path);
         mount.status().is_ok_and(|status| status.success()).then_some(Self(path))
     }
 }
