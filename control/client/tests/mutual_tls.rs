@@ -4,7 +4,7 @@
 
 use plinth_api::*;
 use plinth_client::*;
-use plinth_ids::{Epoch, Name, PoolId, VmId, VolumeId};
+use plinth_ids::{Epoch, Name, PoolId, SnapshotId, VmId, VolumeId};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -92,7 +92,7 @@ impl Agent for EchoAgent {
         }
         let mut bytes = Vec::new();
         match input.read_to_end(&mut bytes).await {
-            Ok(size) => Ok(AgentAnswer::Imported { size: size as u64 }),
+            Ok(size) => Ok(AgentAnswer::Imported { size: size as u64, has_snapshot: true }),
             Err(err) => Err(Refusal::new(Code::Invalid, err.to_string())),
         }
     }
@@ -214,6 +214,7 @@ fn import(length: u64) -> AgentRequest {
     AgentRequest::Perform(Command::ImageImport {
         pool: PoolId(1),
         volume: VolumeId(1),
+        snapshot: SnapshotId(1),
         name: "small".parse().unwrap(),
         format: DiskFormat::Raw,
         source: ImportSource::Stream { length },
@@ -232,7 +233,7 @@ async fn an_import_has_exactly_its_bytes() {
         exchange.send_bytes(&[7; 1000]).await.unwrap();
     }
     let reply: AgentReply = exchange.receive().await.unwrap();
-    assert_eq!(reply.result, Ok(AgentAnswer::Imported { size: 1_000_000 }));
+    assert_eq!(reply.result, Ok(AgentAnswer::Imported { size: 1_000_000, has_snapshot: true }));
     // One that ends early is an error for the agent, not a short image.
     let mut exchange = peer.open(&import(1000)).await.unwrap();
     exchange.send_bytes(&[7; 999]).await.unwrap();
