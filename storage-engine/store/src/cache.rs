@@ -60,6 +60,11 @@ impl MapCache {
         self.capacity += count;
     }
 
+    /// Frames that pages can be put in without pushing out others.
+    pub(crate) const fn free_count(&self) -> usize {
+        self.free.len()
+    }
+
     pub(crate) const fn dirty_count(&self) -> usize {
         self.dirty_count
     }

@@ -284,8 +284,19 @@ impl<D: Disk> Store<D> {
         if frames > 0 && !self.reserve_frames(frames) {
             return Ready::Wait;
         }
-        // Reserving may have pushed out a page that the steps need.
-        if frames > 0 { self.prepare_frames(0, steps) } else { Ready::Yes }
+        if frames == 0 {
+            return Ready::Yes;
+        }
+        // Reserving may have pushed out a page that the steps need, and bringing it back may have
+        // taken a frame that was reserved: then the new objects would push out what they are
+        // made from.
+        match self.prepare_frames(0, steps) {
+            Ready::Yes if self.cache.free_count() < frames => {
+                self.has_moved = true;
+                Ready::Wait
+            }
+            ready => ready,
+        }
     }
 
     fn reserve_frames(&mut self, count: usize) -> bool {

@@ -35,7 +35,7 @@ pub(crate) type Store1 = Store<MemoryDisk>;
 
 fn options() -> StoreOptions {
     StoreOptions {
-        cache_pages: 512,
+        cache_pages: 64,
         overlay_blocks: 64,
         requests_max: 64,
         ..StoreOptions::default()
