@@ -46,6 +46,31 @@ pub(crate) fn killed_store(_length: Length) -> Result<()> {
     Ok(())
 }
 
+/// A disk that grows under a running guest, which goes on writing and uses the new room.
+pub(crate) fn grown(_length: Length) -> Result<()> {
+    let scratch = Scratch::new()?;
+    let mut store = Store::start(&scratch, "b")?;
+    store.make_pool(1, 512 * MIB)?;
+    let socket = store.make_volume(1, 1, 64 * MIB, 1)?;
+    let mut vm = Vm::start(&scratch, 1, Parts { disks: vec![socket], ..Parts::default() })?;
+    let sectors = |mib: u64| (mib * MIB / 512).to_string();
+    ensure!(vm.agent.check("cat /sys/block/vda/size")? == sectors(64), "the size at first");
+    vm.agent.check("mkfs.ext4 -q /dev/vda && mkdir -p /disk && mount /dev/vda /disk")?;
+    let (pool, volume) = (PoolId(1), VolumeId(1));
+    store.call(Verb::VolumeGrow { pool, volume, size: 192 * MIB })?;
+    let wait = format!(
+        "for i in $(seq 100); do [ $(cat /sys/block/vda/size) = {} ] && exit 0; sleep 0.1; done; \
+         exit 1",
+        sectors(192)
+    );
+    vm.agent.check(&wait)?;
+    vm.agent.check("resize2fs /dev/vda >/dev/null 2>&1")?;
+    vm.agent.check("dd if=/dev/zero of=/disk/large bs=1M count=128 conv=fsync 2>/dev/null")?;
+    let complaints = vm.complaints()?;
+    ensure!(complaints.is_empty(), "the guest's kernel says: {complaints:?}");
+    Ok(())
+}
+
 pub(crate) fn imported(_length: Length) -> Result<()> {
     let scratch = Scratch::new()?;
     let mut store = Store::start(&scratch, "b")?;

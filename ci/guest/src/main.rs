@@ -56,6 +56,7 @@ const TESTS: &[Test] = &[
     },
     test("guests_ping_on_one_node_and_through_a_kill_of_the_switch", 180, network::one_node),
     test("guests_ping_across_two_nodes", 180, network::two_nodes),
+    test("a_running_guest_uses_the_room_of_a_grown_disk", 120, disk::grown),
     test("an_imported_disk_boots_by_itself", 180, disk::imported),
     test("an_idle_node_leaves_its_cores_alone", 180, idle::idle_node),
     Test {

@@ -84,7 +84,7 @@ pub enum VolumeVerb {
     /// Delete a volume and what is on it
     Delete {
         name: Name,
-        /// Overwrite it before its room is used again
+        /// Overwrite it before its room is used again; no store does that yet, so it is refused
         #[arg(long)]
         wipe: bool,
     },

@@ -219,9 +219,10 @@ mod tests {
     use super::*;
 
     fn device() -> HandedDevice {
-        let folder = std::env::temp_dir().join(format!("plinth-image-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let path = folder.join(format!("{:?}.sock", std::thread::current().id()));
+        let (process, thread) = (std::process::id(), std::thread::current().id());
+        let folder = std::env::temp_dir().join(format!("plinth-image-{process}-{thread:?}"));
+        std::fs::create_dir(&folder).unwrap();
+        let path = folder.join("image.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let (stream, _) = UnixStream::pair().unwrap();
         let file = || File::open("/dev/null").unwrap();
@@ -244,6 +245,12 @@ mod tests {
         HandedDevice { path, listener, connection }
     }
 
+    /// The socket and its folder.
+    fn remove(device: &HandedDevice) {
+        std::fs::remove_file(&device.path).unwrap();
+        std::fs::remove_dir(device.path.parent().unwrap()).unwrap();
+    }
+
     fn owned(descriptors: &[BorrowedFd<'_>]) -> Vec<OwnedFd> {
         descriptors.iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect()
     }
@@ -259,7 +266,7 @@ mod tests {
         assert_eq!((state.features, state.protocol_features), (11, 12));
         assert_eq!((state.rings[0].base, state.rings[0].addresses), (5, Some([1, 2, 3])));
         assert!(state.rings[0].kick.is_some() && state.rings[0].error.is_none());
-        std::fs::remove_file(&device.path).unwrap();
+        remove(&device);
     }
 
     #[test]
@@ -277,6 +284,6 @@ mod tests {
         assert!(matches!(newer, HandOverError::Version { found: 2 }), "{newer}");
         let cut = HandedDevice::parse(&text.as_bytes()[..40], Vec::new()).unwrap_err();
         assert!(matches!(cut, HandOverError::Image { .. }), "{cut}");
-        std::fs::remove_file(&device.path).unwrap();
+        remove(&device);
     }
 }
