@@ -59,7 +59,9 @@ fn a_text_without_end_is_not_read_whole() {
 
 #[test]
 fn a_folder_that_is_missing_is_an_error() {
-    let kept = Kept::<u32>::at(folder("missing").join("none/value.json"));
+    let folder = folder("missing");
+    let kept = Kept::<u32>::at(folder.join("none/value.json"));
     assert!(matches!(kept.save(&1), Err(KeepError::Write { .. })));
     assert_eq!(kept.load().unwrap(), None);
+    std::fs::remove_dir_all(folder).unwrap();
 }
