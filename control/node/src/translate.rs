@@ -132,6 +132,7 @@ fn store_pool(pool: &PoolSpec) -> store::Pool {
             rate: pool.scrub.rate,
         },
         ladder: store::Ladder::default(),
+        discards: true,
     }
 }
 

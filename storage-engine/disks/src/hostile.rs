@@ -8,8 +8,8 @@
 
 use crate::memory::MemoryDisk;
 use plinth_store::{
-    Disk, FormatOptions, IoBuffer, LayoutLimits, ObjectId, ObjectKey, Operation, PgId, Store,
-    StoreOptions, StoreRequest, StoreTag, repair_checksum,
+    DiscardOptions, Disk, FormatOptions, IoBuffer, LayoutLimits, ObjectId, ObjectKey, Operation,
+    PgId, Store, StoreOptions, StoreRequest, StoreTag, repair_checksum,
 };
 use std::time::Duration;
 
@@ -21,7 +21,8 @@ fn key(object: u8) -> ObjectKey {
 }
 
 fn options() -> StoreOptions {
-    StoreOptions { cache_pages: 64, overlay_blocks: 16, ..StoreOptions::default() }
+    let discard = DiscardOptions { rate: u64::MAX, delay: Duration::ZERO };
+    StoreOptions { cache_pages: 64, overlay_blocks: 16, discard, ..StoreOptions::default() }
 }
 
 /// Lets a store run for a while. A store whose disk lies may wait for ever; it must not panic.

@@ -108,7 +108,13 @@ fn a_block_device_is_a_disk_too() {
     assert!(matches!(second, Err(UringDiskError::Open(OpenError::InUse { .. }))));
     disk.enqueue(DiskTag(0), DiskRequest::Discard { offset: 1 << 20, length: 65_536 }).unwrap();
     assert_eq!(finish(&mut disk, 1)[0].result, Ok(()));
+    assert!(disk.geometry().has_discard, "a loop device over a file has");
     drop(disk);
+    assert!(
+        std::os::unix::fs::MetadataExt::blocks(&fs::metadata(scratch.path()).unwrap()) * 512
+            < 65_536,
+        "space comes back"
+    );
     assert!(fs::read(scratch.path()).unwrap()[1 << 20..].iter().all(|&byte| byte == 0));
 }
 

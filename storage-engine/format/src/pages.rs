@@ -52,7 +52,9 @@ pub struct Superblock {
     pub judged_seq: Le64,
     /// Index pages below this were written; those from here on are empty.
     pub index_pages: Le32,
-    pub reserved: [u8; 3916],
+    /// Not 0: free units may have bytes that the device was not told to forget.
+    pub undiscarded: Le32,
+    pub reserved: [u8; 3912],
 }
 page!(Superblock, b"PLNsuper");
 

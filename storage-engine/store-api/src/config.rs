@@ -39,6 +39,9 @@ pub struct Pool {
     pub class: PoolClass,
     pub scrub: ScrubSchedule,
     pub ladder: Ladder,
+    /// Whether the disks are told what is free, where they want to know: a file then gives its
+    /// space back, an SSD writes faster.
+    pub discards: bool,
 }
 
 impl Pool {
@@ -51,6 +54,7 @@ impl Pool {
             class: PoolClass::default(),
             scrub: ScrubSchedule::default(),
             ladder: Ladder::default(),
+            discards: true,
         }
     }
 }
@@ -215,6 +219,12 @@ struct OfferedPool {
     scrub: ScrubSchedule,
     #[serde(default)]
     ladder: Ladder,
+    #[serde(default = "yes")]
+    discards: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// Why a configuration is not one of its version.
@@ -258,7 +268,8 @@ fn take(pool: OfferedPool, version: u32) -> Result<Pool, ConfigError> {
         (_, None, Some(disks)) => disks,
     };
     let (durability, class) = (pool.durability, pool.class);
-    Ok(Pool { id, disks, durability, class, scrub: pool.scrub, ladder: pool.ladder })
+    let (ladder, discards) = (pool.ladder, pool.discards);
+    Ok(Pool { id, disks, durability, class, scrub: pool.scrub, ladder, discards })
 }
 
 #[cfg(test)]
@@ -289,6 +300,7 @@ mod tests {
         config.workers = vec![0, 1];
         config.pools[0].disks[0].is_draining = true;
         config.pools[0].scrub.deep_interval = None;
+        config.pools[0].discards = false;
         config.attachments[0].limits = Some(VolumeLimits::performance_default(1 << 40));
         let text = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<StoreConfig>(&text).unwrap(), config);

@@ -42,6 +42,10 @@ impl UnitBitmap {
         self.free_count
     }
 
+    pub(crate) const fn unit_count(&self) -> u32 {
+        self.unit_count
+    }
+
     pub(crate) fn is_used(&self, unit: u32) -> bool {
         assert!(unit < self.unit_count, "unit {unit} is past the end");
         self.levels[0][unit as usize / 64] & (1 << (unit % 64)) != 0

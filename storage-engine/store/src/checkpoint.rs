@@ -288,6 +288,7 @@ impl<D: Disk> Store<D> {
         image.replay_offset = Le64::new(self.checkpoint.replay_offset);
         let written = self.objects.pages.iter().rposition(|state| state.is_on_disk);
         let index_pages = written.map_or(0, |last| last + 1);
+        image.undiscarded = Le32::new(u32::from(self.has_discards()));
         image.index_pages = Le32::new(u32::try_from(index_pages).unwrap_or(u32::MAX));
         image
     }

@@ -56,6 +56,7 @@ impl<D: Disk> Store<D> {
             }
             Context::Scrub(read) => self.finish_scrub(read, buffer, result),
             Context::Flush => self.finish_flush(result),
+            Context::Discard { first, count } => self.finish_discard(first, count, result),
             Context::Page(kind) => {
                 if let Some(buffer) = buffer {
                     self.io.pool.put(buffer);

@@ -54,6 +54,11 @@ pub(crate) enum Context {
         seq: u64,
     },
     Flush,
+    /// Free units that the device need not keep.
+    Discard {
+        first: u32,
+        count: u32,
+    },
     /// A page of the running checkpoint.
     Page(PageKind),
     WriteBack(crate::overlay::Run),
@@ -122,6 +127,10 @@ impl<D: Disk> Io<D> {
     pub(crate) fn flush(&mut self) {
         self.flushes += 1;
         self.start(Context::Flush, DiskRequest::Flush);
+    }
+
+    pub(crate) fn discard(&mut self, offset: u64, length: u64, context: Context) {
+        self.start(context, DiskRequest::Discard { offset, length });
     }
 
     fn start(&mut self, context: Context, request: DiskRequest) {

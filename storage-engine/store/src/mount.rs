@@ -107,7 +107,11 @@ impl<D: Disk> Store<D> {
         }
         Replay::run(&mut store, &entries)?;
         store.objects.rebuild().map_err(|key| MountError::Twice { key })?;
+        if superblock.undiscarded.get() != 0 || !entries.is_empty() {
+            store.discard_all_free();
+        }
         store.begin_session(&superblock, &entries)?;
+        store.discards.is_open = true;
         Ok(store)
     }
 
@@ -236,6 +240,7 @@ impl<D: Disk> Store<D> {
     /// it is; it will be recovered.
     pub fn unmount(mut self) -> D {
         self.scrub_stop();
+        self.stop_discards();
         self.request_checkpoint();
         let mut none = Vec::new();
         while !self.is_idle() {

@@ -8,9 +8,11 @@
 //! A unit whose last owner let go stays in quarantine until the journal entry that says so is
 //! *confirmed*: durable, and known to be so by a later durable entry. Before that a crash may
 //! bring the owner back, or recovery may still compare the unit with its checksums, so nobody
-//! else may write to it. On the disk's bitmap a quarantined unit is free.
+//! else may write to it. A free unit that the device is told to discard is held until that has
+//! ended. On the disk's bitmap quarantined and held units are free.
 
 use crate::bitmap::UnitBitmap;
+use crate::discard::{self, Chunks};
 use bytemuck::Zeroable;
 use plinth_format::{BITMAP_UNITS, BitmapPage, COUNT_UNITS, CountPage, Le16, Le64, Page};
 use std::collections::{BTreeMap, VecDeque};
@@ -32,6 +34,11 @@ pub(crate) struct Space {
     /// Owners of shared units, by count page; 0 stands for "not shared".
     counts: Vec<Option<Counts>>,
     quarantine: VecDeque<(u64, u32)>,
+    /// Runs of free units that cannot be taken: first and how many.
+    held: Vec<(u32, u32)>,
+    held_count: u32,
+    /// Where units were freed since it was last looked.
+    pub(crate) fresh: Chunks,
     /// Units that one of two owners let go, and by which entry. Until that is confirmed a crash
     /// may bring the other owner back, which may need blocks that this one does not.
     left_alone: BTreeMap<u32, u64>,
@@ -53,6 +60,9 @@ impl Space {
             bitmap: UnitBitmap::new(unit_count),
             counts: count_pages.iter().map(|_| None).collect(),
             quarantine: VecDeque::new(),
+            held: Vec::new(),
+            held_count: 0,
+            fresh: Chunks::new(unit_count),
             left_alone: BTreeMap::new(),
             bitmap_pages: pages(BITMAP_UNITS),
             count_pages,
@@ -72,14 +82,57 @@ impl Space {
         self.bitmap.free_count()
     }
 
-    /// Units that are free once they are confirmed to be.
+    /// Units that nobody owns and that cannot be taken yet: they are not confirmed, or held.
     pub(crate) fn quarantined(&self) -> u32 {
-        u32::try_from(self.quarantine.len()).expect("no more units than 2^32 are quarantined")
+        let waiting = u32::try_from(self.quarantine.len());
+        waiting.expect("no more units than 2^32 are quarantined") + self.held_count
     }
 
     /// For checks: goes through the quarantine.
     pub(crate) fn is_quarantined(&self, unit: u32) -> bool {
-        self.quarantine.iter().any(|&(_, other)| other == unit)
+        let is_held = |&(first, count): &(u32, u32)| (first..first + count).contains(&unit);
+        self.quarantine.iter().any(|&(_, other)| other == unit) || self.held.iter().any(is_held)
+    }
+
+    /// The entry by which the first unit in quarantine came there.
+    pub(crate) fn quarantined_by(&self) -> Option<u64> {
+        self.quarantine.front().map(|&(seq, _)| seq)
+    }
+
+    /// The first unit from `from` on that can be taken.
+    pub(crate) fn next_free(&self, from: u32) -> Option<u32> {
+        self.bitmap.next_free(from)
+    }
+
+    /// Which units of 64 can be taken, one bit each.
+    pub(crate) fn free_word(&self, chunk: u32) -> u64 {
+        discard::free_word(&self.bitmap, chunk)
+    }
+
+    /// Keeps free units from being taken.
+    pub(crate) fn hold(&mut self, first: u32, count: u32) {
+        (first..first + count).for_each(|unit| self.bitmap.set(unit));
+        self.held.push((first, count));
+        self.held_count += count;
+    }
+
+    /// Ends a [`Space::hold`]. Units that are not held are left alone.
+    pub(crate) fn let_go(&mut self, first: u32, count: u32) {
+        let Some(at) = self.held.iter().position(|&run| run == (first, count)) else { return };
+        self.held.swap_remove(at);
+        self.held_count -= count;
+        for unit in first..first + count {
+            if self.bitmap.is_used(unit) {
+                self.bitmap.clear(unit);
+            } else {
+                self.fault_count += 1;
+            }
+        }
+    }
+
+    /// For the fault that discards too soon: what was quarantined last.
+    pub(crate) fn newly_quarantined(&self) -> Vec<u32> {
+        self.quarantine.iter().rev().take(4).map(|&(_, unit)| unit).collect()
     }
 
     pub(crate) const fn shared_count(&self) -> u32 {
@@ -178,6 +231,7 @@ impl Space {
             self.quarantine.pop_front();
             if self.bitmap.is_used(unit) {
                 self.bitmap.clear(unit);
+                self.fresh.insert_unit(unit);
                 released += 1;
             } else {
                 self.fault_count += 1;
@@ -212,7 +266,8 @@ impl Space {
             *word = Le64::new(self.bitmap.word(first_word + index));
         }
         let range = page * BITMAP_UNITS..(page + 1).saturating_mul(BITMAP_UNITS);
-        for &(_, unit) in &self.quarantine {
+        let held = self.held.iter().flat_map(|&(first, count)| first..first + count);
+        for unit in self.quarantine.iter().map(|&(_, unit)| unit).chain(held) {
             if range.contains(&unit) {
                 let at = unit - range.start;
                 let word = &mut out.words[at as usize / 64];

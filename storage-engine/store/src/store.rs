@@ -16,6 +16,7 @@ use crate::bad::BadBlocks;
 use crate::buffer::BufferPool;
 use crate::cache::MapCache;
 use crate::checkpoint::Checkpoint;
+use crate::discard::{DiscardOptions, Discards};
 use crate::disk::{Disk, DiskError};
 use crate::filter::BlockFilter;
 use crate::io::Io;
@@ -60,6 +61,8 @@ pub struct StoreOptions {
     pub buffer_bytes: usize,
     /// How full the disk may be.
     pub ladder: Ladder,
+    /// How the device is told what is free.
+    pub discard: DiscardOptions,
     /// Which of the protections that the crash test must miss are left out. None of them.
     #[doc(hidden)]
     pub omit: Omit,
@@ -74,6 +77,7 @@ impl Default for StoreOptions {
             requests_max: 1024,
             buffer_bytes: 32 << 20,
             ladder: Ladder::default(),
+            discard: DiscardOptions::default(),
             omit: Omit::Nothing,
         }
     }
@@ -139,6 +143,10 @@ pub enum Omit {
     KeysApart,
     /// Leaves the versions of objects out of the journal.
     VersionRecord,
+    /// Discards units before the entry that lets them go is confirmed.
+    DiscardConfirm,
+    /// Lets units be taken while a discard of them is on its way.
+    DiscardHold,
 }
 
 /// Whether the store takes changes.
@@ -189,6 +197,10 @@ pub struct StoreCounters {
     pub blocks_overwritten: u64,
     /// Blocks that a crash had caught being overwritten, and that were taken as they were.
     pub adopted_blocks: u64,
+    /// Runs of free units that the device was told of.
+    pub discards: u64,
+    pub discarded_bytes: u64,
+    pub discard_errors: u64,
 }
 
 /// Space of the data region, in bytes.
@@ -248,6 +260,7 @@ pub struct Store<D> {
     pub(crate) completions: Vec<StoreCompletion>,
     pub(crate) bad: BadBlocks,
     pub(crate) scrub: Scrub,
+    pub(crate) discards: Discards,
     /// As the owner said in its last poll.
     pub(crate) now: Moment,
     pub(crate) checksums: Vec<Le32>,
@@ -317,6 +330,7 @@ impl<D: Disk> Store<D> {
             completions: Vec::new(),
             bad: BadBlocks::default(),
             scrub: Scrub::default(),
+            discards: Discards::new(layout.unit_count),
             now: Moment::default(),
             checksums: Vec::new(),
             has_moved: false,
@@ -386,6 +400,7 @@ impl<D: Disk> Store<D> {
         self.seal_if_useful();
         self.flush_if_useful();
         self.advance_scrub();
+        self.advance_discards();
         self.io.submit();
         let ended = !self.completions.is_empty();
         into.append(&mut self.completions);

@@ -60,6 +60,7 @@ fn histories(durability: Durability, atomic: u32) {
         assert!(tally.exhausted * 2 > tally.moments && tally.torn > 8 * count, "{tally:?}");
         assert!(tally.recoveries_cut > 4 * count && tally.checkpoints > count / 2, "{tally:?}");
         assert!(tally.acknowledged > 4 * count, "{tally:?}");
+        assert!(tally.discards > count / 4, "{tally:?}");
         let is_in_place = atomic >= 4096;
         assert_eq!(tally.overwritten * 2 > count, is_in_place, "{tally:?}");
         assert_eq!(tally.adopted > count, is_in_place, "{tally:?}");

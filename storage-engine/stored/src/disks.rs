@@ -148,7 +148,7 @@ fn disk_counters(counters: plinth_store::StoreCounters) -> DiskCounters {
         reads: counters.reads,
         writes: counters.changes,
         flushes: counters.disk_flushes,
-        discards: 0,
+        discards: counters.discards,
         read_bytes: counters.disk_bytes_read,
         written_bytes: counters.disk_bytes_written,
         io_errors: counters.read_errors,

@@ -9,8 +9,8 @@ use plinth_metrics::{Kind, Metrics};
 use plinth_obs::Chain;
 use plinth_span::{MapError, Span, StartError, read_map};
 use plinth_store::{
-    DiskError, Durability, FormatError, FormatOptions, Found, Ladder, MountError, Store, StoreId,
-    StoreOptions,
+    DiscardOptions, DiskError, Durability, FormatError, FormatOptions, Found, Ladder, MountError,
+    Store, StoreId, StoreOptions,
 };
 use plinth_store_api as api;
 use plinth_volume::Volumes;
@@ -252,7 +252,8 @@ pub(crate) fn mount_disk(
     };
     let api::Ladder { warn, nearfull, full } = pool.ladder;
     let ladder = Ladder { warn, nearfull, full };
-    let options = StoreOptions { durability, ladder, ..StoreOptions::default() };
+    let discard = if pool.discards { DiscardOptions::default() } else { DiscardOptions::OFF };
+    let options = StoreOptions { durability, ladder, discard, ..StoreOptions::default() };
     let mut store = Store::mount(disk, options)?;
     let map = read_map(&mut store)?.map(|(_, map)| map);
     Ok(DiskMember { disk: number, serial, store, map })

@@ -77,6 +77,9 @@ impl Pool {
         // A move is begun again by the next start.
         self.volumes.store_mut().pause(true);
         let _ = self.scrub(None, crate::scrub::Order::Stop);
+        for (_, store) in self.volumes.store_mut().stores_mut() {
+            store.stop_discards();
+        }
     }
 
     pub(crate) const fn is_ending(&self) -> bool {
@@ -113,9 +116,10 @@ impl Pool {
             && !self.volumes.store().is_moving()
     }
 
-    /// When a move that failed is tried again.
+    /// When a move that failed is tried again, or freed space is given back to a device.
     pub(crate) fn deadline(&self) -> Option<Moment> {
-        self.volumes.store().deadline()
+        let discards = self.volumes.store().stores().filter_map(|(_, store)| store.deadline());
+        discards.chain(self.volumes.store().deadline()).min()
     }
 
     /// Shows what the store has counted to whoever reads the metrics.

@@ -5,6 +5,7 @@
 mod support;
 
 use plinth_store_api::{Answer, Attachment, Verb};
+use std::os::unix::fs::MetadataExt;
 use support::guest::{DATA_MAX, Guest, IO_ERROR, Io, OK};
 use support::pattern::{Random, bytes};
 use support::{Daemon, Folder, MIB, POOL, VOLUME, attachment, config, serving, wait_for};
@@ -59,6 +60,8 @@ fn what_is_discarded_or_zeroed_reads_as_zeros_and_gives_space_back() {
     }
     guest.flush();
     assert_eq!(daemon.volumes()[0].written, 4 * MIB);
+    let on_host = || std::fs::metadata(folder.path("pool")).unwrap().blocks() * 512;
+    let before = on_host();
     let (sector, sectors) = (1024, 2048);
     assert_eq!(guest.run(&Io::Discard { sector, sectors }).status, OK);
     assert!(guest.read(1024, DATA_MAX).iter().all(|&byte| byte == 0));
@@ -74,6 +77,9 @@ fn what_is_discarded_or_zeroed_reads_as_zeros_and_gives_space_back() {
     assert!(guest.read(3072, SECTOR) == expected[..SECTOR]);
     assert!(guest.read(3076, SECTOR) == expected[4 * SECTOR..5 * SECTOR]);
     assert!(guest.read(3080, SECTOR) == expected[8 * SECTOR..9 * SECTOR]);
+    // The pool's file gets its holes a quarter of a minute later, with nobody asking.
+    wait_for("a smaller file", || (on_host() + 3 * MIB / 4 < before).then_some(()));
+    assert!(guest.read(512, DATA_MAX) == bytes(1, DATA_MAX), "the neighbor is untouched");
 }
 
 /// Random requests on all queues, many under way, against a plain array. Requests under way never

@@ -186,14 +186,16 @@ fn untorn_block((major, minor): (u32, u32)) -> u32 {
     if is_aligned && is_whole { block } else { 0 }
 }
 
-/// What the block layer says about zeroing with unmapping, which is what a hole in a device is.
-/// A partition has no queue of its own; its disk's is one folder up.
+/// What the block layer says about discards, and about zeroing with unmapping, which is what a
+/// hole in a device is. A partition has no queue of its own; its disk's is one folder up.
 fn device_has_discard(file: &File) -> io::Result<bool> {
     let device = file.metadata()?.rdev();
     let folder = format!("/sys/dev/block/{}:{}", libc::major(device), libc::minor(device));
-    let read =
-        |queue: &str| std::fs::read_to_string(format!("{folder}/{queue}/write_zeroes_max_bytes"));
-    Ok(read("queue").or_else(|_| read("../queue"))?.trim() != "0")
+    let read = |name: &str| -> io::Result<bool> {
+        let of = |queue: &str| std::fs::read_to_string(format!("{folder}/{queue}/{name}"));
+        Ok(of("queue").or_else(|_| of("../queue"))?.trim() != "0")
+    };
+    Ok(read("discard_max_bytes")? || read("write_zeroes_max_bytes")?)
 }
 
 fn check(rc: libc::c_int) -> io::Result<()> {

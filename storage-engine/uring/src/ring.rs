@@ -2,7 +2,7 @@
 //! The ring: operations in, completions out.
 
 use crate::error::{OperationError, SetupError};
-use crate::file::DirectFile;
+use crate::file::{DirectFile, FileKind};
 use crate::slots::Slots;
 use bytemuck::Pod;
 use io_uring::{IoUring, opcode, squeue, types};
@@ -114,6 +114,9 @@ pub struct Ring<T: Pod> {
     event: OwnedFd,
     options: Options,
     is_enabled: bool,
+    /// Whether the file is a device that takes discards as commands, as far as is known. A hole
+    /// in a device is its other way, which some do not have.
+    has_command: bool,
     /// How often the kernel was called for operations.
     calls: u64,
     /// Slots whose operation must be given to the kernel again.
@@ -142,7 +145,8 @@ impl<T: Pod> Ring<T> {
             .map_err(|source| SetupError::from_setup(depth, source))?;
         let slots = Slots::new(depth);
         let again = Vec::with_capacity(depth as usize);
-        Ok(Self { ring, slots, file, event, options, is_enabled, calls: 0, again })
+        let has_command = file.kind() == FileKind::BlockDevice;
+        Ok(Self { ring, slots, file, event, options, is_enabled, has_command, calls: 0, again })
     }
 
     pub const fn file(&self) -> &DirectFile {
@@ -186,7 +190,7 @@ impl<T: Pod> Ring<T> {
     /// Writes the submission entry of a taken slot.
     fn queue(&mut self, slot: u32) {
         let in_flight = self.slots.at(slot).expect("the caller has just taken or kept this slot");
-        let entry = entry_of(in_flight).user_data(u64::from(slot));
+        let entry = entry_of(in_flight, self.has_command).user_data(u64::from(slot));
         // SAFETY: what the entry points to must stay until its completion. It is the heap part of
         // a buffer that the slot owns; the slot is released only in `reap`, when the completion
         // was seen, or leaked in `drop`. Moving the `Vec` or the slots does not move its heap
@@ -267,6 +271,13 @@ impl<T: Pod> Ring<T> {
             // A completion for a slot that is not taken would be a bug of the kernel's; nothing
             // is owed to anybody for it.
             let Some(in_flight) = self.slots.at(slot) else { continue };
+            if is_unknown_command(in_flight, self.file.kind(), entry.result()) {
+                // The kernel is older than the command: a hole is tried, for good.
+                self.has_command = false;
+                in_flight.retries += 1;
+                self.again.push(slot);
+                continue;
+            }
             match judge(in_flight, entry.result()) {
                 Verdict::Again => self.again.push(slot),
                 Verdict::Done(result) => {
@@ -420,7 +431,7 @@ fn build_empty(options: Options) -> io::Result<(IoUring, bool)> {
     }
 }
 
-fn entry_of<T: Pod>(in_flight: &mut InFlight<T>) -> squeue::Entry {
+fn entry_of<T: Pod>(in_flight: &mut InFlight<T>, is_command: bool) -> squeue::Entry {
     let done = in_flight.done;
     let rest = |length: usize| u32::try_from(length - done).expect("checked in push");
     match &mut in_flight.operation {
@@ -433,11 +444,28 @@ fn entry_of<T: Pod>(in_flight: &mut InFlight<T>) -> squeue::Entry {
             opcode::Write::new(FILE, source, rest(*length)).offset(*at + done as u64).build()
         }
         Operation::Flush => opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build(),
+        Operation::Discard { at, length } if is_command => {
+            // The range goes where other operations have their address and its second word.
+            let mut command = [0; 16];
+            command[..8].copy_from_slice(&length.to_ne_bytes());
+            opcode::UringCmd16::new(FILE, BLOCK_DISCARD).addr(Some(*at)).cmd(command).build()
+        }
         Operation::Discard { at, length } => opcode::Fallocate::new(FILE, *length)
             .offset(*at)
             .mode(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE)
             .build(),
     }
+}
+
+/// `BLOCK_URING_CMD_DISCARD` of linux/blkdev.h, `_IO(0x12, 0)`, since Linux 6.12.
+const BLOCK_DISCARD: u32 = 0x1200;
+
+/// Whether a discard that may have been a command was refused as one.
+const fn is_unknown_command<T>(in_flight: &InFlight<T>, kind: FileKind, result: i32) -> bool {
+    let is_discard = matches!(in_flight.operation, Operation::Discard { .. });
+    let is_first = in_flight.retries == 0 && matches!(kind, FileKind::BlockDevice);
+    let is_refused = matches!(result.wrapping_neg(), libc::EINVAL | libc::EOPNOTSUPP);
+    is_discard && is_first && is_refused
 }
 
 enum Verdict {

@@ -17,9 +17,9 @@ use crate::{key, questions, settle};
 pub(crate) use cuts::{Cuts, Cutter};
 use plinth_disks::memory::{Cache, Cut, Fault, FaultRule, MemoryDisk, Seed};
 use plinth_store::{
-    DiskError, Durability, FormatOptions, IoBuffer, Ladder, LayoutLimits, ObjectKey, Omit,
-    Operation, Store, StoreAnswer, StoreCompletion, StoreOptions, StoreRefusal, StoreRequest,
-    StoreTag,
+    DiscardOptions, DiskError, Durability, FormatOptions, IoBuffer, Ladder, LayoutLimits,
+    ObjectKey, Omit, Operation, Store, StoreAnswer, StoreCompletion, StoreOptions, StoreRefusal,
+    StoreRequest, StoreTag,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -402,6 +402,7 @@ pub(crate) struct Tally {
     pub(crate) checkpoints: u64,
     pub(crate) overwritten: u64,
     pub(crate) adopted: u64,
+    pub(crate) discards: u64,
 }
 
 fn format_options() -> FormatOptions {
@@ -421,7 +422,19 @@ impl Plan {
             requests_max: 8,
             buffer_bytes: 1 << 20,
             ladder: Ladder::default(),
+            discard: self.discard(),
             omit: self.omit,
+        }
+    }
+
+    /// In every third history, and where that is what is looked for, what is freed is discarded as
+    /// soon as it can be; the disk then has nonsense there.
+    fn discard(&self) -> DiscardOptions {
+        let is_wanted = matches!(self.omit, Omit::DiscardConfirm | Omit::DiscardHold);
+        if is_wanted || self.seed.is_multiple_of(3) {
+            DiscardOptions { rate: u64::MAX, delay: Duration::ZERO }
+        } else {
+            DiscardOptions::OFF
         }
     }
 
@@ -445,6 +458,7 @@ impl Plan {
             counters.acknowledged = progress.acknowledged.iter().filter(|&&is| is).count() as u64;
             counters.checkpoints = store.counters().checkpoints;
             counters.overwritten = store.counters().blocks_overwritten;
+            counters.discards = store.counters().discards;
             for cut in cutter.cuts(store.disk(), counters.acknowledged, &mut counters) {
                 counters.cuts += 1;
                 let mut disk = store.disk().cut(cut);
@@ -468,6 +482,7 @@ impl Plan {
         tally.checkpoints += counters.checkpoints;
         tally.overwritten += counters.overwritten;
         tally.adopted += counters.adopted;
+        tally.discards += counters.discards;
         Ok(())
     }
 
