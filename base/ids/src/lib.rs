@@ -9,13 +9,15 @@
 mod mac;
 mod name;
 mod number;
+mod prefix;
 mod vni;
 
 pub use mac::{MacAddress, MacError};
 pub use name::{Name, NameError};
 pub use number::{
-    DiskId, Epoch, Generation, ImageId, NodeId, PoolId, PortId, SnapshotId, VmId, VolumeId,
+    DiskId, Epoch, Generation, GroupId, ImageId, NodeId, PoolId, PortId, SnapshotId, VmId, VolumeId,
 };
+pub use prefix::{Prefix, PrefixError};
 pub use vni::{Vni, VniError};
 
 /// Time since the process started, as its runtime's clock had it. Pure crates take it as an

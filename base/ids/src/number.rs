@@ -74,6 +74,10 @@ number!(
     PortId, u32, "port-"
 );
 number!(
+    /// A security group. Never used again after the group is deleted.
+    GroupId, u32, "group-"
+);
+number!(
     /// The number of a cluster map or of a whole configuration snapshot. A higher one is newer.
     Epoch, u64, ""
 );

@@ -9,8 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use plinth_ids::{Epoch, MacAddress, PortId, Vni};
 use plinth_manage::Client;
 use plinth_switch_api::{
-    Answer, CONFIG_VERSION, GuestPort, PortStatus, Remote, Reply, Request, SwitchConfig, Underlay,
-    Verb,
+    Answer, GuestPort, PortStatus, Remote, Reply, Request, SwitchConfig, Underlay, Verb,
 };
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -60,13 +59,7 @@ impl Switch {
         let folder = scratch.join(tag);
         std::fs::create_dir_all(&folder).context("the switch's folder")?;
         let daemon = launch(&folder, namespace.as_deref(), arguments)?;
-        let config = SwitchConfig {
-            version: CONFIG_VERSION,
-            epoch: Epoch(0),
-            underlay: None,
-            ports: Vec::new(),
-            remotes: Vec::new(),
-        };
+        let config = SwitchConfig::empty(Epoch(0));
         let mut switch = Self { daemon, namespace, arguments, folder, config };
         switch.wait_until_up()?;
         Ok(switch)
@@ -106,6 +99,9 @@ impl Switch {
             socket: socket.clone(),
             mtu: 1450,
             queue_pairs: 1,
+            subnet: None,
+            security_groups: None,
+            allowed: Vec::new(),
         });
         socket
     }
@@ -118,6 +114,9 @@ impl Switch {
             mac,
             addresses: vec![IpAddr::V4(address)],
             vtep,
+            subnet: None,
+            security_groups: Vec::new(),
+            allowed: Vec::new(),
         });
     }
 

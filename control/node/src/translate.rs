@@ -69,19 +69,24 @@ pub fn switch_config(spec: &NodeSpec, needs: &Needs, places: &Places) -> switch:
         socket: places.port_socket(nic.port),
         mtu: nic.mtu,
         queue_pairs: 1,
+        subnet: None,
+        security_groups: None,
+        allowed: Vec::new(),
     });
     let remotes = spec.remotes.iter().map(|remote| switch::Remote {
         vni: remote.vni,
         mac: remote.mac,
         addresses: remote.addresses.clone(),
         vtep: remote.vtep,
+        subnet: None,
+        security_groups: Vec::new(),
+        allowed: Vec::new(),
     });
     switch::SwitchConfig {
-        version: switch::CONFIG_VERSION,
-        epoch: Epoch(0),
         underlay,
         ports: ports.collect(),
         remotes: remotes.collect(),
+        ..switch::SwitchConfig::empty(Epoch(0))
     }
 }
 

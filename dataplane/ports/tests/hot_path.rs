@@ -15,7 +15,7 @@ use plinth_ports::{
     Answer, DataPath, EthernetPort, GuestPort, Message, Port, PortSet, Question, UplinkChange,
 };
 use plinth_rt::{CountingAllocator, InboxSender, Poller, Wake, allocations, inbox};
-use plinth_switch_api::{CONFIG_VERSION, Remote, SwitchConfig};
+use plinth_switch_api::{Remote, SwitchConfig};
 use plinth_vswitch::{Limits, Snapshot};
 use plinth_wire::checksum::PartialChecksum;
 use std::sync::{Arc, OnceLock};
@@ -45,11 +45,8 @@ fn bench(features: &[u64], uplink: Option<Port>) -> (Bench, Vec<FakeNic>) {
     let path = DataPath::new(inbox, receiver, limits, 7, None);
     let mut bench = Bench { path, sender, events, now: Moment::from_secs(1) };
     let mut config = SwitchConfig {
-        version: CONFIG_VERSION,
-        epoch: Epoch(1),
         underlay: uplink.as_ref().map(|_| underlay()),
-        ports: Vec::new(),
-        remotes: Vec::new(),
+        ..SwitchConfig::empty(Epoch(1))
     };
     if uplink.is_some() {
         config.remotes.push(Remote {
@@ -57,6 +54,9 @@ fn bench(features: &[u64], uplink: Option<Port>) -> (Bench, Vec<FakeNic>) {
             mac: mac(9),
             addresses: vec![address(9).into()],
             vtep: PEER,
+            subnet: None,
+            security_groups: Vec::new(),
+            allowed: Vec::new(),
         });
     }
     let uplink = UplinkChange::Replace(uplink.map(Box::new));

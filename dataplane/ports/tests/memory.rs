@@ -13,8 +13,7 @@ use plinth_ports::{
 };
 use plinth_rt::{InboxSender, Poller, Wake, inbox};
 use plinth_switch_api::{
-    CONFIG_VERSION, DropCount, GuestPort as PortConfig, PortStatus, Remote, SwitchConfig, UPLINK,
-    Underlay,
+    DropCount, GuestPort as PortConfig, PortStatus, Remote, SwitchConfig, UPLINK, Underlay,
 };
 use plinth_vswitch::{Limits, Snapshot};
 use plinth_wire::checksum::{self, PartialChecksum};
@@ -77,7 +76,7 @@ impl Bench {
     ) -> Discarded {
         self.epoch += 1;
         let epoch = Epoch(self.epoch);
-        let config = SwitchConfig { version: CONFIG_VERSION, epoch, underlay, ports, remotes };
+        let config = SwitchConfig { underlay, ports, remotes, ..SwitchConfig::empty(epoch) };
         let snapshot = Snapshot::compile(&config, &self.limits, &self.snapshot).unwrap();
         self.snapshot = Arc::new(snapshot);
         let (answer, discarded) = bounded(1);
@@ -134,6 +133,9 @@ fn a_partial_checksum_goes_on_to_another_guest_and_is_completed_for_the_wire() {
         mac: mac(3),
         addresses: vec![address(3).into()],
         vtep: PEER,
+        subnet: None,
+        security_groups: Vec::new(),
+        allowed: Vec::new(),
     };
     let ports = vec![port(1, 5), port(2, 5)];
     let links = bench.install(ports, Some(underlay()), vec![remote]);
@@ -181,6 +183,9 @@ fn what_the_peer_sends_reaches_the_guest_whole() {
         mac: mac(3),
         addresses: vec![address(3).into()],
         vtep: PEER,
+        subnet: None,
+        security_groups: Vec::new(),
+        allowed: Vec::new(),
     };
     let links = bench.install(vec![port(1, 5)], Some(underlay()), vec![remote]);
     let (guest, uplink) = (&links[0], &links[1]);

@@ -7,10 +7,16 @@
 //! socket, so that a person can speak them with `socat`. A field that is not known is an error:
 //! a configuration that is half understood must not be carried out.
 
-use plinth_ids::{Epoch, MacAddress, Name, PortId, Vni};
+mod security;
+mod vpc;
+
+use plinth_ids::{Epoch, GroupId, MacAddress, Name, PortId, Prefix, Vni};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+
+pub use security::{Direction, Priority, Rule, RulePeer, RuleProtocol, RuleVerdict, SecurityGroup};
+pub use vpc::{NextHop, Route, Subnet, SubnetPrefix, Vpc};
 
 /// The format version of [`SwitchConfig`] that this crate reads and writes.
 pub const CONFIG_VERSION: u32 = 1;
@@ -30,6 +36,27 @@ pub struct SwitchConfig {
     pub underlay: Option<Underlay>,
     pub ports: Vec<GuestPort>,
     pub remotes: Vec<Remote>,
+    /// Of the VNIs that are routed; those of other VNIs are flat segments.
+    #[serde(default)]
+    pub vpcs: Vec<Vpc>,
+    /// Of ports here. A group of a remote needs no entry: its rules are judged where it is.
+    #[serde(default)]
+    pub security_groups: Vec<SecurityGroup>,
+}
+
+impl SwitchConfig {
+    /// One that forwards nothing.
+    pub const fn empty(epoch: Epoch) -> Self {
+        Self {
+            version: CONFIG_VERSION,
+            epoch,
+            underlay: None,
+            ports: Vec::new(),
+            remotes: Vec::new(),
+            vpcs: Vec::new(),
+            security_groups: Vec::new(),
+        }
+    }
 }
 
 /// The node's own end of every tunnel.
@@ -66,6 +93,15 @@ pub struct GuestPort {
     pub mtu: u16,
     /// 1 to 8.
     pub queue_pairs: u16,
+    /// Of the VPC of `vni`; its gateway is the guest's router.
+    #[serde(default)]
+    pub subnet: Option<Name>,
+    /// `None`: not filtered. None in the list: everything is denied.
+    #[serde(default)]
+    pub security_groups: Option<Vec<GroupId>>,
+    /// Ranges from which the guest may send beside its addresses, as a router or a VPN does.
+    #[serde(default)]
+    pub allowed: Vec<Prefix>,
 }
 
 /// A NIC behind another node's VTEP.
@@ -76,6 +112,13 @@ pub struct Remote {
     pub mac: MacAddress,
     pub addresses: Vec<IpAddr>,
     pub vtep: Ipv4Addr,
+    #[serde(default)]
+    pub subnet: Option<Name>,
+    /// For rules here that name a group as peer.
+    #[serde(default)]
+    pub security_groups: Vec<GroupId>,
+    #[serde(default)]
+    pub allowed: Vec<Prefix>,
 }
 
 /// One request. `id` comes back with the reply.

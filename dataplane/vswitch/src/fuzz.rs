@@ -6,7 +6,7 @@
 
 use crate::{Limits, Offload, Packet, PortIndex, Switch, Verdict};
 use plinth_ids::{Epoch, MacAddress, Moment, PortId, Vni};
-use plinth_switch_api::{CONFIG_VERSION, GuestPort, Remote, SwitchConfig, Underlay};
+use plinth_switch_api::{GuestPort, Remote, SwitchConfig, Underlay};
 use plinth_wire::checksum::{PartialChecksum, RxChecksum};
 use plinth_wire::{ArpPacket, TUNNEL_OVERHEAD};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -102,6 +102,9 @@ fn config() -> SwitchConfig {
         socket: format!("/run/{id}").into(),
         mtu: 1450,
         queue_pairs: 1,
+        subnet: None,
+        security_groups: None,
+        allowed: Vec::new(),
     };
     let [one, two] = SEGMENTS;
     let remote = |segment| Remote {
@@ -109,10 +112,11 @@ fn config() -> SwitchConfig {
         mac: nic_mac(3),
         addresses: addresses(3),
         vtep: REMOTE_VTEP,
+        subnet: None,
+        security_groups: Vec::new(),
+        allowed: Vec::new(),
     };
     SwitchConfig {
-        version: CONFIG_VERSION,
-        epoch: Epoch(1),
         underlay: Some(Underlay {
             device: "fuzz".to_owned(),
             vtep: VTEP,
@@ -123,6 +127,7 @@ fn config() -> SwitchConfig {
         }),
         ports: vec![port(1, one, 1), port(2, one, 2), port(3, two, 1), port(4, two, 2)],
         remotes: vec![remote(one), remote(two)],
+        ..SwitchConfig::empty(Epoch(1))
     }
 }
 

@@ -25,6 +25,9 @@ pub(crate) fn port(id: u32, vni: u32) -> PortConfig {
         socket: format!("/run/none/{id}.sock").into(),
         mtu: 1450,
         queue_pairs: 1,
+        subnet: None,
+        security_groups: None,
+        allowed: Vec::new(),
     }
 }
 

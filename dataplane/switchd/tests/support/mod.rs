@@ -5,9 +5,7 @@ use plinth_frontend::{Buffer, Memory, Session, SlotQueue, Wish};
 use plinth_guest_memory::GuestAddress;
 use plinth_ids::{Epoch, MacAddress, PortId, Vni};
 use plinth_manage::Client;
-use plinth_switch_api::{
-    Answer, CONFIG_VERSION, GuestPort, Refusal, Reply, Request, SwitchConfig, Verb,
-};
+use plinth_switch_api::{Answer, GuestPort, Refusal, Reply, Request, SwitchConfig, Verb};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -134,6 +132,9 @@ impl Daemon {
             socket: self.folder.join(format!("run/net/{id}.sock")),
             mtu: 1450,
             queue_pairs: 1,
+            subnet: None,
+            security_groups: None,
+            allowed: Vec::new(),
         }
     }
 
@@ -161,13 +162,7 @@ impl Drop for Daemon {
 }
 
 pub(crate) fn config(epoch: u64, ports: Vec<GuestPort>) -> SwitchConfig {
-    SwitchConfig {
-        version: CONFIG_VERSION,
-        epoch: Epoch(epoch),
-        underlay: None,
-        ports,
-        remotes: Vec::new(),
-    }
+    SwitchConfig { ports, ..SwitchConfig::empty(Epoch(epoch)) }
 }
 
 pub(crate) fn mac(number: u32) -> MacAddress {

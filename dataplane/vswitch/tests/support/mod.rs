@@ -9,7 +9,7 @@ pub(crate) mod look;
 pub(crate) mod model;
 
 use plinth_ids::{Epoch, MacAddress, Moment, PortId, Vni};
-use plinth_switch_api::{CONFIG_VERSION, GuestPort, Remote, SwitchConfig, Underlay};
+use plinth_switch_api::{GuestPort, Remote, SwitchConfig, Underlay};
 use plinth_vswitch::{
     DropReason, HEADERS_MAX, Limits, Offload, Packet, PortIndex, Switch, Verdict,
 };
@@ -56,11 +56,22 @@ pub(crate) fn port(id: u32, segment: u32, number: u8) -> GuestPort {
         socket: format!("/run/plinth/net/{id}.sock").into(),
         mtu: 1450,
         queue_pairs: 1,
+        subnet: None,
+        security_groups: None,
+        allowed: Vec::new(),
     }
 }
 
 pub(crate) fn remote(segment: u32, number: u8, vtep: Ipv4Addr) -> Remote {
-    Remote { vni: vni(segment), mac: mac(number), addresses: addresses(number), vtep }
+    Remote {
+        vni: vni(segment),
+        mac: mac(number),
+        addresses: addresses(number),
+        vtep,
+        subnet: None,
+        security_groups: Vec::new(),
+        allowed: Vec::new(),
+    }
 }
 
 pub(crate) const OUR_VTEP: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
@@ -78,8 +89,6 @@ pub(crate) const GATEWAY_MAC: MacAddress = MacAddress([2, 0xaa, 0, 0, 0, 254]);
 /// VPC 200: ports 3 and 4 (NICs 1 and 2), NIC 3 behind the near VTEP.
 pub(crate) fn two_vpcs() -> SwitchConfig {
     SwitchConfig {
-        version: CONFIG_VERSION,
-        epoch: Epoch(1),
         underlay: Some(Underlay {
             device: "net_af_packet0,iface=uplink".to_owned(),
             vtep: OUR_VTEP,
@@ -94,6 +103,7 @@ pub(crate) fn two_vpcs() -> SwitchConfig {
             remote(100, 4, FAR_VTEP),
             remote(200, 3, NEAR_VTEP),
         ],
+        ..SwitchConfig::empty(Epoch(1))
     }
 }
 
