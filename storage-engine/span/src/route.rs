@@ -40,6 +40,7 @@ pub(crate) fn route(request: &StoreRequest) -> Route {
         | StoreRequest::Attributes { key }
         | StoreRequest::Status { key }
         | StoreRequest::Usage { key }
+        | StoreRequest::Wipe { key }
         | StoreRequest::GetKeys { key, .. }
         | StoreRequest::ListKeys { key, .. }
         | StoreRequest::Compare { a: key, .. } => Route::Group { key: *key, is_change: false },
@@ -47,7 +48,7 @@ pub(crate) fn route(request: &StoreRequest) -> Route {
             Route::Group { key: of_group(*pool, *pg), is_change: false }
         }
         StoreRequest::List { .. } => Route::Range,
-        StoreRequest::Flush => Route::All,
+        StoreRequest::Flush | StoreRequest::TurnJournal => Route::All,
     }
 }
 
@@ -67,6 +68,7 @@ const fn key_of(step: &Operation) -> ObjectKey {
         | Operation::Write { key, .. }
         | Operation::WriteFull { key, .. }
         | Operation::Zero { key, .. }
+        | Operation::Scrap { key }
         | Operation::Truncate { key, .. }
         | Operation::Remove { key }
         | Operation::SetAttribute { key, .. }

@@ -220,7 +220,7 @@ impl<S: ObjectStore> Span<S> {
         match route(&request) {
             Route::Group { key, is_change } => self.send_one(tag, key, is_change, request),
             Route::Range => self.send_list(tag, request),
-            Route::All => self.send_flush(tag),
+            Route::All => self.send_to_all(tag, &request),
             Route::Nowhere => many.refuse(tag, request, StoreRefusal::TransactionTooLarge),
         }
     }
@@ -251,14 +251,16 @@ impl<S: ObjectStore> Span<S> {
         assert!(seat.store.submit(inner, request).is_ok(), "the disk has room for every request");
     }
 
-    fn send_flush(&mut self, tag: StoreTag) {
+    fn send_to_all(&mut self, tag: StoreTag, request: &StoreRequest) {
+        let is_turn = matches!(request, StoreRequest::TurnJournal);
         let Some(many) = &mut self.many else { return };
         let inner = many.insert(Op::Flush { tag, left: 0, refusal: None });
         many.requests += 1;
         let mut sent = 0;
         // A disk that failed has refused whatever was not durable on it.
         for seat in self.seats.iter_mut().flatten().filter(|seat| seat.is_working()) {
-            let taken = seat.store.submit(inner, StoreRequest::Flush);
+            let request = if is_turn { StoreRequest::TurnJournal } else { StoreRequest::Flush };
+            let taken = seat.store.submit(inner, request);
             assert!(taken.is_ok(), "the disk has room for every request");
             sent += 1;
         }

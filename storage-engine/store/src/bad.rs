@@ -88,7 +88,10 @@ impl<D: Disk> Store<D> {
             StepKind::Write { offset, length } | StepKind::Zero { offset, length } => {
                 block_range(*offset, *length)
             }
-            StepKind::WriteFull { .. } | StepKind::Remove | StepKind::Clone { .. } => (0, all),
+            StepKind::WriteFull { .. }
+            | StepKind::Scrap
+            | StepKind::Remove
+            | StepKind::Clone { .. } => (0, all),
             StepKind::Truncate { size } => (size.div_ceil(BLOCK_SIZE), all),
             _ => return,
         };

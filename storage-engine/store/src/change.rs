@@ -323,6 +323,7 @@ impl<D: Disk> Store<D> {
             let makes = match &step.kind {
                 StepKind::Remove
                 | StepKind::Zero { .. }
+                | StepKind::Scrap
                 | StepKind::Expect { .. }
                 | StepKind::RemoveAttribute { .. } => false,
                 StepKind::Clone { source } => {
@@ -421,7 +422,7 @@ impl<D: Disk> Store<D> {
             StepKind::Zero { length, .. } => {
                 needs.record_bytes += (*length / UNIT_SIZE + 2) as usize * 60;
             }
-            StepKind::Truncate { .. } | StepKind::Remove => {
+            StepKind::Truncate { .. } | StepKind::Remove | StepKind::Scrap => {
                 needs.record_bytes += self.removal_records(found);
             }
             StepKind::Keys(_)
@@ -583,6 +584,7 @@ fn halves_of(kind: &StepKind) -> std::ops::RangeInclusive<u32> {
         | StepKind::Keys(_) => 0..=0,
         StepKind::WriteFull { .. }
         | StepKind::Truncate { .. }
+        | StepKind::Scrap
         | StepKind::Remove
         | StepKind::Expect { .. }
         | StepKind::Clone { .. } => 0..=1,

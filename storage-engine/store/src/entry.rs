@@ -55,6 +55,12 @@ impl<D: Disk> Store<D> {
                 }
             }
             Context::Scrub(read) => self.finish_scrub(read, buffer, result),
+            Context::Wipe { op, data_block, blocks } => {
+                if let Some(buffer) = buffer {
+                    self.io.pool.put(buffer);
+                }
+                self.finish_zeros(op, data_block, blocks, result);
+            }
             Context::Flush => self.finish_flush(result),
             Context::Discard { first, count } => self.finish_discard(first, count, result),
             Context::Page(kind) => {

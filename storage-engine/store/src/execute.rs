@@ -96,6 +96,12 @@ impl<D: Disk> Store<D> {
                     self.clear(op, slot, first, end);
                 }
             }
+            StepKind::Scrap => {
+                if let Some(slot) = self.objects.find(&step.key) {
+                    self.note_version(slot, 0);
+                    self.scrap(op, slot);
+                }
+            }
             StepKind::Truncate { size } => {
                 let slot = self.need_object(step.key);
                 self.note_version(slot, 0);
@@ -254,6 +260,27 @@ impl<D: Disk> Store<D> {
             } else if written & mask != 0 {
                 self.clear_blocks(slot, index, unit, mask);
             }
+        }
+        if dropped > 0 {
+            self.add_units(op, slot, -dropped);
+            self.record_object(slot);
+        }
+    }
+
+    /// Unwrites everything; units that nobody else has stay.
+    fn scrap(&mut self, op: u32, slot: u32) {
+        let mut dropped = 0;
+        for index in 0..OBJECT_UNITS {
+            let Some(unit) = self.unit_of(slot, index) else { continue };
+            if !self.space.is_shared(unit) {
+                self.clear_blocks(slot, index, unit, u8::MAX);
+                continue;
+            }
+            self.change_page(slot, index / MAP_UNITS).set_unit(index % MAP_UNITS, None);
+            let index = u16::try_from(index).expect("an object has 128 units");
+            self.journal.record(&Record::Units { slot, index, count: 1, first: None });
+            self.drop_unit(unit);
+            dropped += 1;
         }
         if dropped > 0 {
             self.add_units(op, slot, -dropped);

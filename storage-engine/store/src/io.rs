@@ -47,6 +47,12 @@ pub(crate) enum Context {
         count: u32,
         op: Option<u32>,
     },
+    /// Zeros for nobody to read.
+    Wipe {
+        op: u32,
+        data_block: u64,
+        blocks: u32,
+    },
     Judge(crate::suspect::JudgeRun),
     Quick(crate::quick::QuickRead),
     Scrub(crate::scrub::ScrubRead),

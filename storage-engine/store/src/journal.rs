@@ -59,6 +59,21 @@ pub(crate) struct Journal {
     /// The first entry that recovery would replay.
     pub(crate) cut_seq: u64,
     pub(crate) writes_in_flight: u32,
+    turn: Option<Turn>,
+    /// Turns that were asked for, and how many of them have ended.
+    turns_wanted: u64,
+    turns_done: u64,
+}
+
+/// The way once round the ring, so that no old bytes are left in it.
+#[derive(Debug)]
+struct Turn {
+    /// How many turns were wanted when it began.
+    number: u64,
+    /// Bytes to go.
+    left: u64,
+    /// The last entry that was written for it.
+    last: u64,
 }
 
 impl Journal {
@@ -81,6 +96,9 @@ impl Journal {
             flushed_seq: seq - 1,
             cut_seq: 0,
             writes_in_flight: 0,
+            turn: None,
+            turns_wanted: 0,
+            turns_done: 0,
         }
     }
 
@@ -200,6 +218,12 @@ impl Journal {
     pub(crate) fn seal(&mut self) -> (u64, u64) {
         let length = entry_length(self.records.len(), self.data.len()) as u64;
         let at = self.place(length).expect("the open entry only grew while there was room");
+        let (is_behind, seq) = (at == self.head, self.open_seq());
+        if let Some(turn) = self.turn.as_mut().filter(|turn| turn.left > 0) {
+            // Else what lies between the head and the end was passed over.
+            turn.left = if is_behind { turn.left.saturating_sub(length) } else { self.length };
+            turn.last = seq;
+        }
         self.head = (at + length) % self.length;
         self.writes_in_flight += 1;
         self.creations = 0;
@@ -208,7 +232,6 @@ impl Journal {
         let ops = self.spare.pop().unwrap_or_default();
         let entry = self.open_entry();
         (entry.is_sealed, entry.durable_seq) = (true, durable_seq);
-        let seq = entry.seq;
         self.entries.push_back(Entry { seq: seq + 1, ops, ..Entry::default() });
         (seq, at)
     }
@@ -217,6 +240,60 @@ impl Journal {
     pub(crate) fn can_confirm(&self, has_marks: bool) -> bool {
         let marks = if has_marks { 0 } else { self.marks_room() };
         self.place(PAGE_SIZE as u64 + marks).is_some()
+    }
+
+    /// Has the whole ring be written over once. [`Journal::turns_done`] reaches the number when
+    /// that is done.
+    pub(crate) fn begin_turn(&mut self) -> u64 {
+        self.turns_wanted += 1;
+        self.start_turn();
+        self.turns_wanted
+    }
+
+    fn start_turn(&mut self) {
+        if self.turn.is_none() && self.turns_wanted > self.turns_done {
+            self.turn = Some(Turn { number: self.turns_wanted, left: self.length, last: 0 });
+        }
+    }
+
+    pub(crate) const fn turns_done(&self) -> u64 {
+        self.turns_done
+    }
+
+    pub(crate) const fn is_turning(&self) -> bool {
+        self.turn.is_some()
+    }
+
+    /// Whether the turn needs no more entries.
+    pub(crate) fn is_turned(&self) -> bool {
+        self.turn.as_ref().is_none_or(|turn| turn.left == 0)
+    }
+
+    /// Ends the turn if all of it is written, and begins the next that somebody wants.
+    pub(crate) fn finish_turn(&mut self) -> bool {
+        let complete = self.complete_seq;
+        let Some(turn) = self.turn.take_if(|turn| turn.left == 0 && turn.last <= complete) else {
+            return false;
+        };
+        self.turns_done = turn.number;
+        self.start_turn();
+        true
+    }
+
+    /// Bytes of data that an entry may have that goes on with the turn from the head on, up to
+    /// the ring's end. `None` when there is no room, or no need.
+    pub(crate) fn filler(&self) -> Option<usize> {
+        self.turn.as_ref().filter(|turn| turn.left > 0)?;
+        let keep = RESERVE + self.marks_room() + PAGE_SIZE as u64;
+        let room = if self.head < self.tail {
+            (self.tail - self.head).saturating_sub(keep)
+        } else if self.tail > keep {
+            self.length - self.head
+        } else {
+            (self.length - self.head).saturating_sub(keep)
+        };
+        let most = usize::try_from(room).unwrap_or(usize::MAX).min(self.entry_max());
+        (most / PAGE_SIZE * PAGE_SIZE).checked_sub(PAGE_SIZE)
     }
 
     /// Moves `complete_seq` over every entry that is there, data and all.

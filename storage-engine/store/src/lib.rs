@@ -56,6 +56,7 @@ mod store;
 mod suspect;
 mod tree;
 mod usage;
+mod wipe;
 
 pub use bad::{BAD_BLOCKS_MAX, BadBlock, FoundBy};
 pub use buffer::{BLOCK_SIZE, Block, BufferPool, IoBuffer};

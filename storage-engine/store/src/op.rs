@@ -19,6 +19,7 @@ pub(crate) enum StepKind {
     Write { offset: u32, length: u32 },
     WriteFull { length: u32 },
     Zero { offset: u32, length: u32 },
+    Scrap,
     Truncate { size: u32 },
     Remove,
     Clone { source: ObjectKey },
@@ -170,6 +171,8 @@ pub(crate) fn admit(request: StoreRequest) -> (Result<Work, StoreRefusal>, Optio
         }
         StoreRequest::Status { key } => (Ok(ask(Query::Status { key })), None),
         StoreRequest::Usage { key } => (Ok(ask(Query::Usage { key })), None),
+        StoreRequest::Wipe { key } => (Ok(ask(Query::Wipe { key, sent: None })), None),
+        StoreRequest::TurnJournal => (Ok(ask(Query::TurnJournal { until: None })), None),
         StoreRequest::Compare { a, b } => (Ok(ask(Query::Compare { a, b })), None),
         StoreRequest::GetKeys { key, names } => (Ok(ask(Query::GetKeys { key, names })), None),
         StoreRequest::ListKeys { key, after, limit } => {
@@ -282,6 +285,7 @@ fn object_step(operation: Operation) -> Result<Step, StoreRefusal> {
             check_blocks(offset, length)?;
             plain(key, StepKind::Zero { offset, length })
         }
+        Operation::Scrap { key } => plain(key, StepKind::Scrap),
         Operation::Truncate { key, size } => {
             if size > OBJECT_SIZE_MAX || !size.is_multiple_of(plinth_format::BLOCK_SIZE) {
                 return Err(StoreRefusal::BadRange { offset: size, length: 0 });
@@ -354,6 +358,7 @@ fn check_conflicts(steps: &[Step]) -> Result<(), StoreRefusal> {
             StepKind::Write { .. }
             | StepKind::WriteFull { .. }
             | StepKind::Zero { .. }
+            | StepKind::Scrap
             | StepKind::Truncate { .. } => {
                 touch(step.key, |of| !of.whole() && !std::mem::replace(&mut of.data, true))?;
             }

@@ -12,12 +12,39 @@ use std::ops::RangeInclusive;
 #[derive(Clone, Debug)]
 pub(crate) enum Query {
     List(Listing),
-    Status { key: ObjectKey },
-    Usage { key: ObjectKey },
-    Compare { a: ObjectKey, b: ObjectKey },
-    GetKeys { key: ObjectKey, names: Vec<Vec<u8>> },
-    ListKeys { key: ObjectKey, after: Option<Vec<u8>>, limit: usize },
-    ReadLog { key: ObjectKey, after: u64, limit: usize },
+    Status {
+        key: ObjectKey,
+    },
+    Usage {
+        key: ObjectKey,
+    },
+    Compare {
+        a: ObjectKey,
+        b: ObjectKey,
+    },
+    GetKeys {
+        key: ObjectKey,
+        names: Vec<Vec<u8>>,
+    },
+    ListKeys {
+        key: ObjectKey,
+        after: Option<Vec<u8>>,
+        limit: usize,
+    },
+    ReadLog {
+        key: ObjectKey,
+        after: u64,
+        limit: usize,
+    },
+    /// `sent`: how many units the zeros that are on their way are for.
+    Wipe {
+        key: ObjectKey,
+        sent: Option<u32>,
+    },
+    /// `until`: how many turns must have ended.
+    TurnJournal {
+        until: Option<u64>,
+    },
 }
 
 /// A range of keys that is asked for.
@@ -31,9 +58,10 @@ impl Query {
     /// The objects whose earlier changes come first; a listing sees to that by itself.
     pub(crate) fn for_each_key(&self, mut visit: impl FnMut(&ObjectKey)) {
         match self {
-            Self::List(_) => {}
+            Self::List(_) | Self::TurnJournal { .. } => {}
             Self::Status { key }
             | Self::Usage { key }
+            | Self::Wipe { key, .. }
             | Self::GetKeys { key, .. }
             | Self::ListKeys { key, .. }
             | Self::ReadLog { key, .. } => visit(key),
@@ -49,6 +77,8 @@ impl Query {
 pub(crate) enum Found {
     /// It waits for the disk or for changes before it.
     Not,
+    /// It waits for what it has begun, and goes on like this.
+    Later(Query),
     Answer(StoreAnswer),
     Refusal(StoreRefusal),
 }
@@ -74,11 +104,19 @@ impl<D: Disk> Store<D> {
             }
             Query::ReadLog { key, after, limit } => self.read_log(op, *key, *after, *limit),
             Query::Compare { a, b } => self.compare(a, b),
+            Query::Wipe { key, sent } => self.wipe(op, key, *sent),
+            Query::TurnJournal { until } => self.turn_journal(*until),
         };
         match found {
             Found::Not => {
                 if let Some(entry) = self.ops.get_mut(op) {
                     entry.work = work;
+                }
+                return Progress::Wait;
+            }
+            Found::Later(next) => {
+                if let Some(entry) = self.ops.get_mut(op) {
+                    entry.work = Work::Ask(Box::new(next));
                 }
                 return Progress::Wait;
             }

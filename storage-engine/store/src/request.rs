@@ -99,6 +99,12 @@ pub enum StoreRequest {
     /// Reads at most `limit` entries of a group's log (1 to [`LIST_MAX`], and at most 1 MiB) whose
     /// versions are higher than `after`, in order.
     ReadLog { pool: PoolId, pg: PgId, after: u64, limit: usize },
+    /// Writes zeros over the units of the object in which nothing is written and that no other
+    /// object has: those that [`Operation::Scrap`] left. Answered when the device has the zeros.
+    Wipe { key: ObjectKey },
+    /// Writes the whole journal over, so that no bytes of earlier changes are left in it. Answered
+    /// with [`StoreAnswer::Flushed`] when the device has that; durable behind a later flush.
+    TurnJournal,
     /// Makes durable every write that was acknowledged, and every change that was submitted,
     /// before this. Whatever the pool's durability is: it ends after a
     /// flush of the device that began when all of that was written.
@@ -109,7 +115,7 @@ pub enum StoreRequest {
 ///
 /// A step sees the steps before it. Each object may be, in this order, cloned from (any number of
 /// times), then changed by one step that is about its data (`Write`, `WriteFull`, `Zero`,
-/// `Truncate`) or about all of it (`Remove`, `Clone` into). Steps on attributes may stand
+/// `Scrap`, `Truncate`) or about all of it (`Remove`, `Clone` into). Steps on attributes may stand
 /// anywhere, but not before a step about all of the object, nor behind a `Remove`; so may those on
 /// keys, but not before a clone is made of the object, nor on a clone. An object that is cloned
 /// from is there before the transaction. At most [`STEPS_MAX`] steps.
@@ -146,6 +152,11 @@ pub enum Operation {
         key: ObjectKey,
         offset: u32,
         length: u32,
+    },
+    /// The whole object reads as zeros afterwards; it keeps the units that no other object has.
+    /// For [`StoreRequest::Wipe`]. No object is no error.
+    Scrap {
+        key: ObjectKey,
     },
     /// Sets the size, a multiple of 4 KiB; what is past it is given back. Makes the object if it
     /// is not there.
@@ -249,6 +260,10 @@ pub enum StoreAnswer {
         unique: u32,
         /// Blocks of 4 KiB that were written, all others are zeros.
         blocks: u32,
+    },
+    Wiped {
+        /// Units that have zeros.
+        units: u32,
     },
     /// In order, and no two touch.
     Compared {

@@ -147,6 +147,8 @@ pub enum Omit {
     DiscardConfirm,
     /// Lets units be taken while a discard of them is on its way.
     DiscardHold,
+    /// Writes zeros over a scrapped object's units before that is confirmed.
+    WipeConfirm,
 }
 
 /// Whether the store takes changes.
@@ -398,6 +400,7 @@ impl<D: Disk> Store<D> {
         }
         self.advance_checkpoint();
         self.seal_if_useful();
+        self.advance_turn();
         self.flush_if_useful();
         self.advance_scrub();
         self.advance_discards();

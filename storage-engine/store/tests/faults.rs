@@ -78,6 +78,7 @@ fn every_protection_left_out_is_found() {
         Omit::KeysApart,
         Omit::DiscardConfirm,
         Omit::DiscardHold,
+        Omit::WipeConfirm,
     ];
     let mut overlooked = Vec::new();
     for omit in faults.into_iter().chain(OVERWRITES) {

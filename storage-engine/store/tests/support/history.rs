@@ -56,6 +56,7 @@ enum Change {
     Write { object: u64, sector: u32, count: u32, value: u64 },
     WriteFull { object: u64, count: u32, value: u64 },
     Zero { object: u64, sector: u32, count: u32 },
+    Scrap { object: u64 },
     Truncate { object: u64, sectors: u32 },
     Remove { object: u64 },
     Clone { source: u64, target: u64 },
@@ -74,6 +75,7 @@ impl Change {
             | Self::WriteFull { object, .. }
             | Self::Zero { object, .. }
             | Self::Truncate { object, .. }
+            | Self::Scrap { object }
             | Self::Remove { object }
             | Self::SetKeys { object, .. }
             | Self::RemoveKeys { object, .. }
@@ -91,6 +93,7 @@ impl Change {
             | Self::WriteFull { object, .. }
             | Self::Zero { object, .. }
             | Self::Truncate { object, .. }
+            | Self::Scrap { object }
             | Self::Remove { object }
             | Self::SetKeys { object, .. }
             | Self::RemoveKeys { object, .. }
@@ -124,6 +127,7 @@ impl Change {
             Self::Zero { sector, count, .. } => {
                 model.sectors.retain(|at, _| !(sector..sector + count).contains(at));
             }
+            Self::Scrap { .. } => model.sectors.clear(),
             Self::Truncate { sectors, .. } => {
                 model.exists = true;
                 model.sectors.retain(|at, _| *at < sectors);
@@ -164,6 +168,7 @@ impl Change {
                 let (offset, length) = (sector * SECTOR, count * SECTOR);
                 Operation::Zero { key: at(object), offset, length }
             }
+            Self::Scrap { object } => Operation::Scrap { key: at(object) },
             Self::Truncate { object, sectors } => {
                 Operation::Truncate { key: at(object), size: sectors * SECTOR }
             }
@@ -226,6 +231,7 @@ fn generate_change(seed: &mut Seed, value: u64) -> Change {
             Change::Write { object, sector, count: count.min(start + length - sector), value }
         }
         11 => Change::WriteFull { object, count: 1 + seed.below(100) as u32, value },
+        12 if seed.one_in(2) => Change::Scrap { object },
         12..=13 => {
             let sector = sector_in(seed) / 8 * 8;
             Change::Zero { object, sector, count: 8 * (1 + seed.below(12) as u32) }
@@ -511,6 +517,7 @@ impl Plan {
                 for change in step {
                     change.apply(&mut state);
                 }
+                let version = give_spare_units_back(&mut store, step)?.unwrap_or(version);
                 for object in step.iter().map(Change::object) {
                     if state.get(&object).is_some_and(|model| model.exists) {
                         versions.insert(object, version);
@@ -580,6 +587,14 @@ impl Plan {
             if pace.one_in(60) {
                 store.request_checkpoint();
             }
+            // Whoever has nothing scrapped has nothing to wipe.
+            if pace.one_in(12) {
+                let key = key(u128::from(pace.below(OBJECTS)));
+                let _ = store.submit(StoreTag(u64::MAX), StoreRequest::Wipe { key });
+            }
+            if pace.one_in(600) {
+                let _ = store.submit(StoreTag(u64::MAX), StoreRequest::TurnJournal);
+            }
             store.poll(Duration::ZERO, &mut done);
             for done in done.drain(..) {
                 let Ok(index) = usize::try_from(done.tag.0) else { continue };
@@ -641,6 +656,37 @@ impl Plan {
         store.check().map_err(|e| format!("check after reading: {e}"))?;
         explain(steps, refused, progress, &found, self.atomic >= 4096)?;
         Ok(store.counters().adopted_blocks)
+    }
+}
+
+/// The model knows the units that have something; a scrapped object has others too. Gives the
+/// version of the last change.
+fn give_spare_units_back(
+    store: &mut Store<MemoryDisk>,
+    step: &Step,
+) -> Result<Option<u64>, String> {
+    let scraps = step.iter().any(|change| matches!(change, Change::Scrap { .. }));
+    if !scraps {
+        return Ok(None);
+    }
+    // All that the step was about, so that all of it has one version.
+    let mut objects: Vec<u64> = step.iter().map(Change::object).filter(|at| *at != LOG).collect();
+    objects.dedup();
+    let zero = |object: u64, is_scrapped: bool| {
+        let length = if is_scrapped { 4 << 20 } else { 4096 };
+        // Past what the workload uses where nothing was scrapped.
+        let offset = if is_scrapped { 0 } else { (4 << 20) - 4096 };
+        Operation::Zero { key: key(u128::from(object)), offset, length }
+    };
+    let is_scrapped = |object: u64| {
+        step.iter().any(|change| matches!(change, Change::Scrap { object: of } if *of == object))
+    };
+    let transaction = objects.into_iter().map(|object| zero(object, is_scrapped(object))).collect();
+    let request = StoreRequest::Apply { transaction };
+    store.submit(StoreTag(0), request).map_err(|_| "no room for a request".to_owned())?;
+    match settle(store).pop().map(|done| done.result) {
+        Some(Ok(StoreAnswer::Changed { version, .. })) => Ok(Some(version)),
+        other => Err(format!("zeroing ended with {other:?}")),
     }
 }
 
