@@ -6,10 +6,14 @@
 //!
 //! A queued request is carried out by `complete`: between the two the processor fetches the first
 //! line of what will be read, so that a batch hides the way to cold memory.
+//!
+//! A reader that can do without a buffer of its own looks at the memory itself (`view`), and
+//! has the lines fetched that it will look at next (`expect`, `fetch`).
 
 use plinth_bulk::Region;
 use plinth_store::{Disk, DiskCompletion, DiskError, DiskGeometry, DiskRequest, DiskTag};
 use std::io;
+use std::ops::Range;
 
 /// What offsets and lengths are multiples of.
 const SECTOR: u32 = 512;
@@ -20,10 +24,16 @@ const ATOMIC: u32 = 4096;
 /// Requests that may wait for `complete`.
 const DEPTH: usize = 1024;
 
+/// Bytes that one `fetch` asks for. Memory gives a line in 4 to 5 ns at best, so that more of them
+/// would wait for each other, and be dropped: see `perf/store-tries.md`.
+const FETCH: usize = 512;
+
 #[derive(Debug)]
 pub struct FlatDisk {
     region: Region,
     atomic_write_size: u32,
+    /// What of the expected bytes has not been asked for yet.
+    ahead: Range<usize>,
     queue: Vec<(DiskTag, DiskRequest)>,
 }
 
@@ -35,7 +45,8 @@ impl FlatDisk {
     pub fn open(length: u64) -> io::Result<Self> {
         let length = length - length % u64::from(SECTOR);
         let region = Region::new(usize::try_from(length).unwrap_or(usize::MAX))?;
-        Ok(Self { region, atomic_write_size: ATOMIC, queue: Vec::with_capacity(DEPTH) })
+        let queue = Vec::with_capacity(DEPTH);
+        Ok(Self { region, atomic_write_size: ATOMIC, ahead: 0..0, queue })
     }
 
     /// As [`FlatDisk::open`], for tests and tools.
@@ -122,5 +133,28 @@ impl Disk for FlatDisk {
             into.push(DiskCompletion { tag, buffer, result });
         }
         self.queue = queue;
+    }
+
+    #[inline]
+    fn lends(&self) -> bool {
+        true
+    }
+
+    #[inline]
+    fn view(&self, offset: u64, length: usize) -> Option<&[u8]> {
+        self.region.bytes(usize::try_from(offset).ok()?, length)
+    }
+
+    #[inline]
+    fn expect(&mut self, offset: u64, length: usize) {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        self.ahead = start..start.saturating_add(length);
+    }
+
+    #[inline]
+    fn fetch(&mut self) {
+        let end = self.ahead.start.saturating_add(FETCH).min(self.ahead.end);
+        self.region.prefetch_range(self.ahead.start..end);
+        self.ahead.start = end;
     }
 }

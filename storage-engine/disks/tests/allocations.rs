@@ -93,3 +93,15 @@ fn reads_and_overwrites_allocate_nothing() {
         assert_eq!(counters.checkpoints, 1, "the measured requests met none: {counters:?}");
     }
 }
+
+#[test]
+fn views_allocate_nothing() {
+    let mut bench = Bench::new(Durability::Device);
+    let before = allocations();
+    for turn in 0..5000 {
+        let sight = bench.store.sight(&KEY, turn * 37 % BLOCKS * 4096, 4096).unwrap();
+        bench.store.fetch();
+        assert_eq!(bench.store.view(&sight).map(<[u8]>::len), Some(4096));
+    }
+    assert_eq!(allocations() - before, 0);
+}

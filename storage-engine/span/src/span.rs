@@ -16,7 +16,8 @@ use crate::start::Member;
 use plinth_ids::{Moment, PoolId};
 use plinth_store::{
     BufferPool, IoBuffer, LIST_MAX, Level, ObjectId, ObjectKey, ObjectStatus, ObjectStore, PgId,
-    StoreAnswer, StoreCapacity, StoreCompletion, StoreRefusal, StoreRequest, StoreState, StoreTag,
+    Sight, StoreAnswer, StoreCapacity, StoreCompletion, StoreRefusal, StoreRequest, StoreState,
+    StoreTag,
 };
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -138,6 +139,8 @@ pub struct Span<S> {
     pub(crate) omit: Omit,
     /// Rises whenever a disk comes or goes.
     pub(crate) version: u64,
+    /// The seat of the last sight, which expects bytes.
+    sighted: u8,
     answers: Vec<StoreCompletion>,
 }
 
@@ -190,6 +193,7 @@ impl<S: ObjectStore> Span<S> {
             buffers: BufferPool::new(BUFFER_BYTES),
             omit: Omit::Nothing,
             version: 0,
+            sighted: 0,
             answers: Vec::new(),
         }
     }
@@ -513,6 +517,41 @@ impl<S: ObjectStore> ObjectStore for Span<S> {
             self.only().put_buffer(buffer);
         } else {
             self.buffers.put(buffer);
+        }
+    }
+
+    fn lends(&self) -> bool {
+        self.seats.iter().flatten().all(|seat| seat.store.lends())
+    }
+
+    #[inline]
+    fn sight(&mut self, key: &ObjectKey, offset: u32, length: u32) -> Option<Sight> {
+        let number = match &self.many {
+            None => 0,
+            Some(many) => {
+                let group = many.groups.get(usize::try_from(key.pg.0).ok()?)?;
+                group.seat.filter(|_| !group.is_held)?
+            }
+        };
+        let seat = self.seats.get_mut(usize::from(number))?.as_mut()?;
+        if seat.read_failures >= crate::seats::READ_FAILURES_MAX {
+            return None;
+        }
+        let mut sight = seat.store.sight(key, offset, length)?;
+        sight.place = number;
+        self.sighted = number;
+        Some(sight)
+    }
+
+    #[inline]
+    fn view(&mut self, sight: &Sight) -> Option<&[u8]> {
+        self.seats.get_mut(usize::from(sight.place))?.as_mut()?.store.view(sight)
+    }
+
+    #[inline]
+    fn fetch(&mut self) {
+        if let Some(Some(seat)) = self.seats.get_mut(usize::from(self.sighted)) {
+            seat.store.fetch();
         }
     }
 }

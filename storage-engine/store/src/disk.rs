@@ -91,6 +91,27 @@ pub trait Disk {
     /// Appends what has completed. Never waits. A queue that was full has room afterwards
     /// if anything was appended.
     fn complete(&mut self, into: &mut Vec<DiskCompletion>);
+
+    /// Whether [`Disk::view`] may give anything: the disk is memory of this process.
+    fn lends(&self) -> bool {
+        false
+    }
+
+    /// The bytes themselves, as the writes left them that have completed. `None` where they can
+    /// only be read by a request.
+    fn view(&self, _offset: u64, _length: usize) -> Option<&[u8]> {
+        None
+    }
+
+    /// Says that these bytes will be viewed soon, and none that were expected before.
+    fn expect(&mut self, _offset: u64, _length: usize) {}
+
+    /// Has the processor fetch the next few lines of what is expected. To be called now and then
+    /// while something else is done: asked for all at once, lines wait for each other.
+    fn fetch(&mut self) {}
+
+    /// So many bytes were viewed for a reader: for disks that count.
+    fn note_view(&mut self, _length: usize) {}
 }
 
 impl<D: Disk + ?Sized> Disk for Box<D> {
@@ -109,6 +130,26 @@ impl<D: Disk + ?Sized> Disk for Box<D> {
     fn complete(&mut self, into: &mut Vec<DiskCompletion>) {
         (**self).complete(into);
     }
+
+    fn lends(&self) -> bool {
+        (**self).lends()
+    }
+
+    fn view(&self, offset: u64, length: usize) -> Option<&[u8]> {
+        (**self).view(offset, length)
+    }
+
+    fn expect(&mut self, offset: u64, length: usize) {
+        (**self).expect(offset, length);
+    }
+
+    fn fetch(&mut self) {
+        (**self).fetch();
+    }
+
+    fn note_view(&mut self, length: usize) {
+        (**self).note_view(length);
+    }
 }
 
 impl<D: Disk + ?Sized> Disk for &mut D {
@@ -126,5 +167,25 @@ impl<D: Disk + ?Sized> Disk for &mut D {
 
     fn complete(&mut self, into: &mut Vec<DiskCompletion>) {
         (**self).complete(into);
+    }
+
+    fn lends(&self) -> bool {
+        (**self).lends()
+    }
+
+    fn view(&self, offset: u64, length: usize) -> Option<&[u8]> {
+        (**self).view(offset, length)
+    }
+
+    fn expect(&mut self, offset: u64, length: usize) {
+        (**self).expect(offset, length);
+    }
+
+    fn fetch(&mut self) {
+        (**self).fetch();
+    }
+
+    fn note_view(&mut self, length: usize) {
+        (**self).note_view(length);
     }
 }

@@ -56,6 +56,7 @@ mod store;
 mod suspect;
 mod tree;
 mod usage;
+mod view;
 mod wipe;
 
 pub use bad::{BAD_BLOCKS_MAX, BadBlock, FoundBy};
@@ -78,3 +79,4 @@ pub use scrub::{ScrubKind, ScrubProgress};
 pub use store::{
     Durability, Omit, ReadOnlyReason, Store, StoreCapacity, StoreCounters, StoreOptions, StoreState,
 };
+pub use view::Sight;

@@ -6,8 +6,9 @@
 
 use crate::buffer::IoBuffer;
 use crate::disk::Disk;
-use crate::request::{StoreCompletion, StoreRequest, StoreTag};
+use crate::request::{ObjectKey, StoreCompletion, StoreRequest, StoreTag};
 use crate::store::{Store, StoreCapacity, StoreState};
+use crate::view::Sight;
 use plinth_ids::Moment;
 
 /// Objects, changed and read by requests with answers.
@@ -36,6 +37,24 @@ pub trait ObjectStore {
     fn take_buffer(&mut self, length: usize) -> IoBuffer;
 
     fn put_buffer(&mut self, buffer: IoBuffer);
+
+    /// Whether [`ObjectStore::sight`] may find anything.
+    fn lends(&self) -> bool {
+        false
+    }
+
+    /// As [`Store::sight`].
+    fn sight(&mut self, _key: &ObjectKey, _offset: u32, _length: u32) -> Option<Sight> {
+        None
+    }
+
+    /// As [`Store::view`].
+    fn view(&mut self, _sight: &Sight) -> Option<&[u8]> {
+        None
+    }
+
+    /// As [`Store::fetch`].
+    fn fetch(&mut self) {}
 }
 
 impl<D: Disk> ObjectStore for Store<D> {
@@ -69,5 +88,25 @@ impl<D: Disk> ObjectStore for Store<D> {
 
     fn put_buffer(&mut self, buffer: IoBuffer) {
         Self::put_buffer(self, buffer);
+    }
+
+    #[inline]
+    fn lends(&self) -> bool {
+        Self::lends(self)
+    }
+
+    #[inline]
+    fn sight(&mut self, key: &ObjectKey, offset: u32, length: u32) -> Option<Sight> {
+        Self::sight(self, key, offset, length)
+    }
+
+    #[inline]
+    fn view(&mut self, sight: &Sight) -> Option<&[u8]> {
+        Self::view(self, sight)
+    }
+
+    #[inline]
+    fn fetch(&mut self) {
+        Self::fetch(self);
     }
 }

@@ -37,6 +37,11 @@ pub(crate) struct QuickRead {
     version: u64,
 }
 
+/// Bytes of so many blocks.
+pub(crate) const fn blocks_length(count: u32) -> usize {
+    count as usize * BLOCK_SIZE
+}
+
 impl<D: Disk> Store<D> {
     /// Sends a read to the disk if nothing stands in its way; else gives it back.
     #[inline]
@@ -48,10 +53,12 @@ impl<D: Disk> Store<D> {
         let StoreRequest::Read { key, offset, length, mut buffer } = request else {
             return Err(request);
         };
-        let Some((frame, data_block, count)) = self.find_run(&key, offset, length, &buffer) else {
+        let found = self.find_run(&key, offset, length);
+        let fits = |&(_, _, count): &_| buffer.capacity() >= blocks_length(count);
+        let Some((frame, data_block, count)) = found.filter(fits) else {
             return Err(StoreRequest::Read { key, offset, length, buffer });
         };
-        buffer.set_length(count as usize * BLOCK_SIZE);
+        buffer.set_length(blocks_length(count));
         let touched = self.cache.touch(frame);
         touched.pins += 1;
         let version = touched.version;
@@ -65,12 +72,11 @@ impl<D: Disk> Store<D> {
 
     /// The map page's frame, first data block and number of blocks of a read that can go at once.
     #[inline]
-    fn find_run(
+    pub(crate) fn find_run(
         &self,
         key: &ObjectKey,
         offset: u32,
         length: u32,
-        buffer: &IoBuffer,
     ) -> Option<(u32, u64, u32)> {
         let end = offset.checked_add(length).filter(|&end| end <= OBJECT_SIZE_MAX)?;
         if length == 0 || (!self.queues.is_empty() && self.queues.contains_key(key)) {
@@ -78,9 +84,6 @@ impl<D: Disk> Store<D> {
         }
         let (first, end) = (offset / plinth_format::BLOCK_SIZE, block_range(0, end).1);
         let count = end - first;
-        if buffer.capacity() < count as usize * BLOCK_SIZE {
-            return None;
-        }
         let half = first / MAP_BLOCKS;
         let slot = self.objects.slot(self.objects.find(key)?);
         let frame = slot.frames[half as usize];

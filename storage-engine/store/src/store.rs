@@ -244,6 +244,8 @@ pub struct Store<D> {
     pub(crate) quick_reads: usize,
     /// Requests that were taken so far.
     pub(crate) requests: u64,
+    /// Calls of `submit` and `poll`: what was looked up before another one counts no more.
+    pub(crate) calls: u64,
     /// Operations that wait, oldest first, and the same by object.
     pub(crate) parked: VecDeque<u32>,
     pub(crate) queues: BTreeMap<ObjectKey, VecDeque<u32>>,
@@ -318,6 +320,7 @@ impl<D: Disk> Store<D> {
             ops: Slab::new(),
             quick_reads: 0,
             requests: 0,
+            calls: 0,
             parked: VecDeque::new(),
             queues: BTreeMap::new(),
             loading: BTreeSet::new(),
@@ -350,6 +353,7 @@ impl<D: Disk> Store<D> {
         if self.room() == 0 {
             return Err(request);
         }
+        self.calls += 1;
         let request = match request {
             StoreRequest::Read { .. } => match self.read_quickly(tag, request) {
                 Ok(()) => return Ok(()),
@@ -385,6 +389,7 @@ impl<D: Disk> Store<D> {
     pub fn poll(&mut self, now: Moment, into: &mut Vec<StoreCompletion>) -> bool {
         // Time has a part in rates only.
         self.now = now;
+        self.calls += 1;
         self.io.poll();
         while let Some(done) = self.io.next() {
             self.has_moved = true;

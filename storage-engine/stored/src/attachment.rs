@@ -21,7 +21,8 @@ use plinth_backends::blk::{
 use plinth_backends::{DeviceToken, QueueChange};
 use plinth_metrics::Slot;
 use plinth_qos::{Turn, cost_of};
-use plinth_store::BufferPool;
+use plinth_rt::cycles;
+use plinth_store::{BufferPool, Sight};
 use plinth_volume::{VolumeCompletion, VolumeHandle, VolumeRequest};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -73,6 +74,8 @@ pub(crate) struct Attachment {
     handle: VolumeHandle,
     waiting: VecDeque<Waiting>,
     taken: Vec<BlkRequest>,
+    /// The costs of reads that this round has answered by itself.
+    answered: Vec<u64>,
     /// Pieces that the pool has.
     in_flight: usize,
     /// Whether requests are answered without being carried out: see [`crate::place::Place::Null`].
@@ -104,6 +107,7 @@ impl Attachment {
             handle,
             waiting: VecDeque::new(),
             taken: Vec::with_capacity(BURST),
+            answered: Vec::with_capacity(BURST),
             in_flight: 0,
             is_null,
             pace,
@@ -155,12 +159,26 @@ impl Attachment {
         }
         self.pace.begin_round(time.now);
         let mut turn = pool.fair.open_turn(self.pace.account());
+        let lends = pool.volumes.lends();
+        let mut sight = None;
         while let Some(mut front) = self.waiting.pop_front() {
             if !front.is_admitted && !self.pace.admit(front.request.operation) {
                 self.waiting.push_front(front);
                 break;
             }
             front.admit(time);
+            if lends {
+                let here = sight.take().or_else(|| self.sight(&front, pool));
+                sight = self.waiting.front().and_then(|next| self.sight(next, pool));
+                if let Some(here) = here
+                    && self.answer_read(&front, &here, pool, &mut turn, &mut means.slow)
+                {
+                    moved += 1;
+                    continue;
+                }
+            }
+            // What is asked of the pool ends the sight of the next one.
+            sight = None;
             let before = front.started;
             let is_whole = self.advance(&mut front, pool, means, &mut turn);
             moved += usize::from(is_whole || front.started > before);
@@ -170,7 +188,53 @@ impl Attachment {
             }
         }
         pool.fair.close_turn(self.pace.account(), turn, self.wanted());
+        if !self.answered.is_empty() {
+            let ticks = cycles().saturating_sub(time.looked);
+            for cost in self.answered.drain(..) {
+                pool.fair.end(self.pace.account(), cost, ticks);
+            }
+        }
         moved
+    }
+
+    /// Where the bytes of a read are that has not begun, if the pool can show them.
+    fn sight(&self, waiting: &Waiting, pool: &mut Pool) -> Option<Sight> {
+        let is_fresh = waiting.kind == FlightKind::Read
+            && waiting.started == 0
+            && waiting.group.is_none()
+            && pool.has_room();
+        let sight = || pool.volumes.sight(self.handle, waiting.offset, waiting.length);
+        is_fresh.then(sight).flatten()
+    }
+
+    /// Answers a read from the pool's memory: one copy, no buffer, no flight. While that is done,
+    /// the lines of the read after it are fetched.
+    fn answer_read(
+        &mut self,
+        waiting: &Waiting,
+        sight: &Sight,
+        pool: &mut Pool,
+        turn: &mut Turn,
+        slow: &mut SlowLog,
+    ) -> bool {
+        let piece = Piece::at(waiting.offset, waiting.length, 0);
+        let cost = cost_of(u64::from(piece.length));
+        if !turn.may_start(cost) {
+            return false;
+        }
+        let Some(blocks) = pool.volumes.view(sight) else { return false };
+        let data = &blocks[piece.skew()..][..piece.length as usize];
+        let tag = waiting.request.tag;
+        let is_ok = self.device.copy_in(tag, 0, data).is_ok();
+        pool.volumes.fetch();
+        turn.start(cost);
+        self.answered.push(cost);
+        self.complete(tag, if is_ok { BlkStatus::Ok } else { BlkStatus::IoError });
+        pool.volumes.fetch();
+        let flight = self.flight(waiting, piece);
+        self.measure(&flight, slow, cycles());
+        pool.volumes.fetch();
+        true
     }
 
     /// The cost of what would have started but for others: nothing, when its own limits hold it.

@@ -118,6 +118,12 @@ impl DiskMeter {
         self.under_way += 1;
     }
 
+    /// A reader has looked at bytes of the disk itself, which is no time.
+    pub(crate) fn viewed(&mut self, length: usize) {
+        self.slot.add(READ_BYTES, length as u64);
+        self.slot.record(Operation::Read, 0);
+    }
+
     /// The requests of this round start here.
     pub(crate) fn started(&mut self) {
         self.now = cycles();

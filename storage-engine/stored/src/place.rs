@@ -202,6 +202,33 @@ impl Disk for PoolDisk {
             meter.ended(&into[before..]);
         }
     }
+
+    #[inline]
+    fn lends(&self) -> bool {
+        self.bare.lends()
+    }
+
+    #[inline]
+    fn view(&self, offset: u64, length: usize) -> Option<&[u8]> {
+        self.bare.view(offset, length)
+    }
+
+    #[inline]
+    fn expect(&mut self, offset: u64, length: usize) {
+        self.bare.expect(offset, length);
+    }
+
+    #[inline]
+    fn fetch(&mut self) {
+        self.bare.fetch();
+    }
+
+    #[inline]
+    fn note_view(&mut self, length: usize) {
+        if let Some(meter) = &mut self.meter {
+            meter.viewed(length);
+        }
+    }
 }
 
 impl Disk for BareDisk {
@@ -230,6 +257,33 @@ impl Disk for BareDisk {
         match self {
             Self::Uring(disk) => disk.complete(into),
             Self::Memory(disk) | Self::Null(disk) => disk.complete(into),
+        }
+    }
+
+    #[inline]
+    fn lends(&self) -> bool {
+        matches!(self, Self::Memory(_))
+    }
+
+    #[inline]
+    fn view(&self, offset: u64, length: usize) -> Option<&[u8]> {
+        match self {
+            Self::Uring(_) => None,
+            Self::Memory(disk) | Self::Null(disk) => disk.view(offset, length),
+        }
+    }
+
+    #[inline]
+    fn expect(&mut self, offset: u64, length: usize) {
+        if let Self::Memory(disk) = self {
+            disk.expect(offset, length);
+        }
+    }
+
+    #[inline]
+    fn fetch(&mut self) {
+        if let Self::Memory(disk) = self {
+            disk.fetch();
         }
     }
 }

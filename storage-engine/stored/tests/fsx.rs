@@ -14,6 +14,7 @@ mod support;
 use plinth_store_api::Durability;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use support::guest::{DATA_MAX, Guest, Io, OK};
 use support::pattern::{Random, bytes};
@@ -144,6 +145,13 @@ impl Model {
         self.done.values().sum()
     }
 
+    /// Every kind of request was answered.
+    fn assert_all_done(&self) {
+        println!("{:?}", self.done);
+        let count = |name| self.done.get(name).copied().unwrap_or(0);
+        assert!(["read", "write", "zero", "flush"].iter().all(|name| count(name) > 0));
+    }
+
     fn compare(&self, from: usize, found: &[u8]) {
         let expected = &self.bytes[from..from + found.len()];
         if let Some(at) = found.iter().zip(expected).position(|(a, b)| a != b) {
@@ -204,10 +212,29 @@ fn history(seed: u64, durability: Durability, length: Duration) -> u32 {
         guest.connect(&socket);
         model.verify(&mut guest);
     }
-    let count = |name| model.done.get(name).copied().unwrap_or(0);
-    println!("seed {seed}, {durability:?}: {kills} kills, {:?}", model.done);
-    assert!(["read", "write", "zero", "flush"].iter().all(|name| count(name) > 0));
+    println!("seed {seed}, {durability:?}: {kills} kills");
+    model.assert_all_done();
     kills
+}
+
+#[test]
+fn random_operations_on_a_memory_disk_agree_with_an_array() {
+    let folder = Folder::new();
+    let (device, socket) = (Path::new("memory:64MiB"), folder.path("blk.sock"));
+    let daemon = Daemon::start(&folder);
+    daemon.apply(config(1, device, &[]));
+    daemon.create(VOLUME, SIZE).unwrap();
+    daemon.apply(config(2, device, &[attachment(VOLUME, &socket, QUEUES)]));
+    let mut guest = Guest::boot(&socket, QUEUES);
+    let mut model = Model::new(number("PLINTH_FSX_SEED", 1) + 2);
+    for round in 1..=10 {
+        while model.answered() < round * 2000 {
+            model.submit(&mut guest);
+            model.collect(&mut guest);
+        }
+        model.verify(&mut guest);
+    }
+    model.assert_all_done();
 }
 
 #[test]

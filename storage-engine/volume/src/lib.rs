@@ -31,6 +31,7 @@ mod request;
 mod search;
 mod start;
 mod table;
+mod view;
 mod volume;
 mod volumes;
 mod zero;

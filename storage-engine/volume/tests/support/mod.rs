@@ -141,10 +141,15 @@ pub(crate) fn read_all(pool: &mut Pool, handle: VolumeHandle) -> Outcome<Sectors
         }
         let (offset, length) = (bytes_of(start), 4096);
         let buffer = IoBuffer::zeroed(4096);
+        let sight = pool.sight(handle, offset, length);
+        let shown = sight.and_then(|sight| pool.view(&sight).map(<[u8]>::to_vec));
         let request = VolumeRequest::Read { volume: handle, offset, length, buffer };
         let done = run(pool, request)?;
         done.result.map_err(|refusal| format!("reading sector {start}: {refusal:?}"))?;
         let buffer = done.buffer.ok_or("a read without a buffer")?;
+        if shown.is_some_and(|shown| shown != buffer.as_bytes()) {
+            return Err(format!("sector {start} looks different in the disk's memory"));
+        }
         for place in PLACES {
             let at = usize::try_from(bytes_of(place)).map_err(|_| "small")?;
             let sector = &buffer.as_bytes()[at..at + 512];
