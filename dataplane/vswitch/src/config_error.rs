@@ -2,6 +2,7 @@
 //! Why a configuration is refused.
 
 use crate::snapshot::TUNNEL_MTU_OVERHEAD;
+use crate::{SecurityError, VpcError};
 use plinth_ids::{Epoch, MacAddress, Name, PortId, Vni};
 use plinth_switch_api::CONFIG_VERSION;
 use std::fmt;
@@ -20,6 +21,9 @@ pub enum Place {
     Remote {
         index: usize,
     },
+    Vpc {
+        name: Name,
+    },
 }
 
 impl fmt::Display for Place {
@@ -28,6 +32,7 @@ impl fmt::Display for Place {
             Self::Underlay => f.write_str("underlay"),
             Self::Port { id, name } => write!(f, "{id} ({name})"),
             Self::Remote { index } => write!(f, "remotes[{index}]"),
+            Self::Vpc { name } => write!(f, "vpc {name}"),
         }
     }
 }
@@ -83,6 +88,10 @@ pub enum ConfigError {
     RemoteIsLocal { place: Place, vtep: Ipv4Addr },
     #[error("{place}: vtep {vtep} is outside the underlay's prefix: configure a gateway")]
     NoRoute { place: Place, vtep: Ipv4Addr },
+    #[error(transparent)]
+    Vpc(#[from] VpcError),
+    #[error(transparent)]
+    Security(#[from] SecurityError),
 }
 
 impl ConfigError {
@@ -111,6 +120,8 @@ impl ConfigError {
             Self::RemoteWithoutUnderlay { .. } => "remote-without-underlay",
             Self::RemoteIsLocal { .. } => "remote-is-local",
             Self::NoRoute { .. } => "no-route",
+            Self::Vpc(error) => error.code(),
+            Self::Security(error) => error.code(),
         }
     }
 }

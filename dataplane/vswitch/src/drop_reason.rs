@@ -102,6 +102,14 @@ drop_reasons! {
     DestinationUnknown,
     /// The destination is the port that sent the frame.
     DestinationIsSource,
+    /// No route of the VPC leads to this address.
+    RouteUnknown,
+    /// The route to this address is a black hole.
+    RouteBlackhole,
+    /// The route leads to an address that no NIC has now.
+    RouteNextHopUnknown,
+    /// No rule of the port's security groups allows it, or one denies it.
+    SecurityGroupDenied,
     /// The next hop to the remote VTEP has not answered ARP yet.
     NextHopUnresolved,
     /// From the wire: the destination MAC is another machine's.

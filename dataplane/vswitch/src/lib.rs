@@ -31,17 +31,25 @@ mod lookup;
 mod neighbors;
 mod packet;
 mod pipeline;
+mod prefix_table;
+#[allow(dead_code, reason = "the stages that route and filter take it up")]
+mod route;
+#[allow(dead_code, reason = "the stages that route and filter take it up")]
+mod security;
 mod snapshot;
 mod stages;
 mod status;
 mod switch;
 mod validate;
+#[allow(dead_code, reason = "the stages that route and filter take it up")]
+mod vpc;
 
 pub use config_error::{ConfigError, Place};
 pub use counters::PortCounters;
 pub use drop_reason::DropReason;
-pub use limits::Limits;
+pub use limits::{Limits, VpcLimits};
 pub use packet::{BURST_MAX, HEADERS_MAX, Offload, Packet, PortIndex, Verdict};
 pub use snapshot::{PortChange, Snapshot};
 pub use status::FLOWS_LISTED_MAX;
 pub use switch::{ControlFrame, FlowCounters, Switch};
+pub use validate::{RulePlace, SecurityError, VpcError};

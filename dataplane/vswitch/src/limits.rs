@@ -19,6 +19,37 @@ pub struct Limits {
     pub flows_per_port: u32,
     /// An entry that was not used for so long may go.
     pub flow_idle: Duration,
+    pub vpc: VpcLimits,
+}
+
+/// Of what tenants configure. Memory is taken by what is there, and not by these.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct VpcLimits {
+    pub vpcs: u32,
+    pub subnets_per_vpc: u16,
+    pub prefixes_per_subnet: u16,
+    /// Beside the subnets.
+    pub routes_per_vpc: u16,
+    pub allowed_per_nic: u16,
+    pub security_groups: u32,
+    /// Of all groups together.
+    pub rules: u32,
+    pub rules_per_group: u16,
+    pub groups_per_nic: u16,
+}
+
+impl VpcLimits {
+    pub const DEFAULT: Self = Self {
+        vpcs: 4096,
+        subnets_per_vpc: 256,
+        prefixes_per_subnet: 8,
+        routes_per_vpc: 1000,
+        allowed_per_nic: 64,
+        security_groups: 10_000,
+        rules: 100_000,
+        rules_per_group: 1000,
+        groups_per_nic: 16,
+    };
 }
 
 impl Default for Limits {
@@ -31,6 +62,7 @@ impl Default for Limits {
             flows: 1 << 16,
             flows_per_port: 1 << 15,
             flow_idle: Duration::from_secs(30),
+            vpc: VpcLimits::DEFAULT,
         }
     }
 }

@@ -5,9 +5,11 @@
 //! packet's port or tunnel in hand, and there is no lookup that could answer for another one.
 
 use crate::lookup::Lookup;
-use crate::validate::{check_count, is_within, validate};
+use crate::security::{GroupSet, SecurityBuilder, SecurityTables};
+use crate::validate::{check_count, is_host, is_within, validate};
+use crate::vpc::{SubnetIndex, VpcTables, is_routable};
 use crate::{ConfigError, Limits, PortIndex};
-use plinth_ids::{Epoch, MacAddress, Name, PortId, Vni};
+use plinth_ids::{Epoch, MacAddress, Name, PortId, Prefix, Vni};
 use plinth_switch_api::{GuestPort, SwitchConfig};
 use plinth_wire::{EthernetHeader, TUNNEL_OVERHEAD, TunnelHeaders, link_local_of};
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,6 +52,8 @@ pub(crate) struct TunnelIndex(pub(crate) u32);
 pub(crate) struct Owner {
     pub(crate) mac: MacAddress,
     pub(crate) destination: Destination,
+    /// Of the NIC, for rules that name a group as peer.
+    pub(crate) groups: GroupSet,
 }
 
 /// A guest port as the stages see it.
@@ -63,10 +67,15 @@ pub(crate) struct Port {
     /// What the guest makes of its MAC by itself; it is the guest's without being configured.
     pub(crate) link_local: Ipv6Addr,
     pub(crate) frame_length_max: u32,
+    pub(crate) subnet: Option<SubnetIndex>,
+    /// `None`: not filtered.
+    pub(crate) groups: Option<GroupSet>,
+    /// Ranges that the guest may speak from beside its addresses.
+    pub(crate) allowed: Box<[Prefix]>,
 }
 
 impl Port {
-    fn new(port: &GuestPort) -> Self {
+    fn new(port: &GuestPort, subnet: Option<SubnetIndex>, groups: Option<GroupSet>) -> Self {
         Self {
             id: port.id,
             name: port.name.clone(),
@@ -75,12 +84,31 @@ impl Port {
             addresses: port.addresses.clone().into(),
             link_local: link_local_of(port.mac),
             frame_length_max: u32::from(port.mtu) + ETHERNET_LENGTH,
+            subnet,
+            groups,
+            allowed: port.allowed.clone().into(),
         }
+    }
+
+    /// Whether security groups judge its connections.
+    #[allow(dead_code, reason = "the stages that route and filter take it up")]
+    pub(crate) const fn is_filtered(&self) -> bool {
+        self.groups.is_some()
     }
 
     /// Whether the guest may call itself so.
     pub(crate) fn has_address(&self, address: IpAddr) -> bool {
-        address == IpAddr::V6(self.link_local) || self.addresses.contains(&address)
+        address == IpAddr::V6(self.link_local)
+            || self.addresses.contains(&address)
+            || self.is_allowed(address)
+    }
+
+    /// Whether the guest may speak from `address` for somebody else. A range never makes
+    /// something a source that is no host's.
+    fn is_allowed(&self, address: IpAddr) -> bool {
+        self.allowed.iter().any(|prefix| prefix.contains(address))
+            && is_host(address)
+            && is_routable(address)
     }
 }
 
@@ -127,6 +155,8 @@ pub struct Snapshot {
     vteps: Lookup<(Vni, Ipv4Addr), TunnelIndex>,
     macs: Lookup<(Vni, MacAddress), Destination>,
     addresses: Lookup<(Vni, IpAddr), Owner>,
+    pub(crate) vpcs: Lookup<Vni, VpcTables>,
+    pub(crate) security: SecurityTables,
 }
 
 impl Snapshot {
@@ -142,14 +172,22 @@ impl Snapshot {
     ) -> Result<Self, ConfigError> {
         validate(config, limits, previous.config.as_ref())?;
         let mut snapshot = Self { config: Some(config.clone()), ..Self::default() };
-        snapshot.place_ports(config, previous);
+        snapshot.vpcs = config.vpcs.iter().map(|vpc| (vpc.vni, VpcTables::new(vpc))).collect();
+        let mut security = SecurityBuilder::new(&config.security_groups);
+        snapshot.place_ports(config, previous, &mut security);
         snapshot.lay_tunnels(config, limits)?;
-        snapshot.fill_tables(config);
+        snapshot.fill_tables(config, &mut security);
+        snapshot.security = security.finish();
         Ok(snapshot)
     }
 
     /// Gives every port its slot: the one it had, or the lowest that is free.
-    fn place_ports<'a>(&mut self, config: &'a SwitchConfig, previous: &'a Self) {
+    fn place_ports<'a>(
+        &mut self,
+        config: &'a SwitchConfig,
+        previous: &'a Self,
+        security: &mut SecurityBuilder,
+    ) {
         let by_id = |config: &'a SwitchConfig| -> BTreeMap<PortId, &'a GuestPort> {
             config.ports.iter().map(|port| (port.id, port)).collect()
         };
@@ -187,7 +225,10 @@ impl Snapshot {
             if slots.len() <= index.get() {
                 slots.resize(index.get() + 1, None);
             }
-            slots[index.get()] = Some(Port::new(port));
+            let vpc = self.vpcs.get(&port.vni);
+            let subnet = port.subnet.as_ref().and_then(|name| vpc?.subnet_named(name));
+            let groups = port.security_groups.as_ref().map(|list| security.intern(list));
+            slots[index.get()] = Some(Port::new(port, subnet, groups));
             self.indexes.insert(id, index);
         }
         self.slots = slots;
@@ -226,18 +267,19 @@ impl Snapshot {
         Ok(())
     }
 
-    fn fill_tables(&mut self, config: &SwitchConfig) {
+    fn fill_tables(&mut self, config: &SwitchConfig, security: &mut SecurityBuilder) {
         let mut macs = Vec::new();
         let mut addresses = Vec::new();
-        let mut add = |vni, mac, list: &[IpAddr], destination| {
+        let mut add = |vni, mac, list: &[IpAddr], destination, groups| {
             macs.push(((vni, mac), destination));
-            let owner = Owner { mac, destination };
+            let owner = Owner { mac, destination, groups };
             addresses.push(((vni, IpAddr::V6(link_local_of(mac))), owner));
             addresses.extend(list.iter().map(|&address| ((vni, address), owner)));
         };
         for port in &config.ports {
             let index = self.indexes[&port.id];
-            add(port.vni, port.mac, &port.addresses, Destination::Local(index));
+            let groups = security.intern(port.security_groups.as_deref().unwrap_or_default());
+            add(port.vni, port.mac, &port.addresses, Destination::Local(index), groups);
         }
         let mut vteps = Vec::new();
         for remote in &config.remotes {
@@ -246,7 +288,9 @@ impl Snapshot {
                 .binary_search_by_key(&remote.vtep, |tunnel| tunnel.vtep)
                 .expect("every remote has its tunnel");
             let tunnel = TunnelIndex(u32::try_from(place).expect("remotes are counted in 32 bits"));
-            add(remote.vni, remote.mac, &remote.addresses, Destination::Remote(tunnel));
+            let groups = security.intern(&remote.security_groups);
+            let destination = Destination::Remote(tunnel);
+            add(remote.vni, remote.mac, &remote.addresses, destination, groups);
             vteps.push(((remote.vni, remote.vtep), tunnel));
         }
         self.vnis = config.ports.iter().map(|port| (port.vni, ())).collect();

@@ -388,6 +388,7 @@ mod tests {
         flows: 64,
         flows_per_port: 24,
         flow_idle: Duration::from_millis(1000),
+        vpc: crate::VpcLimits::DEFAULT,
     };
 
     fn key(number: u32) -> FlowKey {

@@ -3,6 +3,12 @@
 //!
 //! Every check names the place and the remedy; the first fault found is the one that is said.
 
+mod security;
+mod vpc;
+
+pub use security::{RulePlace, SecurityError};
+pub use vpc::VpcError;
+
 use crate::snapshot::TUNNEL_MTU_OVERHEAD;
 use crate::{ConfigError, Limits, Place};
 use plinth_ids::{MacAddress, PortId, Vni};
@@ -37,19 +43,31 @@ pub(crate) fn validate(
         check_underlay(underlay)?;
     }
     check_port_names(&config.ports)?;
+    vpc::check(config, &limits.vpc)?;
+    let groups = security::Groups::check(config, &limits.vpc)?;
+    let subnets = vpc::Subnets::of(config);
     let mut owners = Owners::default();
     for port in &config.ports {
         let place = place_of(port);
         check_port(port, config.underlay.as_ref())?;
         check_address_count(&place, port.addresses.len(), limits)?;
+        subnets.check_nic(&place, port.vni, port.subnet.as_ref(), &port.addresses)?;
+        vpc::check_allowed(&place, &port.allowed, &limits.vpc)?;
+        if let Some(list) = &port.security_groups {
+            groups.check_port(&place, list, &limits.vpc)?;
+        }
         owners.add(&place, port.vni, port.mac, &port.addresses)?;
     }
     for (index, remote) in config.remotes.iter().enumerate() {
         let place = Place::Remote { index };
         check_remote(&place, remote, config.underlay.as_ref())?;
         check_address_count(&place, remote.addresses.len(), limits)?;
+        subnets.check_nic(&place, remote.vni, remote.subnet.as_ref(), &remote.addresses)?;
+        vpc::check_allowed(&place, &remote.allowed, &limits.vpc)?;
+        security::check_list(&place, &remote.security_groups, &limits.vpc)?;
         owners.add(&place, remote.vni, remote.mac, &remote.addresses)?;
     }
+    vpc::check_owners(config, &owners)?;
     Ok(())
 }
 
@@ -184,7 +202,7 @@ pub(crate) fn is_within(address: Ipv4Addr, underlay: &Underlay) -> bool {
 }
 
 /// Whether one interface can have this address.
-fn is_host(address: IpAddr) -> bool {
+pub(crate) fn is_host(address: IpAddr) -> bool {
     let is_broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
     !(address.is_unspecified() || address.is_multicast() || is_broadcast)
 }
