@@ -3,7 +3,7 @@
 
 use crate::Delivery;
 use crate::port::{counts, reason};
-use plinth_backends::net::{ChecksumRequest, NetDevice, Offload, OutboundBurst};
+use plinth_backends::net::{ChecksumRequest, Inbound, NetDevice, Offload, OutboundBurst};
 use plinth_backends::{DeviceToken, QueueChange};
 use plinth_switch_api::DropCount;
 use plinth_vswitch::DropReason;
@@ -67,11 +67,40 @@ impl GuestPort {
             [pair] => pair,
             ref pairs => pairs[steer(delivery.head) % pairs.len()],
         };
-        let checksum = delivery
-            .partial
-            .map(|partial| ChecksumRequest { start: partial.start, offset: partial.offset });
-        let offload = Offload { checksum, is_verified: false };
-        self.device.deliver(pair, delivery.head, delivery.payload, offload).map_err(reason)
+        let Inbound { head, payload, offload } = inbound(delivery);
+        self.device.deliver(pair, head, payload, offload).map_err(reason)
+    }
+
+    /// Prepares for packets that will probably come.
+    #[inline]
+    pub(crate) fn expect(&mut self, count: usize, length: usize) {
+        if let [pair] = self.running[..] {
+            self.device.expect(pair, count, length);
+        }
+    }
+
+    /// Puts several packets out, as [`Self::deliver`] does one.
+    #[inline]
+    pub(crate) fn deliver_burst<'a>(
+        &mut self,
+        count: usize,
+        delivery: impl Fn(usize) -> Delivery<'a>,
+        mut refused: impl FnMut(usize, DropReason),
+    ) {
+        if let [pair] = self.running[..] {
+            self.device.deliver_burst(
+                pair,
+                count,
+                |nth| inbound(&delivery(nth)),
+                |nth, refusal| refused(nth, reason(refusal)),
+            );
+            return;
+        }
+        for nth in 0..count {
+            if let Err(reason) = self.deliver(&delivery(nth)) {
+                refused(nth, reason);
+            }
+        }
     }
 
     pub(crate) fn flush(&mut self) {
@@ -108,6 +137,15 @@ impl GuestPort {
             ("ring-offload-invalid", counters.drop_offload_invalid),
         ])
     }
+}
+
+#[inline]
+fn inbound<'a>(delivery: &Delivery<'a>) -> Inbound<'a> {
+    let checksum = delivery
+        .partial
+        .map(|partial| ChecksumRequest { start: partial.start, offset: partial.offset });
+    let offload = Offload { checksum, is_verified: false };
+    Inbound { head: delivery.head, payload: delivery.payload, offload }
 }
 
 /// A number that is the same for all packets of a conversation, so that they stay in order: of

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the management thread tells the worker, and what comes back.
 
-use crate::{GuestPort, Port};
+use crate::{GuestPort, Port, StageCycles};
 use crossbeam_channel::Sender;
 use plinth_backends::DeviceToken;
 use plinth_ids::PortId;
@@ -73,6 +73,7 @@ pub enum Question {
     },
     Drops,
     FlowCounters,
+    Stages,
 }
 
 #[derive(Clone, Debug)]
@@ -81,4 +82,5 @@ pub enum Answer {
     Flows(Vec<FlowStatus>),
     Drops(Vec<DropCount>),
     FlowCounters(FlowCounters),
+    Stages(StageCycles),
 }

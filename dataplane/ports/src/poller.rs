@@ -174,6 +174,7 @@ impl DataPath {
                     counts.map(|(reason, packets)| DropCount { reason, packets }).collect(),
                 )
             }
+            Question::Stages => Answer::Stages(self.path.stages()),
             Question::FlowCounters => Answer::FlowCounters(self.path.switch.flow_counters()),
         }
     }

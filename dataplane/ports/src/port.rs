@@ -36,6 +36,25 @@ impl Port {
         }
     }
 
+    /// Puts several packets out in their order, as [`Self::deliver`] does one. `delivery` gives them
+    /// by number; `refused` is told of those that were not taken.
+    #[inline]
+    pub(crate) fn deliver_burst<'a>(
+        &mut self,
+        count: usize,
+        delivery: impl Fn(usize) -> Delivery<'a>,
+        mut refused: impl FnMut(usize, DropReason),
+    ) {
+        if let Self::Guest(port) = self {
+            return port.deliver_burst(count, delivery, refused);
+        }
+        for nth in 0..count {
+            if let Err(reason) = self.deliver(&delivery(nth)) {
+                refused(nth, reason);
+            }
+        }
+    }
+
     /// Shows the other side what was delivered and taken since the last flush.
     pub(crate) fn flush(&mut self) {
         match self {

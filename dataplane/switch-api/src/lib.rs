@@ -186,6 +186,20 @@ pub struct WorkerStatus {
     /// Cycles of the time-stamp counter spent in rounds that moved packets.
     pub busy_cycles: u64,
     pub sleeps: u64,
+    /// Of packets from guests: where the cycles went, in the order of a packet's way.
+    #[serde(default)]
+    pub stages: Vec<StageStatus>,
+}
+
+/// One stage of a worker's way of a packet.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct StageStatus {
+    /// As in docs/dataplane-io.md.
+    pub name: String,
+    /// Cycles of the time-stamp counter since the start.
+    pub cycles: u64,
+    /// Packets in them.
+    pub packets: u64,
 }
 
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]

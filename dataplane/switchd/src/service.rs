@@ -6,10 +6,11 @@ use crate::refusal;
 use crate::worker::WorkerPort;
 use plinth_dpdk::EthStats;
 use plinth_manage::{LineFault, Service};
-use plinth_ports::{Answer as Told, Question};
+use plinth_ports::{Answer as Told, Question, StageCycles};
 use plinth_rt::{StatsSnapshot, WorkerStats};
 use plinth_switch_api::{
-    Answer, DropCount, PortStatus, Refusal, Reply, Request, Status, UPLINK, Verb, WorkerStatus,
+    Answer, DropCount, PortStatus, Refusal, Reply, Request, StageStatus, Status, UPLINK, Verb,
+    WorkerStatus,
 };
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -83,6 +84,7 @@ impl Switchd {
             packets: now.work,
             busy_cycles: now.busy_cycles,
             sleeps: now.sleeps,
+            stages: self.stages(),
         };
         Status {
             process: std::process::id(),
@@ -91,6 +93,22 @@ impl Switchd {
             memory: self.memory.clone(),
             workers: vec![worker],
         }
+    }
+
+    /// Empty when the worker is silent: a status is asked for just then.
+    fn stages(&self) -> Vec<StageStatus> {
+        let Ok(Told::Stages(told)) = self.port.ask(Question::Stages) else { return Vec::new() };
+        let StageCycles { packets, receive, decide, deliver, release, flush } = told;
+        [
+            ("receive", receive),
+            ("decide", decide),
+            ("deliver", deliver),
+            ("release", release),
+            ("flush", flush),
+        ]
+        .into_iter()
+        .map(|(name, cycles)| StageStatus { name: name.to_owned(), cycles, packets })
+        .collect()
     }
 
     /// Adds what the uplink's device says of itself.

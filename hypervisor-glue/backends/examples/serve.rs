@@ -164,7 +164,8 @@ fn poll_net(
             device.receive(pair, &mut burst);
             is_idle &= burst.is_empty();
             for packet in burst.iter() {
-                let mut head = packet.head().to_vec();
+                let mut head = vec![0; packet.head_length()];
+                packet.copy_head(&mut head);
                 let (target, rest) = head.split_at_mut(6);
                 target.swap_with_slice(&mut rest[..6]);
                 answer_arp(&mut head);

@@ -7,7 +7,7 @@
 
 use crate::blk::{BlkClass, BlkDevice, BlkOperation, BlkOptions, BlkStatus};
 use crate::fake::FakeGuest;
-use crate::net::{NetDevice, OutboundBurst, Payload};
+use crate::net::{Inbound, NetDevice, OutboundBurst, Payload};
 use plinth_vhost::QueueChange;
 use plinth_virtio::DeviceQueue;
 use std::sync::Arc;
@@ -54,11 +54,15 @@ pub fn net(data: &[u8]) {
     for _ in 0..ROUNDS {
         device.receive(0, &mut burst);
         for packet in burst.iter() {
-            let mut out = vec![0; packet.length() - packet.head().len()];
-            packet.payload(packet.head().len()).copy_to(&mut out);
-            let (head, offload) = (packet.head(), packet.offload());
-            let _ = device.deliver(0, head, packet.payload(head.len()), offload);
-            let _ = device.deliver(0, head, Payload::bytes(&out), offload);
+            let mut head = vec![0; packet.head_length()];
+            packet.copy_head(&mut head);
+            let (payload, offload) = (packet.payload(head.len()), packet.offload());
+            let mut out = vec![0; payload.len()];
+            payload.copy_to(&mut out);
+            let _ = device.deliver(0, &head, payload, offload);
+            let payload = Payload::bytes(&out);
+            let inbound = |_| Inbound { head: &head, payload, offload };
+            device.deliver_burst(0, 2, inbound, |_, _| {});
         }
         device.release(&mut burst);
         device.flush();

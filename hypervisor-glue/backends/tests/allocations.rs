@@ -5,7 +5,7 @@
 
 use plinth_backends::blk::{BlkClass, BlkDevice, BlkOptions, BlkStatus};
 use plinth_backends::fake::{FakeDisk, FakeNic};
-use plinth_backends::net::{NetDevice, Offload, OutboundBurst};
+use plinth_backends::net::{HEAD_MAX, NetDevice, Offload, OutboundBurst};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -65,8 +65,10 @@ fn a_burst_of_packets_allocates_nothing() {
         counts.push(allocations(|| {
             assert_eq!(left.receive(0, &mut burst), 20);
             for packet in burst.iter() {
-                let payload = packet.payload(packet.head().len());
-                right.deliver(0, packet.head(), payload, packet.offload()).unwrap();
+                let mut head = [0; HEAD_MAX];
+                let head = &mut head[..packet.head_length()];
+                packet.copy_head(head);
+                right.deliver(0, head, packet.payload(head.len()), packet.offload()).unwrap();
             }
             left.release(&mut burst);
             left.flush();

@@ -25,9 +25,10 @@ mod mapping;
 mod memfd;
 mod table;
 
+pub use copy::{prefetch, prefetch_to_write};
 pub use mapping::{MapError, Shrinkable};
 pub use memfd::{OwnMemory, OwnMemoryError, SharedMemory, sealed_memfd};
-pub use table::{GuestMemory, OutsideMemory, REGIONS_MAX, RegionSpec, TableError};
+pub use table::{Access, GuestMemory, OutsideMemory, REGIONS_MAX, RegionSpec, TableError, Window};
 
 /// An address as the guest's drivers write it into descriptors: guest-physical.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]

@@ -5,8 +5,17 @@ use crate::GuestAddress;
 use crate::copy;
 use crate::mapping::{MapError, Mapping, Shrinkable};
 use std::fs::File;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+/// What a line is fetched for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Access {
+    Read,
+    /// The line comes with the right to change it, so that it need not be asked for twice.
+    Write,
+}
 
 /// Regions in one table, at most: what QEMU offers as memory slots to vhost-user, rounded up.
 pub const REGIONS_MAX: usize = 64;
@@ -48,13 +57,81 @@ pub struct OutsideMemory {
 #[derive(Clone, Debug)]
 struct Region {
     spec: RegionSpec,
-    mapping: Arc<Mapping>,
+    /// Of the mapping, which stays mapped as long as this region is here. Kept beside it because
+    /// every buffer of every packet is looked up, and the way through the mapping is one load more.
+    base: *mut u8,
+    _mapping: Arc<Mapping>,
 }
+
+// SAFETY: `base` points into the mapping, which is `Send` and `Sync` itself; nothing is reached
+// through it but by the copies and atomics of this crate.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
 
 /// The regions of one guest's memory, ordered by address, none overlapping another.
 #[derive(Clone, Debug, Default)]
 pub struct GuestMemory {
     regions: Vec<Region>,
+}
+
+/// A range of a guest's memory that was found to lie in one region: looked up once, copied to in
+/// parts.
+#[derive(Debug)]
+pub struct Window<'a> {
+    base: *mut u8,
+    length: usize,
+    memory: PhantomData<&'a GuestMemory>,
+}
+
+impl Window<'_> {
+    #[inline]
+    pub const fn len(&self) -> usize {
+        self.length
+    }
+
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// # Panics
+    /// If the bytes do not fit from `at` on.
+    #[inline]
+    pub fn copy_in(&self, at: usize, from: &[u8]) {
+        let target = self.part(at, from.len());
+        // SAFETY: `target` has as many bytes inside a mapping that lives while the table is
+        // borrowed, which is as long as `self`.
+        unsafe { copy::copy(target, from.as_ptr(), from.len()) };
+    }
+
+    /// Copies from a guest's memory, which may be another's.
+    ///
+    /// # Panics
+    /// If the bytes do not fit from `at` on.
+    #[inline]
+    pub fn copy_from(
+        &self,
+        at: usize,
+        memory: &GuestMemory,
+        source: GuestAddress,
+        length: usize,
+    ) -> Result<(), OutsideMemory> {
+        let target = self.part(at, length);
+        memory.pieces(source, length, |done, from, piece| {
+            // SAFETY: `from` has `piece` bytes inside a mapping of `memory`; `target` has `length`
+            // bytes as in `copy_in`, and the pieces together are as long.
+            unsafe { copy::copy(target.add(done), from, piece) };
+        })
+    }
+
+    /// The place of `length` bytes from `at` on.
+    #[inline]
+    fn part(&self, at: usize, length: usize) -> *mut u8 {
+        let fits = at <= self.length && length <= self.length - at;
+        assert!(fits, "{length} bytes at {at} of a window of {}", self.length);
+        self.base.wrapping_add(at)
+    }
 }
 
 impl GuestMemory {
@@ -98,7 +175,7 @@ impl GuestMemory {
         let mapping = Mapping::new(file, spec.offset, length, shrinkable)
             .map_err(|source| TableError::Map { guest, length, source })?;
         let mut regions = self.regions.clone();
-        regions.push(Region { spec, mapping: Arc::new(mapping) });
+        regions.push(Region { spec, base: mapping.base(), _mapping: Arc::new(mapping) });
         regions.sort_by_key(|region| region.spec.guest);
         Ok(Self { regions })
     }
@@ -151,6 +228,13 @@ impl GuestMemory {
         }
     }
 
+    /// The range, if it lies wholly in one region.
+    #[inline]
+    pub fn window(&self, address: GuestAddress, length: usize) -> Option<Window<'_>> {
+        let (base, there) = self.locate(address)?;
+        (length as u64 <= there).then_some(Window { base, length, memory: PhantomData })
+    }
+
     /// Copies from the guest. Two calls may see two contents.
     #[inline]
     pub fn copy_out(&self, address: GuestAddress, into: &mut [u8]) -> Result<(), OutsideMemory> {
@@ -197,6 +281,23 @@ impl GuestMemory {
     pub fn prefetch_to_write(&self, address: GuestAddress) {
         if let Some((pointer, _)) = self.locate(address) {
             copy::prefetch_to_write(pointer);
+        }
+    }
+
+    /// Has the lines of a short range fetched, as far as it lies in one region. A hint.
+    #[inline]
+    pub fn prefetch_range(&self, address: GuestAddress, length: usize, access: Access) {
+        let Some((pointer, there)) = self.locate(address) else { return };
+        let length = length.min(usize::try_from(there).unwrap_or(usize::MAX));
+        let mut at = 0;
+        // The address may lie anywhere in its first line, so the last line is asked for by the last
+        // byte and not by a multiple of the line.
+        while at + 1 < length {
+            copy::prefetch_for(pointer.wrapping_add(at), access);
+            at += copy::LINE;
+        }
+        if length > 0 {
+            copy::prefetch_for(pointer.wrapping_add(length - 1), access);
         }
     }
 
@@ -282,13 +383,13 @@ impl GuestMemory {
     /// The mapped place of an address and how many bytes follow in its region, itself included.
     #[inline]
     fn locate(&self, address: GuestAddress) -> Option<(*mut u8, u64)> {
-        for Region { spec, mapping } in &self.regions {
+        for Region { spec, base, .. } in &self.regions {
             let offset = address.0.wrapping_sub(spec.guest.0);
             if offset < spec.length {
                 let step = usize::try_from(offset).ok()?;
                 // `wrapping_add` needs no promise; the step is inside the mapping because the
                 // mapping has `spec.length` bytes.
-                return Some((mapping.base().wrapping_add(step), spec.length - offset));
+                return Some((base.wrapping_add(step), spec.length - offset));
             }
         }
         None
@@ -379,6 +480,27 @@ mod tests {
         // Hints pass over what is not memory.
         memory.prefetch(outside);
         memory.prefetch_to_write(GuestAddress(u64::MAX));
+    }
+
+    #[test]
+    fn a_window_lies_in_one_region_and_is_filled_in_parts() {
+        let memory = memory();
+        assert!(memory.window(GuestAddress(PAGE - 100), 101).is_none(), "it crosses two regions");
+        assert!(memory.window(GuestAddress(2 * PAGE), 1).is_none());
+        let window = memory.window(GuestAddress(PAGE - 100), 100).unwrap();
+        window.copy_in(90, &[7; 10]);
+        memory.copy_in(GuestAddress(PAGE), &[9; 20]).unwrap();
+        window.copy_from(0, &memory, GuestAddress(PAGE - 10), 20).unwrap();
+        let mut back = [0; 22];
+        memory.copy_out(GuestAddress(PAGE - 101), &mut back).unwrap();
+        assert_eq!(back, [[0].as_slice(), &[7; 10], &[9; 10], &[0]].concat()[..]);
+        assert!(window.copy_from(0, &memory, GuestAddress(2 * PAGE - 10), 20).is_err());
+    }
+
+    #[test]
+    #[should_panic(expected = "of a window of 100")]
+    fn a_copy_past_the_end_of_a_window_is_refused() {
+        memory().window(GuestAddress(0), 100).unwrap().copy_in(99, &[1, 2]);
     }
 
     /// Found by the test below: a copy of nothing between guests was refused where a copy of

@@ -2,7 +2,7 @@
 //! Descriptor chains: read once, checked, kept.
 
 use crate::ring::{Descriptor, Ring};
-use plinth_guest_memory::{GuestAddress, GuestMemory, OutsideMemory};
+use plinth_guest_memory::{GuestAddress, GuestMemory, OutsideMemory, Window};
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 
 #[expect(clippy::cast_possible_truncation, reason = "the flags of a descriptor have 16 bits")]
@@ -224,6 +224,12 @@ pub fn copy_out(
     offset: usize,
     into: &mut [u8],
 ) -> Result<bool, OutsideMemory> {
+    // Nearly always the first segment has it all.
+    if let Some(first) = segments.first()
+        && offset + into.len() <= first.length as usize
+    {
+        return memory.copy_out(GuestAddress(first.address.0 + offset as u64), into).map(|()| true);
+    }
     pieces(segments, offset, into.len(), |at, address, step| {
         memory.copy_out(address, &mut into[at..at + step])
     })
@@ -252,6 +258,25 @@ pub fn zero_in(
     length: usize,
 ) -> Result<bool, OutsideMemory> {
     pieces(segments, offset, length, |_, address, step| memory.zero(address, step))
+}
+
+/// Copies `length` bytes of `segments` from `offset` on into `window` from `at` on. `Ok(false)` when
+/// they end before.
+///
+/// # Panics
+/// If the window is too short.
+#[inline]
+pub fn copy_to_window(
+    memory: &GuestMemory,
+    segments: &[Segment],
+    offset: usize,
+    window: &Window<'_>,
+    at: usize,
+    length: usize,
+) -> Result<bool, OutsideMemory> {
+    pieces(segments, offset, length, |done, address, step| {
+        window.copy_from(at + done, memory, address, step)
+    })
 }
 
 /// Copies `length` bytes of the source's segments from `offset` on into the target's segments

@@ -32,7 +32,9 @@ mod notifier;
 mod ring;
 mod slots;
 
-pub use chain::{Chain, ChainFault, Segment, copy_between, copy_in, copy_out, zero_in};
+pub use chain::{
+    Chain, ChainFault, Segment, copy_between, copy_in, copy_out, copy_to_window, zero_in,
+};
 pub use device::{DeviceQueue, PopFault, RingFault};
 pub use driver::{DriverQueue, QueueFull, Used, UsedFault};
 pub use inflight::{Inflight, InflightError, InflightQueue};

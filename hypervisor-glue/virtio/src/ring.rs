@@ -144,6 +144,21 @@ impl Ring {
         Descriptor::from_words(address.load(Ordering::Relaxed), rest.load(Ordering::Relaxed))
     }
 
+    /// Has the descriptor that an available entry names fetched. A hint.
+    #[inline]
+    pub(crate) fn prefetch_descriptor(&self, at: u16) {
+        // Any place is good for a hint; masked, so that it is one in the table.
+        let index = self.available_entry(at) & (self.size - 1);
+        plinth_guest_memory::prefetch(self.descriptors.wrapping_add(16 * usize::from(index)));
+    }
+
+    /// Has the line of a used entry fetched, to be written. A hint.
+    #[inline]
+    pub(crate) fn prefetch_used_entry(&self, at: u16) {
+        let place = self.used.wrapping_add(4 + 8 * usize::from(at & (self.size - 1)));
+        plinth_guest_memory::prefetch_to_write(place);
+    }
+
     #[inline]
     pub(crate) fn set_descriptor(&self, index: u16, descriptor: Descriptor) {
         let ([address, rest], [first, second]) =

@@ -186,6 +186,7 @@ impl Store {
                     busy_cycles: 0,
                     requests: 0,
                     sleeps: 0,
+                    stages: Vec::new(),
                     costs: store::Costs::default(),
                 }))
             }

@@ -2,8 +2,8 @@
 //! Outbound packets between their arrival and their release.
 
 use super::{BURST, HEAD_MAX, Offload};
-use plinth_guest_memory::{GuestMemory, OutsideMemory};
-use plinth_virtio::{Chain, Segment, copy_between, copy_out};
+use plinth_guest_memory::{GuestMemory, OutsideMemory, Window};
+use plinth_virtio::{Chain, Segment, copy_between, copy_out, copy_to_window};
 use std::sync::Arc;
 
 /// Where a burst came from, so that it goes back there and nowhere else.
@@ -18,8 +18,6 @@ pub(crate) struct Origin {
 #[derive(Debug)]
 pub(crate) struct PacketSlot {
     pub(crate) chain: Chain,
-    pub(crate) head: [u8; HEAD_MAX],
-    pub(crate) head_length: usize,
     /// Bytes before the packet in the chain: the virtio-net header.
     pub(crate) skip: usize,
     pub(crate) length: usize,
@@ -28,18 +26,11 @@ pub(crate) struct PacketSlot {
 
 impl PacketSlot {
     fn new() -> Self {
-        Self {
-            chain: Chain::new(),
-            head: [0; HEAD_MAX],
-            head_length: 0,
-            skip: 0,
-            length: 0,
-            offload: Offload::default(),
-        }
+        Self { chain: Chain::new(), skip: 0, length: 0, offload: Offload::default() }
     }
 }
 
-/// Up to [`BURST`] packets of one guest's ring, with their heads in private memory.
+/// Up to [`BURST`] packets of one guest's ring.
 ///
 /// Filled by [`super::NetDevice::receive`], emptied by [`super::NetDevice::release`]; reused
 /// from round to round, so that nothing is allocated. It should be released before the worker
@@ -71,12 +62,14 @@ impl OutboundBurst {
     }
 
     /// The packets in the order in which the guest sent them.
+    #[inline]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = OutboundPacket<'_>> {
         (0..self.count).map(|index| self.packet(index))
     }
 
     /// # Panics
     /// If there is no such packet.
+    #[inline]
     pub fn packet(&self, index: usize) -> OutboundPacket<'_> {
         assert!(index < self.count, "packet {index} of a burst of {}", self.count);
         let origin = self.origin.as_ref().expect("a burst with packets has an origin");
@@ -92,39 +85,53 @@ pub struct OutboundPacket<'a> {
 }
 
 impl<'a> OutboundPacket<'a> {
-    /// The first bytes, from the Ethernet header on: all of a short packet, else
-    /// [`HEAD_MAX`].
-    pub fn head(&self) -> &'a [u8] {
-        &self.slot.head[..self.slot.head_length]
+    /// How many bytes [`Self::copy_head`] copies: all of a short packet, else [`HEAD_MAX`].
+    #[inline]
+    pub fn head_length(&self) -> usize {
+        self.slot.length.min(HEAD_MAX)
+    }
+
+    /// Copies the first bytes, from the Ethernet header on, into private memory. To be called once:
+    /// a second copy may have other bytes.
+    ///
+    /// # Panics
+    /// If `into` has not exactly [`Self::head_length`] bytes.
+    #[inline]
+    pub fn copy_head(&self, into: &mut [u8]) {
+        assert_eq!(into.len(), self.head_length(), "a head is copied whole");
+        let is_whole = copy_out(self.memory, self.slot.chain.readable(), self.slot.skip, into);
+        assert_eq!(is_whole, Ok(true), "a checked chain can be read");
     }
 
     /// Bytes of the whole packet from the Ethernet header on, head included.
+    #[inline]
     pub const fn length(&self) -> usize {
         self.slot.length
     }
 
+    #[inline]
     pub const fn offload(&self) -> Offload {
         self.slot.offload
     }
 
     /// What follows the first `skip` bytes of the packet, to be copied once.
     ///
-    /// Bytes below [`HEAD_MAX`] are given from the private copy, so that nobody is sent other
-    /// bytes than those that were judged.
+    /// It begins behind the head, whose bytes were judged from a private copy: whoever sent them on
+    /// from here could send other bytes than those that were judged.
     ///
     /// # Panics
-    /// If `skip` is past the packet's length.
+    /// If `skip` is inside the head or past the packet's length.
+    #[inline]
     pub fn payload(&self, skip: usize) -> Payload<'a> {
+        assert!(skip >= self.head_length(), "the head is sent from its private copy");
         assert!(skip <= self.length(), "{skip} bytes of a packet of {}", self.length());
-        let judged = self.head().get(skip..).unwrap_or_default();
-        let from = skip.max(self.slot.head_length);
         let guest = GuestPart {
             memory: self.memory,
             segments: self.slot.chain.readable(),
-            skip: self.slot.skip + from,
-            length: self.length() - from,
+            skip: self.slot.skip + skip,
+            length: self.length() - skip,
         };
-        Payload { bytes: judged, guest: Some(guest) }
+        Payload { bytes: &[], guest: Some(guest) }
     }
 }
 
@@ -153,6 +160,7 @@ impl<'a> Payload<'a> {
         Self { bytes, guest: None }
     }
 
+    #[inline]
     pub const fn len(&self) -> usize {
         match self.guest {
             Some(guest) => self.bytes.len() + guest.length,
@@ -175,6 +183,20 @@ impl<'a> Payload<'a> {
         if let Some(guest) = self.guest {
             let is_whole = copy_out(guest.memory, guest.segments, guest.skip, back);
             // The chain was checked against this very table, which never changes.
+            assert_eq!(is_whole, Ok(true), "a checked chain can be read");
+        }
+    }
+
+    /// Copies the whole payload, once, into `window` from `at` on.
+    #[inline]
+    pub(crate) fn copy_to_window(&self, window: &Window<'_>, at: usize) {
+        window.copy_in(at, self.bytes);
+        if let Some(guest) = self.guest
+            && guest.length > 0
+        {
+            let (skip, at) = (guest.skip, at + self.bytes.len());
+            let is_whole =
+                copy_to_window(guest.memory, guest.segments, skip, window, at, guest.length);
             assert_eq!(is_whole, Ok(true), "a checked chain can be read");
         }
     }

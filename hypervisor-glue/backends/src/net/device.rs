@@ -6,6 +6,7 @@ use super::header::{self, HEADER_LEGACY, HEADER_MAX};
 use super::{BURST, HEAD_MAX, NetCounters, Offload, OutboundBurst, Payload};
 use crate::kicks::KickChange;
 use crate::slots::{Handled, Slot, Slots};
+use plinth_guest_memory::Access;
 use plinth_vhost::QueueChange;
 use plinth_virtio::{Chain, PopFault, copy_in, copy_out};
 use std::os::fd::BorrowedFd;
@@ -19,6 +20,13 @@ pub const PACKET_MAX: usize = 65_535 + 18;
 
 /// The shortest: an Ethernet header.
 const PACKET_MIN: usize = 14;
+
+/// [`BURST`], as rings count.
+const BURST_16: u16 = 32;
+const _: () = assert!(BURST_16 as usize == BURST);
+
+/// Bytes of a packet whose buffer is fetched ahead, at most.
+const FETCH_MAX: usize = 256;
 
 /// Buffers for one packet, at most. Linux gives 1500 bytes a buffer or more.
 const BUFFERS_MAX: usize = 64;
@@ -34,6 +42,14 @@ pub enum DeliverRefusal {
     TooLong,
     #[error("the guest's buffers are malformed, and its queue was given up")]
     BuffersMalformed,
+}
+
+/// A packet for a guest: `head`, then `payload`.
+#[derive(Clone, Copy, Debug)]
+pub struct Inbound<'a> {
+    pub head: &'a [u8],
+    pub payload: Payload<'a>,
+    pub offload: Offload,
 }
 
 /// All queues of one NIC, owned by one worker.
@@ -134,6 +150,7 @@ impl NetDevice {
         };
         // Malformed packets count against the bound too, so that a guest that sends nothing
         // else does not keep the worker here.
+        slot.queue.fetch_ahead(BURST_16, HEADER_MAX + HEAD_MAX, Access::Read);
         for _ in 0..BURST {
             let packet = &mut burst.slots[burst.count];
             match slot.queue.pop(&mut packet.chain) {
@@ -162,6 +179,8 @@ impl NetDevice {
                 }
             }
         }
+        // The next burst's lines come while this one is worked on.
+        slot.queue.fetch_ahead(BURST_16, HEADER_MAX + HEAD_MAX, Access::Read);
         if burst.count > 0 {
             let (memory, generation) = (slot.queue.memory().clone(), slot.generation);
             burst.origin = Some(Origin { ring, generation, memory });
@@ -177,9 +196,7 @@ impl NetDevice {
         let slot = self.slots.get_mut(ring).filter(|slot| slot.generation == generation);
         // A queue waits for its burst before it goes, so a stranger is a burst of another NIC.
         let slot = slot.expect("a burst is released to the device that it was received from");
-        for packet in &burst.slots[..count] {
-            slot.queue.push(packet.chain.head(), 0);
-        }
+        slot.queue.push_all(burst.slots[..count].iter().map(|packet| packet.chain.head()));
         self.slots.give_back_if_idle(ring);
     }
 
@@ -195,6 +212,12 @@ impl NetDevice {
         payload: Payload<'_>,
         offload: Offload,
     ) -> Result<(), DeliverRefusal> {
+        self.deliver_one(pair, &Inbound { head, payload, offload })
+    }
+
+    #[inline]
+    fn deliver_one(&mut self, pair: u16, packet: &Inbound<'_>) -> Result<(), DeliverRefusal> {
+        let Inbound { head, payload, offload } = packet;
         let ring = inbound_ring(pair);
         let Some(slot) = self.slots.get_mut(ring).filter(|slot| slot.is_running()) else {
             return Err(DeliverRefusal::Down);
@@ -210,10 +233,11 @@ impl NetDevice {
                 self.scratch.resize(length, 0);
                 payload.copy_to(&mut self.scratch[head.len()..]);
                 header::complete_checksum(&mut self.scratch, request);
-                let packet = Payload::bytes(&self.scratch);
-                write_packet(slot, &mut self.chains, &[], packet, Offload::default())
+                let payload = Payload::bytes(&self.scratch);
+                let packet = Inbound { head: &[], payload, offload: Offload::default() };
+                write_packet(slot, &mut self.chains, &packet)
             }
-            _ => write_packet(slot, &mut self.chains, head, payload, offload),
+            _ => write_packet(slot, &mut self.chains, packet),
         };
         match result {
             Ok(()) => {
@@ -227,6 +251,34 @@ impl NetDevice {
             Err(_) => {}
         }
         result
+    }
+
+    /// Writes several packets into the guest's ring in their order, as [`Self::deliver`] does one.
+    /// `packet` gives them by number; `refused` is told of those that were not written.
+    pub fn deliver_burst<'a>(
+        &mut self,
+        pair: u16,
+        count: usize,
+        packet: impl Fn(usize) -> Inbound<'a>,
+        mut refused: impl FnMut(usize, DeliverRefusal),
+    ) {
+        for nth in 0..count {
+            if let Err(refusal) = self.deliver_one(pair, &packet(nth)) {
+                refused(nth, refusal);
+            }
+        }
+    }
+
+    /// Has the receive buffers fetched for `count` packets of up to `length` bytes that will
+    /// probably come, so that they are near when they do.
+    #[inline]
+    pub fn expect(&mut self, pair: u16, count: usize, length: usize) {
+        if let Some(slot) = self.slots.get_mut(inbound_ring(pair))
+            && slot.is_running()
+        {
+            let count = u16::try_from(count).unwrap_or(u16::MAX);
+            slot.queue.fetch_ahead(count, HEADER_MAX + length.min(FETCH_MAX), Access::Write);
+        }
     }
 
     /// Shows the guest what was delivered and released since the last flush, and calls it where
@@ -273,7 +325,7 @@ impl PacketFault {
     }
 }
 
-/// Copies the head of the packet whose chain is in `packet`, and reads its header.
+/// Reads the header of the packet whose chain is in `packet`.
 #[inline]
 fn judge(slot: &Slot, packet: &mut PacketSlot) -> Result<(), PacketFault> {
     let skip = header_length(slot.features);
@@ -289,16 +341,11 @@ fn judge(slot: &Slot, packet: &mut PacketSlot) -> Result<(), PacketFault> {
         return Err(PacketFault::TooLong);
     }
     let mut front = [0; HEADER_MAX];
-    let head_length = length.min(HEAD_MAX);
-    let memory = slot.queue.memory();
-    let segments = packet.chain.readable();
-    for (offset, into) in [(0, &mut front[..skip]), (skip, &mut packet.head[..head_length])] {
-        let is_whole = copy_out(memory, segments, offset, into);
-        assert_eq!(is_whole, Ok(true), "a checked chain can be read");
-    }
+    let is_whole = copy_out(slot.queue.memory(), packet.chain.readable(), 0, &mut front[..skip]);
+    assert_eq!(is_whole, Ok(true), "a checked chain can be read");
     let has_checksum = has(slot.features, VIRTIO_NET_F_CSUM);
     let offload = header::parse(&front, length, has_checksum).ok_or(PacketFault::OffloadInvalid)?;
-    (packet.skip, packet.length, packet.head_length) = (skip, length, head_length);
+    (packet.skip, packet.length) = (skip, length);
     packet.offload = offload;
     Ok(())
 }
@@ -308,16 +355,37 @@ fn judge(slot: &Slot, packet: &mut PacketSlot) -> Result<(), PacketFault> {
 fn write_packet(
     slot: &mut Slot,
     chains: &mut [Chain],
-    head: &[u8],
-    payload: Payload<'_>,
-    offload: Offload,
+    packet: &Inbound<'_>,
 ) -> Result<(), DeliverRefusal> {
+    let header_length = header_length(slot.features);
+    let total = header_length + packet.head.len() + packet.payload.len();
+    let has_guest_checksum = has(slot.features, VIRTIO_NET_F_GUEST_CSUM);
+    let front = header::emit(packet.offload, has_guest_checksum, 1);
+    let length = u32::try_from(total).expect("a packet has below 64 KiB + 64");
+    let is_filled = slot.queue.fill_next(length, |window| {
+        // The two lengths there are, each known to the compiler.
+        match header_length {
+            HEADER_MAX => window.copy_in(0, &front),
+            shorter => window.copy_in(0, &front[..shorter]),
+        }
+        window.copy_in(header_length, packet.head);
+        packet.payload.copy_to_window(window, header_length + packet.head.len());
+    });
+    if is_filled { Ok(()) } else { write_chains(slot, chains, packet) }
+}
+
+/// The same for any shape of buffers.
+fn write_chains(
+    slot: &mut Slot,
+    chains: &mut [Chain],
+    packet: &Inbound<'_>,
+) -> Result<(), DeliverRefusal> {
+    let Inbound { head, payload, offload } = packet;
     let header_length = header_length(slot.features);
     let total = header_length + head.len() + payload.len();
     let count = take_buffers(slot, chains, total, header_length)?;
-    let has_guest_checksum = has(slot.features, VIRTIO_NET_F_GUEST_CSUM);
     let buffers = u16::try_from(count).expect("at most BUFFERS_MAX were taken");
-    let front = header::emit(offload, has_guest_checksum, buffers);
+    let front = header::emit(*offload, has(slot.features, VIRTIO_NET_F_GUEST_CSUM), buffers);
     let memory = slot.queue.memory();
     let mut is_whole = Ok(true);
     let mut done = 0;

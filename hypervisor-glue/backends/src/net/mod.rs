@@ -13,7 +13,7 @@ mod header;
 pub use burst::{OutboundBurst, OutboundPacket, Payload};
 pub use class::{NetClass, NetOptions};
 pub use counters::NetCounters;
-pub use device::{DeliverRefusal, NetDevice, PACKET_MAX};
+pub use device::{DeliverRefusal, Inbound, NetDevice, PACKET_MAX};
 
 /// Packets handled together.
 pub const BURST: usize = 32;
