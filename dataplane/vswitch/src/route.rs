@@ -81,3 +81,6 @@ impl Snapshot {
         &self.security
     }
 }
+
+#[cfg(test)]
+mod tests;
