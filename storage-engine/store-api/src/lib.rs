@@ -18,7 +18,7 @@ pub use status::{
     AttachmentMetrics, AttachmentStatus, BadBlock, Costs, Diff, DiffRange, DiskCounters,
     DiskDetail, DiskMetrics, DiskState, DiskStatus, FoundBy, Job, JobKind, Latency, Level, Metrics,
     Parent, PoolStatus, ScrubKind, ScrubRun, ScrubStatus, SlowRequest, SnapshotStatus, Status,
-    VolumeDetail, VolumeStatus, Wait,
+    VolumeDetail, VolumeStatus, Wait, Wipe,
 };
 
 use plinth_ids::{DiskId, Epoch, Name, PoolId, SnapshotId, VolumeId};
@@ -74,7 +74,7 @@ pub enum Verb {
         size: u64,
     },
     /// Refused while the volume is attached or has snapshots. `wipe` writes zeros over what only
-    /// it has before that is free again.
+    /// it has before that is free again; [`PoolStatus::wipes`] says how far that is.
     VolumeDelete {
         pool: PoolId,
         volume: VolumeId,

@@ -81,6 +81,18 @@ pub struct PoolStatus {
     pub level: Level,
     #[serde(default)]
     pub disks: Vec<DiskStatus>,
+    /// Deleted volumes whose bytes are being overwritten.
+    #[serde(default)]
+    pub wipes: Vec<Wipe>,
+}
+
+/// A deleted volume on its way out, in objects.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Wipe {
+    pub volume: VolumeId,
+    pub done: u64,
+    /// As many as there were when it began, or went on after a restart.
+    pub total: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]

@@ -24,6 +24,9 @@ use std::path::{Path, PathBuf};
 /// us of the worker, so this is 2 % of it, and 4 GiB a second when they are full.
 const RECLAIM_RATE: u32 = 1000;
 
+/// Objects that a pool wipes in a second, 4 MiB of zeros each when they are full: 128 MiB/s.
+const WIPE_RATE: u32 = 32;
+
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PoolFormatError {
     #[error(transparent)]
@@ -207,6 +210,7 @@ pub(crate) fn mount(
             }
             let mut volumes = Volumes::start(span, pool.id);
             volumes.set_reclaim_rate(Some(RECLAIM_RATE));
+            volumes.set_wipe_rate(Some(WIPE_RATE));
             Ok(Mounted { volumes, faults })
         }
         Err((error, members)) => {

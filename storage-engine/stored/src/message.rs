@@ -81,6 +81,7 @@ pub(crate) struct PoolFacts {
     pub(crate) costs: Costs,
     pub(crate) level: plinth_store::Level,
     pub(crate) disks: Vec<DiskFacts>,
+    pub(crate) wipes: Vec<plinth_volume::WipeStatus>,
 }
 
 /// A disk as the worker sees it.

@@ -154,6 +154,7 @@ impl Pool {
             },
             level: capacity.level,
             disks,
+            wipes: self.volumes.wipes(),
         }
     }
 

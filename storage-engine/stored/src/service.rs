@@ -75,9 +75,8 @@ impl Stored {
                 self.keeper.grown((pool, volume), size);
                 self.volume(pool, volume)
             }
-            Verb::VolumeDelete { wipe: true, .. } => Err(not_served("wiping a volume")),
-            Verb::VolumeDelete { pool, volume, .. } => {
-                self.change(pool, VolumeRequest::Delete { volume })?;
+            Verb::VolumeDelete { pool, volume, wipe } => {
+                self.change(pool, VolumeRequest::Delete { volume, wipe })?;
                 Ok(Answer::Done)
             }
             Verb::Volumes { pool } => self.volumes(pool).map(Answer::Volumes),
@@ -243,6 +242,7 @@ impl Stored {
                 checksum_errors: known.map_or(0, |facts| facts.checksum_errors),
                 level: known.map_or(Level::Ok, |facts| level(facts.level)),
                 disks: self.keeper.disk_statuses(&pool, known),
+                wipes: known.map_or_else(Vec::new, |facts| facts.wipes.iter().map(wipe).collect()),
             }
         };
         Ok(Answer::Pools(wanted.into_iter().map(status).collect()))
@@ -374,4 +374,9 @@ pub(crate) const fn level(level: plinth_store::Level) -> Level {
         plinth_store::Level::Nearfull => Level::Nearfull,
         plinth_store::Level::Full => Level::Full,
     }
+}
+
+const fn wipe(wipe: &plinth_volume::WipeStatus) -> plinth_store_api::Wipe {
+    let plinth_volume::WipeStatus { volume, done, total } = *wipe;
+    plinth_store_api::Wipe { volume, done, total }
 }

@@ -4,7 +4,7 @@
 
 mod support;
 
-use plinth_ids::{DiskId, PoolId, VolumeId};
+use plinth_ids::{DiskId, Epoch, PoolId, VolumeId};
 use plinth_store_api::{Answer, Durability, Pool, StoreConfig, Verb};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -153,6 +153,61 @@ fn an_attached_volume_is_not_deleted() {
     wait_for("the volume's end", || daemon.volumes().is_empty().then_some(()));
 }
 
+/// How often these eight bytes begin a sector of the pool's file.
+fn marked(folder: &Folder, mark: &[u8; 8]) -> usize {
+    let bytes = fs::read(folder.path("pool")).unwrap();
+    bytes.chunks_exact(512).filter(|sector| sector[..8] == *mark).count()
+}
+
+#[test]
+fn a_wiped_volume_is_nowhere_in_the_pools_file_also_if_the_store_is_killed_amid_it() {
+    let folder = Folder::new();
+    let mut daemon = serving(&folder, 128 * MIB, 64 * MIB, 1);
+    let mut guest = Guest::boot(&folder.path("blk.sock"), 1);
+    let (secret, other) = (b"secrets.", b"anothers");
+    for object in 0..15_u64 {
+        let sector = object * 8192;
+        assert_eq!(guest.write(sector, &secret.repeat(DATA_MAX / 8)), OK);
+        // A part of a block, which goes through the journal.
+        assert_eq!(guest.write(sector + 3, &secret.repeat(64)), OK);
+    }
+    guest.flush();
+    drop(guest);
+    let device = folder.path("pool");
+    // Nothing is discarded: what is gone is gone because it was overwritten.
+    let mut config = config(3, &device, &[]);
+    config.pools[0].discards = false;
+    daemon.apply(StoreConfig { pools: Vec::new(), ..config.clone() });
+    config.epoch = Epoch(4);
+    daemon.apply(config.clone());
+    assert!(marked(&folder, secret) >= 15 * DATA_MAX / 512);
+    let wipe = Verb::VolumeDelete { pool: POOL, volume: VOLUME, wipe: true };
+    assert_eq!(daemon.call(wipe.clone()), Ok(Answer::Done));
+    assert_eq!(daemon.volumes(), []);
+    let wipes = daemon.pools()[0].wipes.clone();
+    assert_eq!((wipes[0].volume, wipes[0].total), (VOLUME, 15), "{wipes:?}");
+    daemon = Daemon::start_after_kill(&mut daemon, &folder);
+    wait_for("the pool", || daemon.pools()[0].fault.is_none().then_some(()));
+    // Another volume is made meanwhile, and goes the ordinary way.
+    daemon.create(VolumeId(8), 8 * MIB).unwrap();
+    config.epoch = Epoch(5);
+    config.attachments = vec![attachment(VolumeId(8), &folder.path("blk.sock"), 1)];
+    daemon.apply(config.clone());
+    let mut guest = Guest::boot(&folder.path("blk.sock"), 1);
+    assert_eq!(guest.write(0, &other.repeat(DATA_MAX / 8)), OK);
+    guest.flush();
+    drop(guest);
+    wait_for("the end of the wipe", || daemon.pools()[0].wipes.is_empty().then_some(()));
+    assert_eq!(marked(&folder, secret), 0);
+    config.epoch = Epoch(6);
+    config.attachments.clear();
+    daemon.apply(config);
+    let delete = Verb::VolumeDelete { pool: POOL, volume: VolumeId(8), wipe: false };
+    assert_eq!(daemon.call(delete), Ok(Answer::Done));
+    wait_for("its space", || (daemon.pools()[0].used == 0).then_some(()));
+    assert!(marked(&folder, other) > 0, "an ordinary delete leaves the bytes");
+}
+
 #[test]
 fn a_clone_has_its_sources_bytes_and_its_own_life() {
     let folder = Folder::new();
@@ -239,7 +294,7 @@ fn it_starts_into_service_with_the_last_configuration() {
     let daemon = Daemon::start(&folder);
     let mut guest = Guest::boot(&socket, 1);
     assert!(guest.read(3, 4096) == bytes(1, 4096));
-    assert_eq!(daemon.status().epoch, Some(plinth_ids::Epoch(2)));
+    assert_eq!(daemon.status().epoch, Some(Epoch(2)));
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //!
 //! | chore | goes over | does |
 //! |---|---|---|
-//! | reclaim | all objects of a deleted volume | removes them, then header and records |
+//! | reclaim | all objects of a deleted volume | removes them, then header and records; before, if so asked, has the store write zeros over what only they have |
 //! | trim | the copies | removes those that no live snapshot reads, then the records |
 //! | roll back | the copies from the target on | gives the head the lowest of each object |
 //! | flatten | the objects of all ancestors | gives the head what it inherits |
@@ -32,6 +32,8 @@ use std::collections::VecDeque;
 
 /// Objects of one chore on their way at once.
 const AT_ONCE: u32 = 16;
+/// Objects of one wipe on their way at once: 8 MiB of zeros.
+const WIPED_AT_ONCE: u32 = 2;
 /// Keys that are listed at once.
 const LIST: usize = 256;
 /// Chores that go on at once; others wait.
@@ -45,15 +47,33 @@ const REMOVED: u64 = 2;
 const LAST: u64 = 3;
 /// And above it: an object's units, for the owner in this place.
 const COUNTED: u64 = 4;
+/// And of a wipe: an object is scrapped, its zeros are there, for the object in this place.
+const SCRAPPED: u64 = 32;
+const WIPED: u64 = 48;
+/// The journal was gone round.
+const TURNED: u64 = 64;
 
 /// Something to do with one object.
 #[derive(Clone, Copy, Debug)]
 enum Item {
     Remove(ObjectKey),
+    Wipe(ObjectKey),
+    /// Of an object in this place that is scrapped, or wiped.
+    Zeros(usize),
+    Wiped(usize),
     Drop(ObjectKey),
-    Return { index: u32, copy: u64, is_blank: bool },
-    Settle { index: u32 },
-    Count { key: ObjectKey, owner: Owner },
+    Return {
+        index: u32,
+        copy: u64,
+        is_blank: bool,
+    },
+    Settle {
+        index: u32,
+    },
+    Count {
+        key: ObjectKey,
+        owner: Owner,
+    },
 }
 
 /// Over the objects of some volumes, group by group.
@@ -92,6 +112,18 @@ struct Chore {
     question: Option<Question>,
     /// Whose units are asked for, by place in the tag.
     owners: [Option<Owner>; AT_ONCE as usize],
+    /// What is being wiped, by place in the tag.
+    wiping: [Option<ObjectKey>; WIPED_AT_ONCE as usize],
+    journal: JournalTurn,
+}
+
+/// Where a wipe is with the store's journal, in which bytes of small writes may be left.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum JournalTurn {
+    #[default]
+    Not,
+    UnderWay,
+    Done,
 }
 
 /// The chores in the order of their beginning, by number.
@@ -99,10 +131,35 @@ struct Chore {
 pub(crate) struct Chores {
     list: VecDeque<(u32, Chore)>,
     next: u32,
-    rate: Option<u32>,
-    /// Objects that may be given back now, and when that was counted last.
-    budget: f64,
+    rate: Budget,
+    wipe_rate: Budget,
     counted_at: Moment,
+}
+
+/// Objects that may be seen to a second, and how many of them now.
+#[derive(Debug, Default)]
+struct Budget {
+    rate: Option<u32>,
+    left: f64,
+}
+
+impl Budget {
+    fn earn(&mut self, seconds: f64) {
+        let Some(rate) = self.rate.map(f64::from) else { return };
+        // A tenth of a second at once: an idle pool does not save up for a storm.
+        self.left = (self.left + seconds * rate).min((rate / 10.0).max(1.0));
+    }
+
+    /// Whether one more object may be seen to now.
+    fn spend(&mut self) -> bool {
+        if self.rate.is_some() {
+            if self.left < 1.0 {
+                return false;
+            }
+            self.left -= 1.0;
+        }
+        true
+    }
 }
 
 impl Chores {
@@ -111,7 +168,11 @@ impl Chores {
     }
 
     pub(crate) fn set_rate(&mut self, objects: Option<u32>) {
-        self.rate = objects;
+        self.rate.rate = objects;
+    }
+
+    pub(crate) fn set_wipe_rate(&mut self, objects: Option<u32>) {
+        self.wipe_rate.rate = objects;
     }
 
     pub(crate) fn status(&self, at: u32) -> Option<ChoreStatus> {
@@ -129,22 +190,10 @@ impl Chores {
     }
 
     fn earn(&mut self, now: Moment) {
-        let Some(rate) = self.rate.map(f64::from) else { return };
         let since = now.saturating_sub(self.counted_at).as_secs_f64();
         self.counted_at = now;
-        // A tenth of a second at once: an idle pool does not save up for a storm.
-        self.budget = (self.budget + since * rate).min((rate / 10.0).max(1.0));
-    }
-
-    /// Whether one more object may be given back now.
-    fn spend(&mut self) -> bool {
-        if self.rate.is_some() {
-            if self.budget < 1.0 {
-                return false;
-            }
-            self.budget -= 1.0;
-        }
-        true
+        self.rate.earn(since);
+        self.wipe_rate.earn(since);
     }
 }
 
@@ -175,6 +224,8 @@ impl<S: ObjectStore> Volumes<S> {
             header: None,
             question: None,
             owners: [None; AT_ONCE as usize],
+            wiping: [None; WIPED_AT_ONCE as usize],
+            journal: JournalTurn::Not,
         };
         self.chores.list.push_back((number, chore));
         number
@@ -268,9 +319,14 @@ impl<S: ObjectStore> Volumes<S> {
         if !has_room || chore.is_last_sent {
             return false;
         }
-        if !chore.items.is_empty() {
+        if let Some(item) = chore.items.front() {
+            let is_wipe = matches!(item, Item::Wipe(_));
+            let is_going_on = matches!(item, Item::Zeros(_) | Item::Wiped(_));
             let is_limited = matches!(chore.kind, ChoreKind::Reclaim | ChoreKind::Trim);
-            let may_send = chore.pending < AT_ONCE && (!is_limited || self.chores.spend());
+            let at_once = if is_wipe || is_going_on { WIPED_AT_ONCE } else { AT_ONCE };
+            let may_send = chore.pending < at_once
+                && (!is_wipe || self.chores.wipe_rate.spend())
+                && (!is_limited || is_going_on || self.chores.rate.spend());
             return may_send && self.send_item(number);
         }
         if chore.walk.is_listing {
@@ -283,10 +339,23 @@ impl<S: ObjectStore> Volumes<S> {
         if pending < AT_ONCE && self.send_comparison(number, at) {
             return true;
         }
-        if pending == 0 {
+        if pending == 0 && !self.turn_journal(number, at) {
             self.send_last(number);
         }
         pending == 0
+    }
+
+    /// Has the journal be gone round before a wipe ends. `false` when there is no need any more.
+    fn turn_journal(&mut self, number: u32, at: u32) -> bool {
+        let wipes = self.place(at).is_some_and(|volume| volume.header.state.wipes());
+        let Some(chore) = self.chores.get_mut(number) else { return false };
+        if !wipes || chore.kind != ChoreKind::Reclaim || chore.journal != JournalTurn::Not {
+            return false;
+        }
+        chore.journal = JournalTurn::UnderWay;
+        chore.pending += 1;
+        self.send(CHORE | TURNED << 32 | u64::from(number), StoreRequest::TurnJournal);
+        true
     }
 
     /// Says which snapshots a trim is for: those that are leaving when it begins.
@@ -351,6 +420,7 @@ impl<S: ObjectStore> Volumes<S> {
         let Some(volume) = self.place(at) else { return };
         let index = index_of(&key);
         let item = match kind {
+            ChoreKind::Reclaim if volume.header.state.wipes() => Some(Item::Wipe(key)),
             ChoreKind::Reclaim => Some(Item::Remove(key)),
             ChoreKind::Trim => {
                 let below = if self.omit == Omit::Needed { key.snapshot.max(1) - 1 } else { below };
@@ -391,6 +461,10 @@ impl<S: ObjectStore> Volumes<S> {
                 let transaction = vec![Operation::Remove { key }];
                 let tag = CHORE | REMOVED << 32 | u64::from(number);
                 self.send(tag, StoreRequest::Apply { transaction });
+                return true;
+            }
+            Item::Wipe(_) | Item::Zeros(_) | Item::Wiped(_) => {
+                self.send_wipe(number, item);
                 return true;
             }
             Item::Count { key, owner } => {
@@ -441,6 +515,12 @@ impl<S: ObjectStore> Volumes<S> {
             (REMOVED, result) => {
                 self.chore_work_done(number, result.map(|_| ()).map_err(VolumeRefusal::Store));
             }
+            (TURNED, result) => {
+                chore.journal = JournalTurn::Done;
+                chore.pending -= 1;
+                chore.refusal = chore.refusal.or(result.err().map(VolumeRefusal::Store));
+            }
+            (SCRAPPED..TURNED, result) => self.go_on_with_wipe(number, what, result),
             (place, result) => {
                 let place = usize::try_from(place - COUNTED).unwrap_or(usize::MAX);
                 let owner = chore.owners.get_mut(place).and_then(Option::take);
@@ -455,6 +535,57 @@ impl<S: ObjectStore> Volumes<S> {
                 self.chore_work_done(number, if is_gone { Ok(()) } else { result });
             }
         }
+    }
+
+    /// One of the three steps of an object's wipe.
+    fn send_wipe(&mut self, number: u32, item: Item) {
+        let Some(chore) = self.chores.get_mut(number) else { return };
+        let tag = |what: u64, place: usize| CHORE | (what + place as u64) << 32 | u64::from(number);
+        let (tag, request) = match item {
+            Item::Wipe(key) => {
+                let place = chore.wiping.iter().position(Option::is_none).unwrap_or(0);
+                chore.wiping[place] = Some(key);
+                let transaction = vec![Operation::Scrap { key }];
+                (tag(SCRAPPED, place), StoreRequest::Apply { transaction })
+            }
+            Item::Zeros(place) => {
+                let Some(key) = chore.wiping[place] else { return };
+                (tag(WIPED, place), StoreRequest::Wipe { key })
+            }
+            Item::Wiped(place) => {
+                let Some(key) = chore.wiping[place].take() else { return };
+                let transaction = vec![Operation::Remove { key }];
+                (tag(REMOVED, 0), StoreRequest::Apply { transaction })
+            }
+            _ => unreachable!("the caller gives steps of a wipe only"),
+        };
+        self.send(tag, request);
+    }
+
+    /// An object is scrapped, or wiped: on with it, before others.
+    fn go_on_with_wipe(
+        &mut self,
+        number: u32,
+        what: u64,
+        result: Result<StoreAnswer, StoreRefusal>,
+    ) {
+        let Some(chore) = self.chores.get_mut(number) else { return };
+        let place = what - if what < WIPED { SCRAPPED } else { WIPED };
+        let Some(place) = usize::try_from(place).ok().filter(|&at| at < chore.wiping.len()) else {
+            return;
+        };
+        let next = match result {
+            Ok(_) if what < WIPED => Item::Zeros(place),
+            // What cannot be understood cannot be wiped, and must not keep the rest from it;
+            // none of its units is given back.
+            Ok(_) | Err(StoreRefusal::BadMetadata { .. }) => Item::Wiped(place),
+            Err(refusal) => {
+                chore.wiping[place] = None;
+                return self.chore_work_done(number, Err(VolumeRefusal::Store(refusal)));
+            }
+        };
+        chore.pending -= 1;
+        chore.items.push_front(next);
     }
 
     /// The transaction that a chore ends with.

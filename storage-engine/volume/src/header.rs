@@ -7,7 +7,7 @@
 //! | header | `version` | 1 or 2, 4 bytes |
 //! | header | `size` | bytes, 8 bytes |
 //! | header | `created`, `updated` | seconds since 1970, 8 bytes each |
-//! | header | `state` | 0 ready, 1 being made, 2 being deleted, 3 hidden, 4 rolling back, 1 byte |
+//! | header | `state` | 0 ready, 1 being made, 2 being deleted, 3 hidden, 4 rolling back, 5 being wiped, 6 hidden and to be wiped, 1 byte |
 //! | header, 2 | `family` | number of the family's first volume, 8 bytes; groups, 4 bytes |
 //! | header, 2 | `next` | the number that the next snapshot gets, 8 bytes |
 //! | header, 2 | `parent` | a clone's: volume, number of its snapshot, 8 bytes each; or empty |
@@ -32,6 +32,27 @@ pub(crate) enum State {
     /// Deleted, and clones still stand on it.
     Hidden = 3,
     RollingBack = 4,
+    /// Deleted, and what only it has is overwritten before it is free.
+    Wiping = 5,
+    /// Hidden, and then to be wiped.
+    HiddenToWipe = 6,
+}
+
+impl State {
+    /// Whether clones are all that the volume is still there for.
+    pub(crate) const fn is_hidden(self) -> bool {
+        matches!(self, Self::Hidden | Self::HiddenToWipe)
+    }
+
+    /// Whether it is being deleted.
+    pub(crate) const fn is_going(self) -> bool {
+        matches!(self, Self::Deleting | Self::Wiping)
+    }
+
+    /// Whether it is, or is to be, wiped.
+    pub(crate) const fn wipes(self) -> bool {
+        matches!(self, Self::Wiping | Self::HiddenToWipe)
+    }
 }
 
 /// The snapshot that a clone was made from.
@@ -103,6 +124,8 @@ impl Header {
             [2] => State::Deleting,
             [3] if version == 2 => State::Hidden,
             [4] if version == 2 => State::RollingBack,
+            [5] if version == 2 => State::Wiping,
+            [6] if version == 2 => State::HiddenToWipe,
             _ => return None,
         };
         let mut header = Self {

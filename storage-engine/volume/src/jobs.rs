@@ -199,7 +199,7 @@ impl<S: ObjectStore> Volumes<S> {
                 let header = Header { size, updated_at: now, ..found.header.clone() };
                 Ok(Begin::Job(self.rewrite(at, header, None)))
             }
-            VolumeRequest::Delete { volume } => self.begin_delete(volume),
+            VolumeRequest::Delete { volume, wipe } => self.begin_delete(volume, wipe),
             VolumeRequest::SnapshotCreate { spec } => self.begin_snapshot(spec),
             VolumeRequest::SnapshotDelete { volume, snapshot } => {
                 self.begin_leave(volume, snapshot)
@@ -267,8 +267,10 @@ impl<S: ObjectStore> Volumes<S> {
         let (at, found) = self.find(volume).ok_or(VolumeRefusal::NotFound)?;
         match found.header.state {
             State::Ready => Ok((at, found)),
-            State::Hidden => Err(VolumeRefusal::NotFound),
-            State::Making | State::Deleting | State::RollingBack => Err(VolumeRefusal::Busy),
+            State::Hidden | State::HiddenToWipe => Err(VolumeRefusal::NotFound),
+            State::Making | State::Deleting | State::Wiping | State::RollingBack => {
+                Err(VolumeRefusal::Busy)
+            }
         }
     }
 
@@ -296,7 +298,11 @@ impl<S: ObjectStore> Volumes<S> {
             return match found.header.state {
                 State::Ready if is_same => Ok(None),
                 State::Ready | State::RollingBack => Err(VolumeRefusal::Exists),
-                State::Making | State::Deleting | State::Hidden => Err(VolumeRefusal::Busy),
+                State::Making
+                | State::Deleting
+                | State::Wiping
+                | State::Hidden
+                | State::HiddenToWipe => Err(VolumeRefusal::Busy),
             };
         }
         if self.ids.len() >= VOLUMES_MAX {
@@ -304,7 +310,8 @@ impl<S: ObjectStore> Volumes<S> {
         }
         let is_taken = |found: &Volume| {
             found.name == spec.name
-                && !matches!(found.header.state, State::Deleting | State::Hidden)
+                && !found.header.state.is_going()
+                && !found.header.state.is_hidden()
         };
         if self.all().any(|(_, found)| is_taken(found)) {
             return Err(VolumeRefusal::NameTaken);
@@ -452,13 +459,14 @@ impl<S: ObjectStore> Volumes<S> {
         Begun { chore: Some(ChoreKind::Trim), ..Begun::new(at, transaction, effect) }
     }
 
-    fn begin_delete(&mut self, volume: VolumeId) -> Start {
+    fn begin_delete(&mut self, volume: VolumeId, wipe: bool) -> Start {
         let (at, found) = self.find(volume).ok_or(VolumeRefusal::NotFound)?;
         match found.header.state {
             State::Ready => {}
-            State::Hidden => return Err(VolumeRefusal::NotFound),
-            // Asked again.
-            State::Deleting => return Ok(Begin::Done),
+            State::Hidden | State::HiddenToWipe => return Err(VolumeRefusal::NotFound),
+            // Asked again. What is given back already cannot be wiped any more.
+            State::Deleting if wipe => return Err(VolumeRefusal::NotFound),
+            State::Deleting | State::Wiping => return Ok(Begin::Done),
             State::Making | State::RollingBack => return Err(VolumeRefusal::Busy),
         }
         if found.attachments > 0 {
@@ -469,18 +477,20 @@ impl<S: ObjectStore> Volumes<S> {
         if count > 0 {
             return Err(VolumeRefusal::HasSnapshots { count: u32::try_from(count).unwrap_or(0) });
         }
-        Ok(Begin::Job(self.delete(at)))
+        Ok(Begin::Job(self.delete(at, wipe)))
     }
 
     /// A volume that clones stand on is hidden until the last of them is gone.
-    fn delete(&self, at: u32) -> Begun {
+    fn delete(&self, at: u32, wipe: bool) -> Begun {
         let volume = self.place(at).expect("the caller found it");
         let is_hidden = self.clones(volume.id, None).next().is_some();
         let header = if is_hidden {
-            Header { state: State::Hidden, ..volume.header.clone() }
+            let state = if wipe { State::HiddenToWipe } else { State::Hidden };
+            Header { state, ..volume.header.clone() }
         } else {
             let (parent, is_flattening) = (None, false);
-            Header { state: State::Deleting, parent, is_flattening, ..volume.header.clone() }
+            let state = if wipe { State::Wiping } else { State::Deleting };
+            Header { state, parent, is_flattening, ..volume.header.clone() }
         };
         let chore = (!is_hidden).then_some(ChoreKind::Reclaim);
         Begun { drain: Drain::Requests(at), ..self.rewrite(at, header, chore) }
@@ -488,11 +498,12 @@ impl<S: ObjectStore> Volumes<S> {
 
     fn begin_unlink(&mut self, link: Link) -> Option<Begun> {
         let (at, found) = self.find(link.volume)?;
-        if matches!(found.header.state, State::Making | State::Deleting) {
+        let state = found.header.state;
+        if state == State::Making || state.is_going() {
             return None;
         }
-        if found.header.state == State::Hidden && self.clones(link.volume, None).next().is_none() {
-            return Some(self.delete(at));
+        if state.is_hidden() && self.clones(link.volume, None).next().is_none() {
+            return Some(self.delete(at, state.wipes()));
         }
         let kept = found.numbered(link.number)?;
         let is_needed = kept.record.name.is_some()

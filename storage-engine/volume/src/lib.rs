@@ -40,6 +40,6 @@ pub use key::data_place;
 pub use request::{
     ChangedRange, Changes, ChoreKind, ChoreStatus, REQUEST_BYTES_MAX, SnapshotSpec, SnapshotStatus,
     VolumeAnswer, VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeSpec,
-    VolumeStatus, VolumeTag, VolumeUsage,
+    VolumeStatus, VolumeTag, VolumeUsage, WipeStatus,
 };
 pub use volumes::{Omit, VOLUMES_MAX, Volumes};

@@ -91,9 +91,11 @@ pub enum VolumeRequest {
         now: u64,
     },
     /// Refused while attached, and while it has snapshots. Answered when the volume is gone for
-    /// everybody; its space comes back in the background, also after a restart.
+    /// everybody; its space comes back in the background, also after a restart. With `wipe` what
+    /// only the volume has is overwritten with zeros before; see [`crate::Volumes::wipes`].
     Delete {
         volume: VolumeId,
+        wipe: bool,
     },
     /// Keeps the volume as it is, also while it is written. What is not answered yet may be in
     /// the snapshot or not. Idempotent for the same number and name.
@@ -250,6 +252,15 @@ pub struct VolumeStatus {
     pub parent: Option<(VolumeId, Option<SnapshotId>)>,
     /// What is being done to it in the background.
     pub chore: Option<ChoreStatus>,
+}
+
+/// A deleted volume whose units are being overwritten.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct WipeStatus {
+    pub volume: VolumeId,
+    /// Objects.
+    pub done: u64,
+    pub total: u64,
 }
 
 /// A long affair, and how many objects it has seen to.

@@ -235,16 +235,16 @@ impl<S: ObjectStore> Volumes<S> {
             let is_leaving = volume.snapshots.iter().any(|kept| kept.record.is_leaving);
             let chore = match volume.header.state {
                 // Volumes of version 1 that were being cloned are half made.
-                State::Making | State::Deleting => Some(ChoreKind::Reclaim),
+                State::Making | State::Deleting | State::Wiping => Some(ChoreKind::Reclaim),
                 State::RollingBack => Some(ChoreKind::Rollback),
                 State::Ready if volume.header.is_flattening => Some(ChoreKind::Flatten),
-                State::Ready | State::Hidden => None,
+                State::Ready | State::Hidden | State::HiddenToWipe => None,
             };
             let unnamed = volume.snapshots.iter().filter(|kept| kept.record.name.is_none());
             let id = volume.id;
             let links = unnamed.map(|kept| Link { volume: id, number: kept.record.number });
             let mut links: Vec<Link> = links.collect();
-            if volume.header.state == State::Hidden && links.is_empty() {
+            if volume.header.state.is_hidden() && links.is_empty() {
                 links.push(Link { volume: id, number: 0 });
             }
             if is_leaving && chore != Some(ChoreKind::Reclaim) {

@@ -8,7 +8,7 @@ use crate::jobs::{Job, Jobs};
 use crate::pending::Requests;
 use crate::request::{
     SnapshotStatus, VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeStatus,
-    VolumeTag,
+    VolumeTag, WipeStatus,
 };
 use crate::start::Start;
 use crate::volume::Volume;
@@ -125,6 +125,12 @@ impl<S: ObjectStore> Volumes<S> {
         self.chores.set_rate(objects);
     }
 
+    /// How many objects a second are wiped, for all volumes together; a full one is 4 MiB of
+    /// writes. `None` is as fast as it goes.
+    pub fn set_wipe_rate(&mut self, objects: Option<u32>) {
+        self.chores.set_wipe_rate(objects);
+    }
+
     /// For tests of tests.
     pub fn set_omit(&mut self, omit: Omit) {
         self.omit = omit;
@@ -177,6 +183,21 @@ impl<S: ObjectStore> Volumes<S> {
     /// All volumes, by number.
     pub fn list(&self) -> Vec<VolumeStatus> {
         self.ids.keys().filter_map(|&volume| self.status(volume)).collect()
+    }
+
+    /// Deleted volumes that are being wiped, and how far that is.
+    pub fn wipes(&self) -> Vec<WipeStatus> {
+        let wiping = self.ids.values().filter_map(|&at| Some((at, self.place(at)?)));
+        wiping
+            .filter(|(_, volume)| volume.header.state == State::Wiping)
+            .map(|(at, volume)| {
+                let done = self.chores.status(at).map_or(0, |chore| chore.done);
+                // As many as there were when it began, or began again.
+                let found = volume.heads.objects + volume.copies.objects;
+                let total = done.max(u64::try_from(found).unwrap_or(0));
+                WipeStatus { volume: volume.id, done, total }
+            })
+            .collect()
     }
 
     /// Volumes that are there and cannot be served: their headers make no sense.
@@ -268,8 +289,10 @@ impl<S: ObjectStore> Volumes<S> {
         let (at, found) = self.find(volume).ok_or(VolumeRefusal::NotFound)?;
         match found.header.state {
             State::Ready => Ok(at),
-            State::Hidden => Err(VolumeRefusal::NotFound),
-            State::Making | State::Deleting | State::RollingBack => Err(VolumeRefusal::Busy),
+            State::Hidden | State::HiddenToWipe => Err(VolumeRefusal::NotFound),
+            State::Making | State::Deleting | State::Wiping | State::RollingBack => {
+                Err(VolumeRefusal::Busy)
+            }
         }
     }
 

@@ -147,7 +147,7 @@ fn a_clone_is_equal_and_apart_and_outlives_its_source() {
     write(&mut volumes, disk, 512, &[9; 512]);
     assert_eq!(read(&mut volumes, image, 0, 1024).unwrap(), [[8; 512], [1; 512]].concat());
     volumes.detach(image).unwrap();
-    run(&mut volumes, VolumeRequest::Delete { volume: VolumeId(1) }).unwrap();
+    run(&mut volumes, VolumeRequest::Delete { volume: VolumeId(1), wipe: false }).unwrap();
     assert_eq!(volumes.list().len(), 1, "nobody sees the source any more");
     assert_eq!(volumes.attach(VolumeId(1)), Err(VolumeRefusal::NotFound));
     let bytes = read(&mut volumes, disk, 0, 1536).unwrap();
@@ -158,7 +158,7 @@ fn a_clone_is_equal_and_apart_and_outlives_its_source() {
     assert_eq!(read(&mut volumes, disk, 24 * MIB, 512).unwrap(), [4; 512]);
     assert_eq!(read(&mut volumes, disk, 79 * MIB, 512).unwrap(), [0; 512]);
     volumes.detach(disk).unwrap();
-    run(&mut volumes, VolumeRequest::Delete { volume: VolumeId(2) }).unwrap();
+    run(&mut volumes, VolumeRequest::Delete { volume: VolumeId(2), wipe: false }).unwrap();
     volumes.store_mut().check().unwrap();
     assert_eq!(volumes.store().capacity().used, 0, "the source goes with its last clone");
     assert_eq!(volumes.store().capacity().objects, 0);
@@ -217,7 +217,7 @@ fn each_refusal_has_its_reason() {
     assert_eq!(refused(grow(1, MIB)), VolumeRefusal::Shrink);
     assert_eq!(refused(grow(1, 9 * MIB + 1)), VolumeRefusal::BadSize);
     assert_eq!(refused(grow(4, MIB)), VolumeRefusal::NotFound);
-    let delete = |volume| VolumeRequest::Delete { volume: VolumeId(volume) };
+    let delete = |volume| VolumeRequest::Delete { volume: VolumeId(volume), wipe: false };
     assert_eq!(refused(delete(1)), VolumeRefusal::Attached);
     assert_eq!(refused(delete(4)), VolumeRefusal::NotFound);
     let smaller = clone_of(1, None, spec(5, MIB));
@@ -249,7 +249,7 @@ fn a_clone_or_delete_that_is_cut_off_leaves_all_or_nothing() {
         let mut volumes = start(disk);
         let is_delete = seed % 2 == 0;
         let request = if is_delete {
-            VolumeRequest::Delete { volume: VolumeId(1) }
+            VolumeRequest::Delete { volume: VolumeId(1), wipe: seed % 4 == 0 }
         } else {
             clone_of(1, None, spec(2, 40 * MIB))
         };
@@ -278,4 +278,87 @@ fn a_clone_or_delete_that_is_cut_off_leaves_all_or_nothing() {
         outcomes[usize::from(is_done)] += 1;
     }
     assert!(outcomes.iter().all(|&count| count > 3), "both outcomes are met: {outcomes:?}");
+}
+
+const SECRET: [u8; 8] = *b"secrets.";
+
+/// Sectors of the disk that have the mark.
+fn marked(disk: &MemoryDisk) -> usize {
+    let mut bytes = vec![0; usize::try_from(64 * MIB).unwrap()];
+    disk.peek(0, &mut bytes);
+    let is_marked = |sector: &&[u8]| sector.chunks_exact(8).any(|eight| eight == SECRET);
+    bytes.chunks_exact(512).filter(is_marked).count()
+}
+
+/// A volume of ten objects, some of it overwritten in small pieces.
+fn fill(volumes: &mut Volumes<Store<MemoryDisk>>, number: u64) {
+    let disk = create(volumes, number, 40 * MIB);
+    for object in 0..10_u64 {
+        write(volumes, disk, object * 4 * MIB, &SECRET.repeat(16 << 10));
+        write(volumes, disk, object * 4 * MIB + 1024, &SECRET.repeat(64));
+    }
+    volumes.detach(disk).unwrap();
+}
+
+#[test]
+fn a_wiped_volume_is_gone_from_the_disk_and_its_clone_goes_on() {
+    let mut volumes = fresh();
+    fill(&mut volumes, 1);
+    run(&mut volumes, clone_of(1, None, spec(2, 40 * MIB))).unwrap();
+    let wipe = |volume| VolumeRequest::Delete { volume: VolumeId(volume), wipe: true };
+    run(&mut volumes, wipe(1)).unwrap();
+    assert_eq!(volumes.wipes(), [], "its clone needs it");
+    let clone = volumes.attach(VolumeId(2)).unwrap();
+    assert_eq!(read(&mut volumes, clone, 4 * MIB, 4096).unwrap(), SECRET.repeat(512));
+    write(&mut volumes, clone, 0, &SECRET.repeat(64));
+    volumes.detach(clone).unwrap();
+    // The clone goes as volumes do; what it stood on is wiped, as was asked, after a restart too.
+    let mut volumes = start(volumes.stop().unmount());
+    run(&mut volumes, VolumeRequest::Delete { volume: VolumeId(2), wipe: false }).unwrap();
+    assert_eq!(volumes.list().len() + volumes.wipes().len(), 0);
+    let own = marked(volumes.store().disk());
+    assert!(own > 0 && own <= 64 + 64, "the clone's own units, and no more: {own}");
+    volumes.store_mut().check().unwrap();
+    assert_eq!(volumes.store().capacity().objects, 0);
+}
+
+#[test]
+fn a_wipe_goes_at_its_rate_is_seen_and_goes_on_after_a_crash() {
+    let mut volumes = fresh();
+    fill(&mut volumes, 1);
+    volumes.set_wipe_rate(Some(5));
+    volumes
+        .submit(VolumeTag(1), VolumeRequest::Delete { volume: VolumeId(1), wipe: true })
+        .unwrap();
+    let (mut done, mut now) = (Vec::new(), Duration::from_secs(100));
+    let mut live = |volumes: &mut Volumes<Store<MemoryDisk>>, seconds: u64| {
+        let end = now + Duration::from_secs(seconds);
+        while now < end {
+            volumes.poll(now, &mut done);
+            now += Duration::from_millis(1);
+        }
+        done.drain(..).filter(|done| done.result.is_ok()).count()
+    };
+    assert_eq!(live(&mut volumes, 1), 1, "it is answered at the beginning");
+    assert_eq!(volumes.list().len(), 0);
+    let [wipe] = volumes.wipes()[..] else { panic!("{:?}", volumes.wipes()) };
+    assert_eq!((wipe.volume, wipe.total), (VolumeId(1), 10));
+    assert!((4..=6).contains(&wipe.done), "{wipe:?}");
+    assert!(volumes.store().capacity().used > 0);
+    let disk = volumes.stop().abandon();
+    assert!(marked(&disk) > 4 * 64);
+    let store = Store::mount(disk, StoreOptions::default()).unwrap();
+    let mut volumes = Volumes::start(store, POOL);
+    volumes.set_wipe_rate(Some(5));
+    live(&mut volumes, 1);
+    assert_eq!(volumes.wipes().len(), 1);
+    assert!(marked(volumes.store().disk()) > 0);
+    live(&mut volumes, 3);
+    assert_eq!(volumes.wipes(), []);
+    assert_eq!(marked(volumes.store().disk()), 0);
+    let capacity = volumes.store().capacity();
+    assert_eq!((capacity.used, capacity.objects), (0, 0));
+    volumes.store_mut().check().unwrap();
+    // Its number and name are free again.
+    create(&mut volumes, 1, 8 * MIB);
 }

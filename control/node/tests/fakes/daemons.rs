@@ -294,6 +294,7 @@ impl Store {
                 checksum_errors: 0,
                 level: store::Level::Ok,
                 disks: Vec::new(),
+                wipes: Vec::new(),
             }
         };
         pools.iter().map(status).collect()

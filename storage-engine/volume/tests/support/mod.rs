@@ -375,7 +375,7 @@ impl World {
             }
             Action::Delete { volume: number } => {
                 self.detach(number)?;
-                VolumeRequest::Delete { volume }
+                VolumeRequest::Delete { volume, wipe: number.is_multiple_of(2) }
             }
             Action::Grow { .. } => VolumeRequest::Grow { volume, size: GROWN, now: 2 },
             Action::Snapshot { snapshot, .. } => VolumeRequest::SnapshotCreate {
