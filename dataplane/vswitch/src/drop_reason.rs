@@ -110,6 +110,12 @@ drop_reasons! {
     RouteNextHopUnknown,
     /// No rule of the port's security groups allows it, or one denies it.
     SecurityGroupDenied,
+    /// Flags that no TCP sets together.
+    TcpFlagsInvalid,
+    /// The segment is outside of what the connection's ends can have sent.
+    TcpOutOfWindow,
+    /// A segment in the middle of a connection that the switch does not know.
+    TcpNoConnection,
     /// The next hop to the remote VTEP has not answered ARP yet.
     NextHopUnresolved,
     /// From the wire: the destination MAC is another machine's.

@@ -47,7 +47,7 @@ mod vpc;
 pub use config_error::{ConfigError, Place};
 pub use counters::PortCounters;
 pub use drop_reason::DropReason;
-pub use limits::{Limits, VpcLimits};
+pub use limits::{Limits, Timeouts, VpcLimits};
 pub use packet::{BURST_MAX, HEADERS_MAX, Offload, Packet, PortIndex, Verdict};
 pub use snapshot::{PortChange, Snapshot};
 pub use status::FLOWS_LISTED_MAX;

@@ -13,12 +13,19 @@ pub struct Limits {
     pub remotes: u32,
     /// Next hops on the underlay: VTEPs inside the prefix, and the gateway.
     pub next_hops: u16,
-    /// Flow entries, rounded up to a power of two of at least 64. Each takes 136 bytes.
+    /// Flow entries, rounded up to a power of two of at least 64. A connection has two. Each
+    /// takes 168 bytes, with its share of the connections.
     pub flows: u32,
     /// Flow entries of one port, so that one guest cannot use up the table.
     pub flows_per_port: u32,
-    /// An entry that was not used for so long may go.
+    /// An entry without a connection that was not used for so long may go.
     pub flow_idle: Duration,
+    /// Packets in pieces that are remembered while their pieces come, rounded up to a power of
+    /// two. Each takes 64 bytes.
+    pub fragments: u32,
+    /// ICMP errors a second that the switch sends of its own accord, over all ports.
+    pub icmp_errors_per_second: u32,
+    pub timeouts: Timeouts,
     pub vpc: VpcLimits,
 }
 
@@ -59,10 +66,45 @@ impl Default for Limits {
             addresses_per_nic: 64,
             remotes: 100_000,
             next_hops: 4096,
-            flows: 1 << 16,
-            flows_per_port: 1 << 15,
+            flows: 1 << 17,
+            flows_per_port: 1 << 16,
             flow_idle: Duration::from_secs(30),
             vpc: VpcLimits::DEFAULT,
+            fragments: 1 << 12,
+            icmp_errors_per_second: 1000,
+            timeouts: Timeouts::DEFAULT,
         }
     }
+}
+
+/// How long a connection is kept without a packet, by what it is at.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Timeouts {
+    /// TCP before both sides have answered.
+    pub tcp_opening: Duration,
+    pub tcp_established: Duration,
+    /// After one side's FIN: the other may still have much to send, and think about it.
+    pub tcp_half_closed: Duration,
+    /// After both sides' FIN.
+    pub tcp_closed: Duration,
+    /// After a RST.
+    pub tcp_reset: Duration,
+    /// UDP and protocols that are not looked into, before an answer.
+    pub datagrams_one_way: Duration,
+    /// And after one.
+    pub datagrams: Duration,
+    pub icmp: Duration,
+}
+
+impl Timeouts {
+    pub const DEFAULT: Self = Self {
+        tcp_opening: Duration::from_secs(20),
+        tcp_established: Duration::from_secs(3600),
+        tcp_half_closed: Duration::from_secs(120),
+        tcp_closed: Duration::from_secs(30),
+        tcp_reset: Duration::from_secs(10),
+        datagrams_one_way: Duration::from_secs(30),
+        datagrams: Duration::from_secs(180),
+        icmp: Duration::from_secs(30),
+    };
 }

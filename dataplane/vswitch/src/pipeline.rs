@@ -7,7 +7,7 @@
 //! 3. Every flow's packet is looked up. A hit does what its entry says; a miss asks the stages,
 //!    which decide once, and keeps the decision. Either way the same function carries it out.
 
-use crate::flow::{Action, Insertion};
+use crate::flow::{Action, Found, Hashed, Ingress, NoRoom, Way};
 use crate::snapshot::{Port, Snapshot};
 use crate::stages::answer::{self, Answer, Asker};
 use crate::stages::parse::{Class, Parsed, parse};
@@ -25,13 +25,18 @@ pub(crate) struct Waiting {
     is_waiting: bool,
     parsed: Parsed,
     hash: u64,
+    /// The VPC that it came in: its port's, or its tunnel header's.
+    vni: Vni,
     /// Set for a packet from the wire.
     tunnel: Option<Decapsulated>,
 }
 
+/// Of a packet whose VPC is not known yet.
+const NO_VNI: Vni = Vni::new(0).expect("0 fits 24 bits");
+
 impl Waiting {
     pub(crate) const NOTHING: Self =
-        Self { is_waiting: false, parsed: Parsed::NOTHING, hash: 0, tunnel: None };
+        Self { is_waiting: false, parsed: Parsed::NOTHING, hash: 0, vni: NO_VNI, tunnel: None };
 }
 
 /// After the first pass, a packet either waits for the table or is done.
@@ -82,6 +87,9 @@ fn arrive(
         arrive_from_guest(snapshot, packet, flow)
     }?;
     if matches!(pass, Pass::Waiting) {
+        let place = packet.port();
+        let incarnation = switch.incarnations[place.get()];
+        flow.parsed.key.set_ingress(Ingress { place: place.0, incarnation, vni: flow.vni });
         flow.hash = switch.flows.hash(&flow.parsed.key);
     }
     Ok(pass)
@@ -101,13 +109,13 @@ fn arrive_from_guest(
     parse(packet.head(), length, &mut flow.parsed)?;
     let partial = packet.offload().partial;
     guard::check_offload(partial, &flow.parsed, length)?;
-    if flow.parsed.class != Class::Flow {
+    if !matches!(flow.parsed.class, Class::Flow | Class::Error) {
         let asker = Asker::Guest { index, port };
         let checksum = if partial.is_some() { NdChecksum::Partial } else { NdChecksum::Complete };
         let answer = answered(snapshot, asker, &flow.parsed, packet, checksum)?;
         return Ok(Pass::Done(put(packet, &answer)));
     }
-    flow.parsed.key.set_ingress(index.0, None);
+    flow.vni = port.vni;
     flow.tunnel = None;
     Ok(Pass::Waiting)
 }
@@ -131,7 +139,7 @@ fn arrive_from_wire(
     };
     let from = tunnel::decapsulate(snapshot, packet, datagram)?;
     parse(packet.head(), packet.output_length() as usize, &mut flow.parsed)?;
-    if flow.parsed.class != Class::Flow {
+    if !matches!(flow.parsed.class, Class::Flow | Class::Error) {
         let asker = Asker::Tunnel { vni: from.vni };
         let answer = answered(snapshot, asker, &flow.parsed, packet, NdChecksum::Complete)?;
         let verdict = put(packet, &answer);
@@ -142,7 +150,8 @@ fn arrive_from_wire(
         }
         return Ok(Pass::Done(verdict));
     }
-    flow.parsed.key.set_ingress(PortIndex::UPLINK.0, Some((from.vni, datagram.source)));
+    flow.parsed.expected.set_vtep(datagram.source);
+    flow.vni = from.vni;
     flow.tunnel = Some(from);
     Ok(Pass::Waiting)
 }
@@ -158,7 +167,7 @@ fn answered(
     let bytes = packet.head();
     match parsed.class {
         Class::Nd(kind) => answer::nd(snapshot, asker, parsed, kind, bytes, checksum),
-        Class::Arp | Class::Flow => answer::arp(snapshot, asker, parsed, bytes),
+        Class::Arp | Class::Flow | Class::Error => answer::arp(snapshot, asker, parsed, bytes),
     }
 }
 
@@ -181,7 +190,8 @@ fn decide(
     flow: &Waiting,
 ) -> Result<Verdict, DropReason> {
     let length = packet.output_length();
-    if let Some(slot) = switch.flows.find(now, flow.hash, &flow.parsed.key) {
+    let parsed = &flow.parsed;
+    if let Found::Fresh(slot) = switch.flows.find(now, flow.hash, &parsed.key, parsed.expected) {
         switch.flow_counters.hits += 1;
         switch.flows.count(slot, length);
         let action = switch.flows.entry(slot).action;
@@ -198,13 +208,15 @@ fn decide(
         }
     };
     let forward::Decision { action, owner } = decision;
-    match switch.flows.insert(now, flow.hash, &flow.parsed.key, action, owner) {
-        Insertion::Made(slot) => {
+    let hashed = Hashed { key: parsed.key, hash: flow.hash };
+    let way = Way { action, route: None };
+    match switch.flows.keep(now, &hashed, parsed.expected, way, owner) {
+        Ok(slot) => {
             switch.flow_counters.made += 1;
             switch.flows.count(slot, length);
         }
-        Insertion::TableFull => switch.flow_counters.refused_table_full += 1,
-        Insertion::ShareUsed => switch.flow_counters.refused_share_used += 1,
+        Err(NoRoom::TableFull) => switch.flow_counters.refused_table_full += 1,
+        Err(NoRoom::ShareUsed) => switch.flow_counters.refused_share_used += 1,
     }
     carry_out(switch, snapshot, packet, action, flow)
 }
@@ -219,7 +231,7 @@ fn carry_out(
 ) -> Result<Verdict, DropReason> {
     match action {
         Action::Deliver(to) => {
-            let port = isolated(snapshot, packet, to, flow)?;
+            let port = isolated(snapshot, to, flow.vni)?;
             if packet.output_length() > port.frame_length_max {
                 return Err(DropReason::PortMtuExceeded);
             }
@@ -227,20 +239,11 @@ fn carry_out(
         }
         Action::Encapsulate { tunnel, source_port } => {
             let uplink = snapshot.uplink.as_ref().ok_or(DropReason::PortUnknown)?;
-            let vni = vni_of(snapshot, packet, flow)?;
-            let way = (tunnel, vni, source_port);
+            let way = (tunnel, flow.vni, source_port);
             tunnel::encapsulate(snapshot, uplink, &switch.neighbors, packet, way)?;
             Ok(Verdict::Send(PortIndex::UPLINK))
         }
         Action::Drop(reason) => Err(reason),
-    }
-}
-
-/// The VPC that a packet is of: its port's, or its tunnel header's.
-fn vni_of(snapshot: &Snapshot, packet: &Packet, flow: &Waiting) -> Result<Vni, DropReason> {
-    match flow.tunnel {
-        Some(from) => Ok(from.vni),
-        None => Ok(snapshot.port(packet.port()).ok_or(DropReason::PortUnknown)?.vni),
     }
 }
 
@@ -250,14 +253,8 @@ fn vni_of(snapshot: &Snapshot, packet: &Packet, flow: &Waiting) -> Result<Vni, D
 /// If it is another VPC's. The stages and the key make that impossible; a bug that broke one of
 /// them must stop the switch and not leak a tenant's packet. It costs one comparison of numbers
 /// that are in the cache.
-fn isolated<'a>(
-    snapshot: &'a Snapshot,
-    packet: &Packet,
-    to: PortIndex,
-    flow: &Waiting,
-) -> Result<&'a Port, DropReason> {
+fn isolated(snapshot: &Snapshot, to: PortIndex, vni: Vni) -> Result<&Port, DropReason> {
     let port = snapshot.port(to).ok_or(DropReason::PortUnknown)?;
-    let vni = vni_of(snapshot, packet, flow)?;
     assert!(port.vni == vni, "a packet of vni {vni} was sent to {} of vni {}", port.id, port.vni);
     Ok(port)
 }

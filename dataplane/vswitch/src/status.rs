@@ -105,8 +105,9 @@ impl Switch {
     }
 
     fn ingress(&self, key: &FlowKey) -> Option<(plinth_ids::PortId, Vni)> {
-        match PortIndex(key.port()) {
-            PortIndex::UPLINK => Some((UPLINK, key.vni()?)),
+        let ingress = key.ingress();
+        match PortIndex(ingress.place) {
+            PortIndex::UPLINK => Some((UPLINK, ingress.vni)),
             index => self.snapshot.port(index).map(|port| (port.id, port.vni)),
         }
     }

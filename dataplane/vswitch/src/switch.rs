@@ -56,6 +56,8 @@ pub struct Switch {
     /// By [`PortIndex`].
     pub(crate) counters: Box<[PortCounters]>,
     pub(crate) flow_counters: FlowCounters,
+    /// By [`PortIndex`]: how many ports had this place.
+    pub(crate) incarnations: Box<[u32]>,
     /// Scratch of one burst.
     pub(crate) waiting: Vec<Waiting>,
 }
@@ -71,6 +73,7 @@ impl Switch {
             neighbors: Neighbors::new(limits.next_hops),
             counters: vec![PortCounters::ZERO; usize::from(limits.ports) + 1].into(),
             flow_counters: FlowCounters::default(),
+            incarnations: vec![0; usize::from(limits.ports) + 1].into(),
             waiting: vec![Waiting::NOTHING; BURST_MAX],
         }
     }
@@ -95,6 +98,8 @@ impl Switch {
         for change in snapshot.changes() {
             if let PortChange::Added { index, .. } = change {
                 self.counters[index.get()] = PortCounters::ZERO;
+                let incarnation = &mut self.incarnations[index.get()];
+                *incarnation = incarnation.wrapping_add(1);
             }
         }
         self.flows.next_generation();

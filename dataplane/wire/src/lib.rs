@@ -43,7 +43,7 @@ pub use nd::{
     ND_ADVERTISEMENT, ND_REDIRECT, ND_ROUTER_ADVERTISEMENT, ND_ROUTER_SOLICITATION,
     ND_SOLICITATION, NdAdvertisement, NdChecksum, NdError, NdSolicitation, solicited_node,
 };
-pub use tcp::{TcpError, TcpHeader};
+pub use tcp::{TcpError, TcpHeader, window_scale};
 pub use udp::{UdpError, UdpHeader};
 pub use vxlan::{
     TUNNEL_OVERHEAD, TunnelHeaders, VXLAN_PORT, VXLAN_SOURCE_PORT_FIRST, VxlanError, VxlanHeader,

@@ -75,6 +75,24 @@ impl TcpHeader {
         self.sequence.get()
     }
 
+    /// Means something when [`Self::ACK`] is set.
+    pub const fn acknowledgment(&self) -> u32 {
+        self.acknowledgment.get()
+    }
+
+    /// As it stands there, not scaled.
+    pub const fn window(&self) -> u16 {
+        self.window.get()
+    }
+
+    /// The same header with another acknowledgment and window, for tests and generators.
+    #[must_use]
+    pub const fn acknowledging(mut self, acknowledgment: u32, window: u16) -> Self {
+        self.acknowledgment = Be32::new(acknowledgment);
+        self.window = Be16::new(window);
+        self
+    }
+
     pub const fn flags(&self) -> u8 {
         self.flags
     }
@@ -82,5 +100,43 @@ impl TcpHeader {
     /// With options, in bytes.
     pub const fn header_length(&self) -> usize {
         (self.data_offset >> 4) as usize * 4
+    }
+}
+
+/// The shift that a SYN announces for the windows that follow it (RFC 7323, section 2.2): at most
+/// 14, `None` without the option. `options` are those of the header, as far as they are there.
+pub fn window_scale(mut options: &[u8]) -> Option<u8> {
+    const END: u8 = 0;
+    const NOTHING: u8 = 1;
+    const WINDOW_SCALE: u8 = 3;
+    const SHIFT_MAX: u8 = 14;
+    loop {
+        options = match *options {
+            [] | [END, ..] => return None,
+            [NOTHING, ref rest @ ..] => rest,
+            [WINDOW_SCALE, 3, shift, ..] => return Some(shift.min(SHIFT_MAX)),
+            [_, length, ..] if length >= 2 => options.get(usize::from(length)..)?,
+            _ => return None,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scale_is_found_among_other_options() {
+        assert_eq!(window_scale(&[2, 4, 5, 0xb4, 1, 3, 3, 7]), Some(7));
+        assert_eq!(window_scale(&[3, 3, 200]), Some(14), "a greater shift counts as 14");
+        assert_eq!(window_scale(&[2, 4, 5, 0xb4, 0, 3, 3, 7]), None, "nothing follows the end");
+        assert_eq!(window_scale(&[4, 2, 1, 1, 1]), None);
+    }
+
+    #[test]
+    fn options_that_break_their_rules_end_the_search() {
+        for options in [&[3, 3][..], &[3], &[3, 4, 7, 0], &[8, 0, 3, 3, 7], &[8, 1, 3, 3, 7], &[8, 9]] {
+            assert_eq!(window_scale(options), None, "{options:?}");
+        }
     }
 }

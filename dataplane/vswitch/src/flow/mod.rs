@@ -1,8 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Flows: what tells one from another, and the table of compiled decisions.
+//! Flows: what tells one from another, the table of compiled decisions, and the connections that
+//! pairs of flows belong to.
 
+mod connection;
 mod key;
+mod room;
 mod table;
+mod tcp;
+#[cfg(test)]
+mod tests;
 
-pub(crate) use key::{FlowKey, FlowKind};
-pub(crate) use table::{Action, Entry, FlowTable, Insertion, milliseconds};
+pub(crate) use connection::{Connection, ConnectionIndex, Direction, Link, Tracked};
+pub(crate) use key::{Expected, FlowKey, FlowKind, Ingress, has_identifier, is_question};
+pub(crate) use table::{
+    Action, Entry, FlowTable, Found, Hashed, NoRoom, Route, Slot, Way, milliseconds,
+};
+pub(crate) use tcp::{Followed, Segment, Tcp};

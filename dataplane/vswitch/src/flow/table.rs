@@ -5,37 +5,42 @@
 //!  hash ─┬─ low bits ──▶ bucket, one cache line: 8 tags, 8 times of last use
 //!        └─ high bits ─▶ tag      │ tag equal
 //!                                 ▼
-//!                      entry, two cache lines: the key │ action, counters
+//!                      entry, two cache lines: key, expectation │ action, counters
+//!                                 │ of TCP
+//!                                 ▼
+//!                      connection, one cache line ──▶ the entries of both directions
 //! ```
 //!
 //! A key lives in its first bucket or, when that was full, in its second. A hit touches three
-//! cache lines, usually; a miss two. The hash is keyed with a secret, so that a guest cannot
-//! choose packets that fall into one bucket. An entry gives way to another only when it was idle
-//! for long enough or was compiled from an older configuration; when both buckets are full of
-//! live entries, or the owning port has as many as it may, the new one is refused and counted,
-//! and its packets take the slow path.
+//! cache lines, usually, one of TCP that is tracked four; a miss two. The hash is keyed with a
+//! secret, so that a guest cannot choose packets that fall into one bucket. What gives way to
+//! what when both buckets are full is in `room.rs`.
 //!
-//! An entry of an older configuration is never acted upon: [`FlowTable::find`] does not see it.
+//! An entry of an older configuration, or whose expectation the packet does not meet, is found as
+//! [`Found::Stale`]: it says which connection the packet belongs to, and nothing else is believed
+//! of it.
 
-use super::FlowKey;
+use super::connection::{Connection, ConnectionIndex, Connections, Direction, Link, Milliseconds};
+use super::{Expected, FlowKey};
 use crate::snapshot::TunnelIndex;
 use crate::{DropReason, Limits, PortIndex};
-use plinth_ids::Moment;
+use plinth_ids::{Moment, Vni};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
-const WAYS: usize = 8;
+pub(super) const WAYS: usize = 8;
 /// Buckets that one step of ageing looks at.
-const SWEEP: usize = 128;
+pub(super) const SWEEP: usize = 128;
 
 /// Tags and times of the entries at the same places.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(64))]
-struct Bucket {
+pub(super) struct Bucket {
     /// Zero: nothing is here.
-    tags: [u32; WAYS],
+    pub(super) tags: [u32; WAYS],
     /// In milliseconds since the switch was made, wrapping after 49 days; an entry is gone long
     /// before its time could be taken for a recent one.
-    used: [u32; WAYS],
+    pub(super) used: [u32; WAYS],
 }
 
 /// What is done with every packet of a flow.
@@ -51,67 +56,139 @@ pub(crate) enum Action {
     Drop(DropReason),
 }
 
+/// What a router does to a packet besides counting its time to live down.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Route {
+    /// Destination and source, as they stand in a frame.
+    pub(crate) macs: [u8; 12],
+    /// The VPC that it leaves in: another one than it came in when the two are peers.
+    pub(crate) vni: Vni,
+}
+
+/// Where the packets of a flow go, and what is done to them on the way.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Way {
+    pub(crate) action: Action,
+    pub(crate) route: Option<Route>,
+}
+
 /// One flow and what is done with it.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Entry {
     pub(crate) key: FlowKey,
+    expected: Expected,
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
     pub(crate) action: Action,
+    pub(crate) route: Option<Route>,
+    pub(crate) link: Link,
     /// Of the configuration that it was compiled from.
     generation: u32,
     /// As in [`Bucket::used`].
     pub(crate) made: u32,
     /// The guest port whose share of the table it takes.
-    owner: PortIndex,
+    pub(super) owner: PortIndex,
+    /// Whether its connection looks at every packet.
+    pub(crate) is_followed: bool,
 }
 
 const _: () = assert!(size_of::<Bucket>() == 64, "a bucket is one cache line");
 const _: () = assert!(size_of::<Entry>() == 128, "an entry is two cache lines");
 
 const EMPTY: Entry = Entry {
-    key: FlowKey { words: [0; 8] },
+    key: FlowKey { words: [0; 6] },
+    expected: Expected::NOTHING,
     packets: 0,
     bytes: 0,
     action: Action::Drop(DropReason::PortUnknown),
+    route: None,
+    link: Link::NONE,
     generation: 0,
     made: 0,
     owner: PortIndex::UPLINK,
+    is_followed: false,
 };
 
-/// The place of an entry.
+/// The place of an entry, or of any record in a table of fewer than 2^32.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Slot {
-    bucket: usize,
-    way: usize,
+pub(crate) struct Slot(NonZeroU32);
+
+impl Slot {
+    /// # Panics
+    /// If the place does not fit 32 bits: tables are made smaller.
+    pub(crate) fn new(place: usize) -> Self {
+        Self::at(u32::try_from(place).expect("tables have fewer than 2^32 places"))
+    }
+
+    pub(crate) const fn at(place: u32) -> Self {
+        Self(NonZeroU32::new(place.wrapping_add(1)).expect("tables have fewer than 2^32 places"))
+    }
+
+    pub(crate) const fn raw(self) -> u32 {
+        self.0.get() - 1
+    }
+
+    pub(crate) const fn get(self) -> usize {
+        self.raw() as usize
+    }
+
+    pub(super) const fn bucket(self) -> usize {
+        self.get() / WAYS
+    }
+
+    pub(super) const fn way(self) -> usize {
+        self.get() % WAYS
+    }
+
+    pub(super) fn of(bucket: usize, way: usize) -> Self {
+        Self::new(bucket * WAYS + way)
+    }
 }
 
-/// What became of a new entry.
+/// What the table has for a packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Insertion {
-    Made(Slot),
-    /// Both buckets are full of live entries.
+pub(crate) enum Found {
+    /// Its decision holds.
+    Fresh(Slot),
+    /// The packet is the flow's, but is to be judged again.
+    Stale(Slot),
+    Nothing,
+}
+
+/// Why there is no entry for a flow.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum NoRoom {
+    /// Both buckets are full of entries that may not go.
     TableFull,
     /// The owner has as many as it may.
     ShareUsed,
 }
 
+/// A flow's key with its hash.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hashed {
+    pub(crate) key: FlowKey,
+    pub(crate) hash: u64,
+}
+
 #[derive(Debug)]
 pub(crate) struct FlowTable {
-    buckets: Box<[Bucket]>,
-    entries: Box<[Entry]>,
+    pub(super) buckets: Box<[Bucket]>,
+    pub(super) entries: Box<[Entry]>,
+    pub(super) connections: Connections,
     seed: [u64; 4],
-    generation: u32,
-    idle_max: u32,
-    share_max: u32,
+    pub(super) generation: u32,
+    pub(super) idle_max: u32,
+    pub(super) timeouts: Milliseconds,
+    pub(super) share_max: u32,
     /// Entries of each port.
-    shares: Box<[u32]>,
-    live: u32,
+    pub(super) shares: Box<[u32]>,
+    pub(super) live: u32,
     /// The bucket at which ageing goes on, and when.
-    sweep_at: usize,
-    sweep_due: Moment,
-    sweep_interval: Duration,
+    pub(super) sweep_at: usize,
+    pub(super) sweep_due: Moment,
+    pub(super) sweep_interval: Duration,
 }
 
 impl FlowTable {
@@ -122,9 +199,12 @@ impl FlowTable {
         Self {
             buckets: vec![Bucket::default(); buckets].into(),
             entries: vec![EMPTY; buckets * WAYS].into(),
+            // One more than a full table has, for the one that takes the place of another.
+            connections: Connections::new(buckets * WAYS / 2 + 1),
             seed: expand(seed),
             generation: 0,
-            idle_max: u32::try_from(idle.as_millis()).unwrap_or(u32::MAX / 2),
+            idle_max: milliseconds_of(idle),
+            timeouts: Milliseconds::new(&limits.timeouts),
             share_max: limits.flows_per_port,
             shares: vec![0; usize::from(limits.ports) + 1].into(),
             live: 0,
@@ -139,168 +219,239 @@ impl FlowTable {
         self.generation = self.generation.wrapping_add(1);
     }
 
+    /// Of the configuration in force.
+    pub(crate) const fn generation(&self) -> u32 {
+        self.generation
+    }
+
     pub(crate) const fn live(&self) -> u32 {
         self.live
+    }
+
+    pub(crate) const fn live_connections(&self) -> u32 {
+        self.connections.live()
     }
 
     /// The keyed hash: each step multiplies two words, whitened with the secret, into 128 bits
     /// and folds them. Without the secret, an attacker cannot aim at a bucket.
     pub(crate) fn hash(&self, key: &FlowKey) -> u64 {
-        let [a, b, c, d, e, f, g, h] = key.words;
+        let [a, b, c, d, e, f] = key.words;
         let [s, t, u, v] = self.seed;
         let first = fold(a ^ s, b ^ t) ^ fold(c ^ u, d ^ v);
-        let second = fold(e ^ t, f ^ u) ^ fold(g ^ v, h ^ s);
+        let second = fold(e ^ t, f ^ u);
         fold(first ^ v, second.rotate_left(17) ^ u)
     }
 
-    /// Brings the cache lines of a hash close, ahead of [`Self::find`].
+    pub(crate) fn hashed(&self, key: FlowKey) -> Hashed {
+        Hashed { key, hash: self.hash(&key) }
+    }
+
+    /// Brings the cache lines of a hash close, ahead of [`Self::find`]. Says where the entry
+    /// probably is.
     #[inline]
-    pub(crate) fn touch(&self, hash: u64) {
+    pub(crate) fn touch(&self, hash: u64) -> usize {
         let (first, _) = self.places(hash);
         let bucket = &self.buckets[first];
         let tag = tag_of(hash);
         let way = bucket.tags.iter().position(|&found| found == tag).unwrap_or(0);
         // A load whose value nobody uses would be left out; the load is the purpose.
-        let entry = &self.entries[first * WAYS + way];
+        let place = first * WAYS + way;
+        let entry = &self.entries[place];
         std::hint::black_box((entry.key.words[0], entry.packets));
+        place
     }
 
-    /// The entry of `key`, if it has one of the configuration in force; it is then in use as of
-    /// `now`.
+    /// Brings the connection of the entry at a place close, if it looks at every packet.
     #[inline]
-    pub(crate) fn find(&mut self, now: Moment, hash: u64, key: &FlowKey) -> Option<Slot> {
-        let slot = self.locate(hash, key)?;
-        if self.entry(slot).generation != self.generation {
-            return None;
+    pub(crate) fn touch_connection(&self, place: usize) {
+        let entry = &self.entries[place];
+        if entry.is_followed
+            && let Some((connection, _)) = entry.link.get()
+        {
+            std::hint::black_box(self.connections.get(connection).generation);
         }
-        self.buckets[slot.bucket].used[slot.way] = milliseconds(now);
-        Some(slot)
     }
 
-    /// The entry of `key`, of whatever configuration.
-    fn locate(&self, hash: u64, key: &FlowKey) -> Option<Slot> {
+    /// The entry of `key`, which is then in use as of `now`.
+    #[inline]
+    pub(crate) fn find(
+        &mut self,
+        now: Moment,
+        hash: u64,
+        key: &FlowKey,
+        expected: Expected,
+    ) -> Found {
+        let Some(slot) = self.locate(hash, key) else { return Found::Nothing };
+        let entry = self.entry(slot);
+        let [a, b] = entry.expected.words;
+        let difference = (a ^ expected.words[0]) | (b ^ expected.words[1]);
+        if difference != 0 || entry.generation != self.generation {
+            return Found::Stale(slot);
+        }
+        self.buckets[slot.bucket()].used[slot.way()] = milliseconds(now);
+        Found::Fresh(slot)
+    }
+
+    /// The entry of `key`, whatever it is worth.
+    pub(crate) fn locate(&self, hash: u64, key: &FlowKey) -> Option<Slot> {
         let tag = tag_of(hash);
         let (first, second) = self.places(hash);
         for bucket in [first, second] {
             for (way, &found) in self.buckets[bucket].tags.iter().enumerate() {
                 if found == tag && self.entries[bucket * WAYS + way].key.is(key) {
-                    return Some(Slot { bucket, way });
+                    return Some(Slot::of(bucket, way));
                 }
             }
         }
         None
     }
 
+    /// Whether an entry was judged by the configuration in force.
+    pub(super) const fn is_current(&self, entry: &Entry) -> bool {
+        entry.generation == self.generation
+    }
+
+    #[inline]
     pub(crate) fn entry(&self, slot: Slot) -> &Entry {
-        &self.entries[slot.bucket * WAYS + slot.way]
+        &self.entries[slot.get()]
     }
 
     /// Counts a packet of the flow.
     #[inline]
     pub(crate) fn count(&mut self, slot: Slot, length: u32) {
-        let entry = &mut self.entries[slot.bucket * WAYS + slot.way];
+        let entry = &mut self.entries[slot.get()];
         entry.packets += 1;
         entry.bytes += u64::from(length);
     }
 
-    /// Keeps a decision. An entry of the same key, from an older configuration, takes it over
-    /// with its counters.
-    pub(crate) fn insert(
+    pub(crate) fn connection(&self, index: ConnectionIndex) -> &Connection {
+        self.connections.get(index)
+    }
+
+    pub(crate) fn connection_mut(&mut self, index: ConnectionIndex) -> &mut Connection {
+        self.connections.get_mut(index)
+    }
+
+    /// Keeps a decision for a flow without a connection. An entry of the same key takes it over
+    /// with its counters, unless it was of a connection, which then ends.
+    pub(crate) fn keep(
         &mut self,
         now: Moment,
-        hash: u64,
-        key: &FlowKey,
-        action: Action,
+        flow: &Hashed,
+        expected: Expected,
+        way: Way,
         owner: PortIndex,
-    ) -> Insertion {
-        let made = milliseconds(now);
-        if let Some(slot) = self.locate(hash, key) {
-            self.move_share(slot, owner);
-            let generation = self.generation;
-            let entry = &mut self.entries[slot.bucket * WAYS + slot.way];
-            *entry = Entry { action, generation, owner, ..*entry };
-            self.buckets[slot.bucket].used[slot.way] = made;
-            return Insertion::Made(slot);
-        }
-        if self.shares[owner.get()] >= self.share_max {
-            return Insertion::ShareUsed;
-        }
-        let Some(slot) = self.room(hash, made) else {
-            return Insertion::TableFull;
+    ) -> Result<Slot, NoRoom> {
+        let before = self.locate(flow.hash, &flow.key);
+        let before = before.filter(|&slot| self.entry(slot).link == Link::NONE);
+        let slot = match before {
+            Some(slot) => {
+                self.move_share(slot, owner);
+                slot
+            }
+            None => self.place(now, flow, owner, Link::NONE)?,
         };
-        self.remove(slot);
+        self.renew(now, slot, expected, way);
+        Ok(slot)
+    }
+
+    /// Begins a connection: an entry for each direction, neither of which has been judged. What
+    /// had their keys before ends.
+    pub(crate) fn open(
+        &mut self,
+        now: Moment,
+        flows: &[Hashed; 2],
+        owner: PortIndex,
+        connection: Connection,
+    ) -> Result<ConnectionIndex, NoRoom> {
+        let index = match self.connections.take(connection) {
+            Some(index) => index,
+            // There is one for every two entries, but some may have lost one.
+            None => return Err(NoRoom::TableFull),
+        };
+        for (flow, direction) in flows.iter().zip([Direction::Forward, Direction::Back]) {
+            let link = Link::new(index, direction);
+            match self.place(now, flow, owner, link) {
+                Ok(slot) => self.connections.get_mut(index).set_entry(direction, Some(slot)),
+                Err(reason) => {
+                    self.close(index);
+                    return Err(reason);
+                }
+            }
+        }
+        Ok(index)
+    }
+
+    /// Writes down what was decided for an entry by the configuration in force.
+    pub(crate) fn renew(&mut self, now: Moment, slot: Slot, expected: Expected, way: Way) {
         let generation = self.generation;
-        self.entries[slot.bucket * WAYS + slot.way] =
-            Entry { key: *key, packets: 0, bytes: 0, action, generation, made, owner };
-        let bucket = &mut self.buckets[slot.bucket];
-        bucket.tags[slot.way] = tag_of(hash);
-        bucket.used[slot.way] = made;
+        let entry = &mut self.entries[slot.get()];
+        (entry.expected, entry.generation) = (expected, generation);
+        (entry.action, entry.route) = (way.action, way.route);
+        self.buckets[slot.bucket()].used[slot.way()] = milliseconds(now);
+    }
+
+    /// Says that the packets of a connection in `direction` come in as `flow`, which they may
+    /// not have done so far: its other side has moved.
+    pub(crate) fn rebind(
+        &mut self,
+        now: Moment,
+        connection: ConnectionIndex,
+        direction: Direction,
+        flow: &Hashed,
+    ) {
+        let before = self.connections.get(connection).entry(direction);
+        if before.is_some_and(|slot| self.entry(slot).key.is(&flow.key)) {
+            return;
+        }
+        let other = self.connections.get(connection).entry(direction.other());
+        let owner = other.map_or(PortIndex::UPLINK, |slot| self.entry(slot).owner);
+        if let Some(slot) = before {
+            self.clear(slot);
+        }
+        // Without room it comes back as a stranger; the connection goes on in this direction.
+        let slot = self.place(now, flow, owner, Link::new(connection, direction)).ok();
+        self.connections.get_mut(connection).set_entry(direction, slot);
+    }
+
+    fn move_share(&mut self, slot: Slot, owner: PortIndex) {
+        let before = std::mem::replace(&mut self.entries[slot.get()].owner, owner);
+        self.shares[before.get()] -= 1;
+        self.shares[owner.get()] += 1;
+    }
+
+    /// Takes a place for a flow. Its entry is not judged.
+    fn place(
+        &mut self,
+        now: Moment,
+        flow: &Hashed,
+        owner: PortIndex,
+        link: Link,
+    ) -> Result<Slot, NoRoom> {
+        if let Some(slot) = self.locate(flow.hash, &flow.key) {
+            let connection = |link: Link| link.get().map(|(connection, _)| connection);
+            if link != Link::NONE && connection(self.entry(slot).link) == connection(link) {
+                // Both directions have one key: nobody can answer himself.
+                return Err(NoRoom::TableFull);
+            }
+            self.remove(slot);
+        }
+        let made = milliseconds(now);
+        let slot = self.room(flow.hash, made, owner, link)?;
+        self.remove(slot);
+        let is_followed = link.get().is_some_and(|(connection, _)| {
+            self.connections.get(connection).tracked == super::Tracked::Tcp
+        });
+        self.entries[slot.get()] = Entry { key: flow.key, link, made, owner, is_followed, ..EMPTY };
+        let bucket = &mut self.buckets[slot.bucket()];
+        bucket.tags[slot.way()] = tag_of(flow.hash);
+        bucket.used[slot.way()] = made;
         self.shares[owner.get()] += 1;
         self.live += 1;
         if self.live == 1 {
             self.sweep_due = now + self.sweep_interval;
         }
-        Insertion::Made(slot)
-    }
-
-    fn move_share(&mut self, slot: Slot, owner: PortIndex) {
-        let before = self.entry(slot).owner;
-        self.shares[before.get()] -= 1;
-        self.shares[owner.get()] += 1;
-    }
-
-    /// A place that is empty, or whose entry may go.
-    fn room(&self, hash: u64, now: u32) -> Option<Slot> {
-        let (first, second) = self.places(hash);
-        let find = |is_room: &dyn Fn(Slot) -> bool| {
-            let slots = [first, second]
-                .into_iter()
-                .flat_map(|bucket| (0..WAYS).map(move |way| Slot { bucket, way }));
-            slots.into_iter().find(|&slot| is_room(slot))
-        };
-        find(&|slot| self.buckets[slot.bucket].tags[slot.way] == 0)
-            .or_else(|| find(&|slot| self.may_go(slot, now)))
-    }
-
-    fn may_go(&self, slot: Slot, now: u32) -> bool {
-        let idle = now.wrapping_sub(self.buckets[slot.bucket].used[slot.way]);
-        idle >= self.idle_max || self.entry(slot).generation != self.generation
-    }
-
-    fn remove(&mut self, slot: Slot) {
-        let tag = &mut self.buckets[slot.bucket].tags[slot.way];
-        if *tag == 0 {
-            return;
-        }
-        *tag = 0;
-        let owner = self.entry(slot).owner;
-        self.shares[owner.get()] -= 1;
-        self.live -= 1;
-    }
-
-    /// Takes out idle entries, at most [`SWEEP`] buckets a call, so that the whole table is
-    /// looked at once in the time that an entry may be idle.
-    pub(crate) fn age(&mut self, now: Moment) {
-        if self.live == 0 || now < self.sweep_due {
-            return;
-        }
-        let time = milliseconds(now);
-        for _ in 0..SWEEP.min(self.buckets.len()) {
-            let bucket = self.sweep_at;
-            for way in 0..WAYS {
-                let idle = time.wrapping_sub(self.buckets[bucket].used[way]);
-                if idle >= self.idle_max {
-                    self.remove(Slot { bucket, way });
-                }
-            }
-            self.sweep_at = (bucket + 1) % self.buckets.len();
-        }
-        self.sweep_due = now + self.sweep_interval;
-    }
-
-    /// When [`Self::age`] has something to do.
-    pub(crate) fn deadline(&self) -> Option<Moment> {
-        (self.live > 0).then_some(self.sweep_due)
+        Ok(slot)
     }
 
     /// Entries of the configuration in force, with their milliseconds of idleness. Older ones
@@ -308,53 +459,35 @@ impl FlowTable {
     pub(crate) fn list(&self, now: Moment) -> impl Iterator<Item = (&Entry, u32)> {
         let time = milliseconds(now);
         let used = self.buckets.iter().flat_map(|bucket| bucket.tags.into_iter().zip(bucket.used));
-        let listed = used
-            .zip(&self.entries)
-            .filter(|((tag, _), entry)| *tag != 0 && entry.generation == self.generation);
+        let listed = used.zip(&self.entries).filter(|((tag, _), entry)| {
+            *tag != 0 && entry.generation == self.generation && entry.expected != Expected::NOTHING
+        });
         listed.map(move |((_, used), entry)| (entry, time.wrapping_sub(used)))
     }
 
     /// First and second bucket. The second is found from the first by the tag, and is another
     /// one because the step is odd.
-    fn places(&self, hash: u64) -> (usize, usize) {
+    pub(super) fn places(&self, hash: u64) -> (usize, usize) {
         let mask = self.buckets.len() - 1;
         let first = (hash & 0xffff_ffff) as usize & mask;
         let step = (tag_of(hash).wrapping_mul(0x9e37_79b1) | 1) as usize & mask;
         (first, first ^ step)
     }
-
-    /// The books: shares and the count of live entries are those of the table, and every entry
-    /// stands in one of its two buckets.
-    #[cfg(test)]
-    pub(crate) fn check(&self) {
-        let mut shares = vec![0; self.shares.len()];
-        let mut live = 0;
-        for (bucket, way) in (0..self.buckets.len()).flat_map(|b| (0..WAYS).map(move |w| (b, w))) {
-            let tag = self.buckets[bucket].tags[way];
-            if tag == 0 {
-                continue;
-            }
-            let entry = self.entry(Slot { bucket, way });
-            let hash = self.hash(&entry.key);
-            let (first, second) = self.places(hash);
-            assert_eq!(tag, tag_of(hash), "the tag is the key's");
-            assert!(bucket == first || bucket == second, "an entry stands in its buckets");
-            live += 1;
-            shares[entry.owner.get()] += 1;
-        }
-        assert_eq!(live, self.live, "live entries are counted");
-        assert_eq!(shares[..], self.shares[..], "every entry is in its owner's share");
-    }
 }
 
 /// Never zero, which means empty.
-const fn tag_of(hash: u64) -> u32 {
+pub(super) const fn tag_of(hash: u64) -> u32 {
     (hash >> 32) as u32 | 1
 }
 
 /// Milliseconds, wrapping.
 pub(crate) const fn milliseconds(moment: Moment) -> u32 {
     (moment.as_millis() & 0xffff_ffff) as u32
+}
+
+/// Of a time to wait: at most half of the time after which milliseconds wrap.
+pub(crate) fn milliseconds_of(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX).min(u32::MAX / 2)
 }
 
 const fn fold(a: u64, b: u64) -> u64 {
@@ -371,139 +504,4 @@ fn expand(seed: u64) -> [u64; 4] {
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::flow::FlowKind;
-    use proptest::prelude::*;
-    use std::collections::BTreeMap;
-
-    const LIMITS: Limits = Limits {
-        ports: 4,
-        addresses_per_nic: 1,
-        remotes: 1,
-        next_hops: 1,
-        flows: 64,
-        flows_per_port: 24,
-        flow_idle: Duration::from_millis(1000),
-        vpc: crate::VpcLimits::DEFAULT,
-    };
-
-    fn key(number: u32) -> FlowKey {
-        let mut key = FlowKey::new(&[2; 12], FlowKind::Ipv4, 17);
-        let [a, b, c, d] = number.to_be_bytes();
-        key.set_ports(u16::from_be_bytes([c, d]), u16::from_be_bytes([a, b]));
-        key
-    }
-
-    /// Flows that differ in little, as those of a scan do, fill buckets no worse than random
-    /// ones would: of a table filled to 3 of 8, hardly a key finds both its buckets full.
-    #[test]
-    fn flows_in_sequence_spread_over_the_buckets() {
-        for seed in 0..20 {
-            let limits = Limits { flows: 1 << 16, flows_per_port: 1 << 16, ..LIMITS };
-            let mut table = FlowTable::new(&limits, seed);
-            for number in 0..25_000 {
-                let key = key(number * 3);
-                let hash = table.hash(&key);
-                table.insert(Moment::ZERO, hash, &key, Action::Deliver(PortIndex(1)), PortIndex(1));
-            }
-            let refused = 25_000 - table.live();
-            if refused > 0 {
-                eprintln!("{seed} {refused}");
-            }
-            assert!(refused < 20000, "seed {seed}: {refused} of 25000 flows found no room");
-        }
-    }
-
-    #[derive(Clone, Debug)]
-    enum Op {
-        Insert { key: u32, action: u16, owner: u16 },
-        Find(u32),
-        Wait(u16),
-        NewConfiguration,
-    }
-
-    fn op() -> impl Strategy<Value = Op> {
-        prop_oneof![
-            8 => (0..60u32, any::<u16>(), 1..4u16)
-                .prop_map(|(key, action, owner)| Op::Insert { key, action, owner }),
-            8 => (0..60u32).prop_map(Op::Find),
-            3 => (0..400u16).prop_map(Op::Wait),
-            1 => Just(Op::NewConfiguration),
-        ]
-    }
-
-    proptest! {
-        /// Against a map that never forgets: the table may have forgotten an entry only when it
-        /// was idle or of an older configuration, and what it finds is right.
-        #[test]
-        fn agrees_with_a_map(ops in prop::collection::vec(op(), 1..400)) {
-            let mut table = FlowTable::new(&LIMITS, 3);
-            // By key: the action, and when it was last used.
-            let mut model: BTreeMap<u32, (u16, Moment)> = BTreeMap::new();
-            let mut now = Moment::ZERO;
-            for op in ops {
-                match op {
-                    Op::Insert { key: number, action, owner } => {
-                        let (key, to) = (key(number), Action::Deliver(PortIndex(action)));
-                        let hash = table.hash(&key);
-                        if let Insertion::Made(slot) =
-                            table.insert(now, hash, &key, to, PortIndex(owner))
-                        {
-                            prop_assert_eq!(table.entry(slot).action, to);
-                            model.insert(number, (action, now));
-                        }
-                    }
-                    Op::Find(number) => {
-                        let key = key(number);
-                        let found = table.find(now, table.hash(&key), &key);
-                        match (found, model.get_mut(&number)) {
-                            (Some(slot), Some((action, used))) => {
-                                let expected = Action::Deliver(PortIndex(*action));
-                                prop_assert_eq!(table.entry(slot).action, expected);
-                                *used = now;
-                            }
-                            (Some(_), None) => prop_assert!(false, "{} was never kept", number),
-                            (None, Some((_, used))) => {
-                                prop_assert!(now - *used >= LIMITS.flow_idle, "{} is lost", number);
-                                model.remove(&number);
-                            }
-                            (None, None) => {}
-                        }
-                    }
-                    Op::Wait(milliseconds) => {
-                        now += Duration::from_millis(milliseconds.into());
-                        table.age(now);
-                    }
-                    Op::NewConfiguration => {
-                        table.next_generation();
-                        model.clear();
-                    }
-                }
-                table.check();
-            }
-        }
-    }
-
-    #[test]
-    fn a_share_is_given_back_when_its_entries_age() {
-        let mut table = FlowTable::new(&LIMITS, 3);
-        let insert = |table: &mut FlowTable, now, number| {
-            let key = key(number);
-            let hash = table.hash(&key);
-            table.insert(now, hash, &key, Action::Deliver(PortIndex(2)), PortIndex(1))
-        };
-        for number in 0..24 {
-            assert!(matches!(insert(&mut table, Moment::ZERO, number), Insertion::Made(_)));
-        }
-        assert_eq!(insert(&mut table, Moment::ZERO, 99), Insertion::ShareUsed);
-        let later = table.deadline().unwrap() + LIMITS.flow_idle;
-        table.age(later);
-        assert_eq!((table.live(), table.deadline()), (0, None));
-        assert!(matches!(insert(&mut table, later, 99), Insertion::Made(_)));
-        table.check();
-    }
 }

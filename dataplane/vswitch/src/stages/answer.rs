@@ -44,7 +44,7 @@ impl Asker<'_> {
     fn check_mac(&self, mac: MacAddress, parsed: &Parsed) -> Result<(), DropReason> {
         match self {
             Self::Guest { port, .. } => guard::check_mac(port, mac),
-            Self::Tunnel { .. } if mac == parsed.key.source() => Ok(()),
+            Self::Tunnel { .. } if mac == parsed.expected.source() => Ok(()),
             Self::Tunnel { .. } => Err(DropReason::HeaderInvalid),
         }
     }
@@ -74,7 +74,7 @@ pub(crate) fn arp(
     parsed: &Parsed,
     bytes: &[u8],
 ) -> Result<Answer, DropReason> {
-    asker.check_mac(parsed.key.source(), parsed)?;
+    asker.check_mac(parsed.expected.source(), parsed)?;
     let arp = ArpPacket::parse(&bytes[EthernetHeader::LENGTH..]).map_err(|error| match error {
         ArpError::Truncated => DropReason::Truncated,
         ArpError::Family | ArpError::Operation => DropReason::HeaderInvalid,
@@ -104,7 +104,7 @@ pub(crate) fn nd(
     bytes: &[u8],
     checksum: NdChecksum,
 ) -> Result<Answer, DropReason> {
-    asker.check_mac(parsed.key.source(), parsed)?;
+    asker.check_mac(parsed.expected.source(), parsed)?;
     let (source, _) = parsed.key.addresses();
     let is_probe = kind == ND_SOLICITATION && source.is_unspecified();
     if !is_probe {
@@ -138,6 +138,6 @@ fn solicitation(
     let Some(owner) = owner else { return Ok(Answer::Silence) };
     let asker_address = question.source;
     let advertisement =
-        NdAdvertisement { owner: owner.mac, target, asker: parsed.key.source(), asker_address };
+        NdAdvertisement { owner: owner.mac, target, asker: parsed.expected.source(), asker_address };
     Ok(Answer::Nd(advertisement.frame()))
 }

@@ -26,10 +26,10 @@ pub(crate) fn outbound(
     source_port: u16,
 ) -> Result<Decision, DropReason> {
     guard::check_source(port, parsed)?;
-    if parsed.key.destination().is_multicast() {
+    if parsed.expected.destination().is_multicast() {
         return Err(guard::reason_of_group(parsed));
     }
-    let action = match snapshot.destination(port.vni, parsed.key.destination()) {
+    let action = match snapshot.destination(port.vni, parsed.expected.destination()) {
         Some(Destination::Local(to)) if to == index => {
             return Err(DropReason::DestinationIsSource);
         }
@@ -47,10 +47,10 @@ pub(crate) fn inbound(
     vni: Vni,
     parsed: &Parsed,
 ) -> Result<Decision, DropReason> {
-    if parsed.key.destination().is_multicast() {
+    if parsed.expected.destination().is_multicast() {
         return Err(guard::reason_of_group(parsed));
     }
-    match snapshot.destination(vni, parsed.key.destination()) {
+    match snapshot.destination(vni, parsed.expected.destination()) {
         Some(Destination::Local(to)) => Ok(Decision { action: Action::Deliver(to), owner: to }),
         Some(Destination::Remote(_)) | None => Err(DropReason::DestinationUnknown),
     }

@@ -58,9 +58,9 @@ pub(crate) fn check_address(port: &Port, source: IpAddr) -> Result<(), DropReaso
 /// To a group, a guest without an address yet may speak from the unspecified one: nothing of it
 /// is forwarded, and its reason should say what it was and not cry of spoofing.
 pub(crate) fn check_source(port: &Port, parsed: &Parsed) -> Result<(), DropReason> {
-    check_mac(port, parsed.key.source())?;
+    check_mac(port, parsed.expected.source())?;
     let (source, _) = parsed.key.addresses();
-    if source.is_unspecified() && parsed.key.destination().is_multicast() {
+    if source.is_unspecified() && parsed.expected.destination().is_multicast() {
         return Ok(());
     }
     check_address(port, source)
@@ -75,7 +75,7 @@ pub(crate) fn reason_of_group(parsed: &Parsed) -> DropReason {
     let is_dhcp = parsed.key.protocol() == PROTOCOL_UDP
         && !parsed.key.is_fragment()
         && parsed.key.destination_port() == server;
-    match parsed.key.destination() {
+    match parsed.expected.destination() {
         _ if is_dhcp => DropReason::DhcpUnanswered,
         MacAddress::BROADCAST => DropReason::BroadcastUnsupported,
         _ => DropReason::MulticastUnsupported,

@@ -5,7 +5,7 @@
 //! bytes that were copied. Nothing is believed yet: whose addresses these are is asked later.
 
 use crate::DropReason;
-use crate::flow::{FlowKey, FlowKind};
+use crate::flow::{Expected, FlowKey, FlowKind, has_identifier};
 use plinth_wire::{
     ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, IcmpHeader, Ipv4Error,
     Ipv4Header, Ipv6Error, Ipv6Header, ND_ADVERTISEMENT, ND_REDIRECT, ND_ROUTER_ADVERTISEMENT,
@@ -22,6 +22,8 @@ pub(crate) enum Class {
     Arp,
     /// A neighbor discovery message of this ICMPv6 type.
     Nd(u8),
+    /// An ICMP message about a packet that its receiver sent.
+    Error,
 }
 
 /// Filled in where it stays until the packet is decided: it is large, and copying what was just
@@ -31,6 +33,8 @@ pub(crate) struct Parsed {
     pub(crate) class: Class,
     /// Without the ingress, which is added when the packet goes to the flow table.
     pub(crate) key: FlowKey,
+    /// Without the VTEP, which is added likewise.
+    pub(crate) expected: Expected,
     /// Where the upper layer begins and where the packet ends, from the frame's first byte.
     pub(crate) upper: u32,
     pub(crate) end: u32,
@@ -38,7 +42,13 @@ pub(crate) struct Parsed {
 
 impl Parsed {
     pub(crate) const NOTHING: Self =
-        Self { class: Class::Arp, key: FlowKey { words: [0; 8] }, upper: 14, end: 14 };
+        Self {
+            class: Class::Arp,
+            key: FlowKey { words: [0; 6] },
+            expected: Expected::NOTHING,
+            upper: 14,
+            end: 14,
+        };
 }
 
 /// Reads `bytes`, the first of a frame of `length` bytes, into `parsed`.
@@ -48,13 +58,14 @@ pub(crate) fn parse(bytes: &[u8], length: usize, parsed: &mut Parsed) -> Result<
         return Err(DropReason::HeaderInvalid);
     }
     let macs = bytes.first_chunk().expect("the Ethernet header was parsed");
-    let frame = Frame { packet, length: length - EthernetHeader::LENGTH, macs };
+    parsed.expected = Expected::new(macs);
+    let frame = Frame { packet, length: length - EthernetHeader::LENGTH };
     match ethernet.ethertype() {
         ETHERTYPE_IPV4 => frame.ipv4(parsed),
         ETHERTYPE_IPV6 => frame.ipv6(parsed),
         ETHERTYPE_ARP => {
             parsed.class = Class::Arp;
-            parsed.key.begin(macs, FlowKind::Ipv4, 0);
+            parsed.key.begin(FlowKind::Ipv4, 0);
             (parsed.upper, parsed.end) = ends(0, 0);
             Ok(())
         }
@@ -63,12 +74,10 @@ pub(crate) fn parse(bytes: &[u8], length: usize, parsed: &mut Parsed) -> Result<
     }
 }
 
-/// What lies behind the Ethernet header, as far as it was copied, its whole length, and both MACs
-/// as they stand in front of it.
+/// What lies behind the Ethernet header, as far as it was copied, and its whole length.
 struct Frame<'a> {
     packet: &'a [u8],
     length: usize,
-    macs: &'a [u8; 12],
 }
 
 /// [`Parsed::upper`] and [`Parsed::end`] of a packet behind its Ethernet header.
@@ -87,7 +96,7 @@ impl Frame<'_> {
         let header = ip.header;
         let kind = if header.is_fragment() { FlowKind::Ipv4Fragment } else { FlowKind::Ipv4 };
         parsed.class = Class::Flow;
-        parsed.key.begin(self.macs, kind, header.protocol());
+        parsed.key.begin(kind, header.protocol());
         parsed.key.set_ipv4(header.addresses());
         (parsed.upper, parsed.end) = ends(ip.header_length, ip.length);
         self.ports(parsed)
@@ -105,15 +114,10 @@ impl Frame<'_> {
         let upper = upper_layer(self.packet, &ip).map_err(reason)?;
         let kind = if upper.is_fragment { FlowKind::Ipv6Fragment } else { FlowKind::Ipv6 };
         parsed.class = Class::Flow;
-        parsed.key.begin(self.macs, kind, upper.protocol);
+        parsed.key.begin(kind, upper.protocol);
         parsed.key.set_ipv6(ip.header.addresses());
         (parsed.upper, parsed.end) = ends(upper.offset, ip.length);
         self.ports(parsed)
-    }
-
-    /// Of a packet that was parsed: its version is one of the two.
-    fn is_ipv6(&self) -> bool {
-        self.packet.first().is_some_and(|first| first >> 4 == 6)
     }
 
     /// Fills in ports, or an ICMP message's type and code, which stand for them.
@@ -151,17 +155,34 @@ impl Frame<'_> {
             }
             PROTOCOL_ICMP | PROTOCOL_ICMPV6 => {
                 let (icmp, _) = IcmpHeader::parse(upper).map_err(|_| truncated)?;
-                let message = u16::from_be_bytes([icmp.kind(), icmp.code()]);
-                parsed.key.set_ports(message, 0);
-                let is_icmpv6 = parsed.key.protocol() == PROTOCOL_ICMPV6 && self.is_ipv6();
-                if is_icmpv6 && is_nd(icmp.kind()) {
-                    parsed.class = Class::Nd(icmp.kind());
+                // The other version's ICMP is a protocol like any that has no ports.
+                if parsed.key.is_icmp() {
+                    icmp_class(icmp, parsed);
                 }
             }
             _ => {}
         }
         Ok(())
     }
+}
+
+/// Fills in what stands for the ports of an ICMP message, and what it is.
+fn icmp_class(icmp: &IcmpHeader, parsed: &mut Parsed) {
+    let (kind, is_ipv4) = (icmp.kind(), parsed.key.is_ipv4());
+    let message = u16::from_be_bytes([kind, icmp.code()]);
+    let identifier = if has_identifier(kind, is_ipv4) { icmp.identifier() } else { 0 };
+    parsed.key.set_ports(identifier, message);
+    if !is_ipv4 && is_nd(kind) {
+        parsed.class = Class::Nd(kind);
+    } else if is_error(kind, is_ipv4) {
+        parsed.class = Class::Error;
+    }
+}
+
+/// The messages that carry the beginning of another packet (RFC 792, RFC 4443 section 2.1). An
+/// IPv4 redirect is one too.
+const fn is_error(kind: u8, is_ipv4: bool) -> bool {
+    if is_ipv4 { matches!(kind, 3 | 4 | 5 | 11 | 12) } else { kind < 128 }
 }
 
 /// The messages that the switch answers or forbids itself. A router solicitation is none: it goes

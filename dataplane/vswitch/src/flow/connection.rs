@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Connections: what the two flows of one exchange have in common.
+//!
+//! A connection is one cache line in a table of its own. The flow entries of both directions hold
+//! its index, so that it is found without another lookup, and it holds their places, so that they
+//! live and go together. A hit of anything but TCP does not touch it.
+
+use super::table::Slot;
+use super::tcp::{Tcp, TcpState};
+use crate::limits::Timeouts;
+
+/// Which way a flow goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Direction {
+    /// As the packet that began the connection.
+    Forward,
+    Back,
+}
+
+impl Direction {
+    pub(crate) const fn number(self) -> usize {
+        match self {
+            Self::Forward => 0,
+            Self::Back => 1,
+        }
+    }
+
+    pub(crate) const fn other(self) -> Self {
+        match self {
+            Self::Forward => Self::Back,
+            Self::Back => Self::Forward,
+        }
+    }
+}
+
+/// The place of a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct ConnectionIndex(u32);
+
+/// A flow entry's connection and its direction in it, or none.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Link(u32);
+
+impl Link {
+    pub(crate) const NONE: Self = Self(u32::MAX);
+
+    pub(crate) const fn new(connection: ConnectionIndex, direction: Direction) -> Self {
+        Self(connection.0 << 1 | matches!(direction, Direction::Back) as u32)
+    }
+
+    #[inline]
+    pub(crate) const fn get(self) -> Option<(ConnectionIndex, Direction)> {
+        if self.0 == u32::MAX {
+            return None;
+        }
+        let direction = if self.0 & 1 == 0 { Direction::Forward } else { Direction::Back };
+        Some((ConnectionIndex(self.0 >> 1), direction))
+    }
+}
+
+/// How a connection is followed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Tracked {
+    Tcp,
+    Icmp,
+    /// UDP, and every protocol that is not looked into.
+    Datagrams,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Connection {
+    pub(crate) tcp: Tcp,
+    /// The flow entries, the forward one's place first; of a free record, the next free one.
+    entries: [Option<Slot>; 2],
+    /// Of the configuration that allowed it.
+    pub(crate) generation: u32,
+    /// In milliseconds, wrapping.
+    pub(crate) made: u32,
+    pub(crate) tracked: Tracked,
+    /// Whether a packet came back.
+    pub(crate) is_answered: bool,
+}
+
+const _: () = assert!(size_of::<Connection>() == 64, "a connection is one cache line");
+
+impl Connection {
+    pub(crate) const fn new(tracked: Tracked, tcp: Tcp, generation: u32, made: u32) -> Self {
+        Self { tcp, entries: [None; 2], generation, made, tracked, is_answered: false }
+    }
+
+    /// Whether both sides want it, so that no new flow may take its place.
+    pub(crate) const fn is_assured(&self) -> bool {
+        match self.tracked {
+            Tracked::Tcp => matches!(
+                self.tcp.state,
+                TcpState::Established | TcpState::HalfClosed | TcpState::Closing
+            ),
+            Tracked::Icmp | Tracked::Datagrams => self.is_answered,
+        }
+    }
+
+    /// How long it is kept without a packet, in milliseconds.
+    pub(crate) const fn timeout(&self, timeouts: &Milliseconds) -> u32 {
+        match (self.tracked, self.is_answered) {
+            (Tracked::Icmp, _) => timeouts.icmp,
+            (Tracked::Datagrams, false) => timeouts.datagrams_one_way,
+            (Tracked::Datagrams, true) => timeouts.datagrams,
+            (Tracked::Tcp, _) => match self.tcp.state {
+                TcpState::Opening | TcpState::Crossed | TcpState::Answered => timeouts.tcp_opening,
+                TcpState::Established => timeouts.tcp_established,
+                TcpState::HalfClosed => timeouts.tcp_half_closed,
+                TcpState::Closing | TcpState::Closed => timeouts.tcp_closed,
+                TcpState::Reset => timeouts.tcp_reset,
+            },
+        }
+    }
+
+    /// What is shown to people.
+    pub(crate) const fn state_name(&self) -> &'static str {
+        match (self.tracked, self.is_answered) {
+            (Tracked::Tcp, _) if self.tcp.is_loose => "picked-up",
+            (Tracked::Tcp, _) => match self.tcp.state {
+                TcpState::Opening => "syn-sent",
+                TcpState::Crossed => "syn-crossed",
+                TcpState::Answered => "syn-answered",
+                TcpState::Established => "established",
+                TcpState::HalfClosed => "half-closed",
+                TcpState::Closing => "closing",
+                TcpState::Closed => "closed",
+                TcpState::Reset => "reset",
+            },
+            (_, false) => "one-way",
+            (_, true) => "answered",
+        }
+    }
+
+    pub(crate) const fn entry(&self, direction: Direction) -> Option<Slot> {
+        self.entries[direction.number()]
+    }
+
+    pub(crate) const fn set_entry(&mut self, direction: Direction, slot: Option<Slot>) {
+        self.entries[direction.number()] = slot;
+    }
+}
+
+/// [`Timeouts`] as the table compares them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Milliseconds {
+    tcp_opening: u32,
+    tcp_established: u32,
+    tcp_half_closed: u32,
+    tcp_closed: u32,
+    tcp_reset: u32,
+    datagrams_one_way: u32,
+    datagrams: u32,
+    icmp: u32,
+    /// The least of all, below which nothing needs to be looked up.
+    pub(crate) least: u32,
+}
+
+impl Milliseconds {
+    pub(crate) fn new(timeouts: &Timeouts) -> Self {
+        let of = super::table::milliseconds_of;
+        let mut all = Self {
+            tcp_opening: of(timeouts.tcp_opening),
+            tcp_established: of(timeouts.tcp_established),
+            tcp_half_closed: of(timeouts.tcp_half_closed),
+            tcp_closed: of(timeouts.tcp_closed),
+            tcp_reset: of(timeouts.tcp_reset),
+            datagrams_one_way: of(timeouts.datagrams_one_way),
+            datagrams: of(timeouts.datagrams),
+            icmp: of(timeouts.icmp),
+            least: 0,
+        };
+        let each = [
+            all.tcp_opening,
+            all.tcp_established,
+            all.tcp_half_closed,
+            all.tcp_closed,
+            all.tcp_reset,
+            all.datagrams_one_way,
+            all.datagrams,
+            all.icmp,
+        ];
+        all.least = each.into_iter().min().unwrap_or(0);
+        all
+    }
+}
+
+/// All connections, in a fixed number of places.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    records: Box<[Connection]>,
+    /// The first free place; the others follow by `entries[0]`.
+    free: Option<Slot>,
+    live: u32,
+}
+
+impl Connections {
+    pub(crate) fn new(count: usize) -> Self {
+        let empty = Connection::new(Tracked::Icmp, Tcp::NONE, 0, 0);
+        let mut records: Box<[Connection]> = vec![empty; count].into();
+        for (place, record) in records.iter_mut().enumerate() {
+            record.entries[0] = (place + 1 < count).then(|| Slot::new(place + 1));
+        }
+        Self { records, free: (count > 0).then(|| Slot::new(0)), live: 0 }
+    }
+
+    pub(crate) const fn live(&self) -> u32 {
+        self.live
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, index: ConnectionIndex) -> &Connection {
+        &self.records[index.0 as usize]
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, index: ConnectionIndex) -> &mut Connection {
+        &mut self.records[index.0 as usize]
+    }
+
+    pub(crate) fn take(&mut self, connection: Connection) -> Option<ConnectionIndex> {
+        let place = self.free?;
+        let record = &mut self.records[place.get()];
+        self.free = record.entries[0];
+        *record = Connection { entries: [None; 2], ..connection };
+        self.live += 1;
+        Some(ConnectionIndex(place.raw()))
+    }
+
+    pub(crate) fn give_back(&mut self, index: ConnectionIndex) {
+        let record = &mut self.records[index.0 as usize];
+        record.entries = [self.free, None];
+        self.free = Some(Slot::at(index.0));
+        self.live -= 1;
+    }
+}
