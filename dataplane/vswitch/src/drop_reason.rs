@@ -110,12 +110,24 @@ drop_reasons! {
     RouteNextHopUnknown,
     /// No rule of the port's security groups allows it, or one denies it.
     SecurityGroupDenied,
+    /// A new connection of a filtered port finds the table, or the port's share of it, full of established ones.
+    ConnectionTableFull,
+    /// An ICMP error about, or an answer to, nothing that was sent.
+    IcmpUnrelated,
+    /// A piece of a packet whose first piece, which has the ports, did not come before it.
+    FragmentUnmatched,
+    /// A piece of a packet that could hide its ports or its TCP header from the rules.
+    FragmentInvalid,
     /// Flags that no TCP sets together.
     TcpFlagsInvalid,
     /// The segment is outside of what the connection's ends can have sent.
     TcpOutOfWindow,
     /// A segment in the middle of a connection that the switch does not know.
     TcpNoConnection,
+    /// The packet is for the router itself, which answers ARP, ND and pings of its guests only.
+    RouterUnserved,
+    /// A router is to forward the packet, and its time to live ends there.
+    TimeToLiveExceeded,
     /// The next hop to the remote VTEP has not answered ARP yet.
     NextHopUnresolved,
     /// From the wire: the destination MAC is another machine's.

@@ -21,11 +21,13 @@
 //!
 //! Not here: ports, threads and DPDK (`plinth-ports`, `plinth-switchd`).
 
+mod carry;
 mod config_error;
 mod counters;
 mod drop_reason;
 mod flow;
 pub mod fuzz;
+mod judge;
 mod limits;
 mod lookup;
 mod neighbors;

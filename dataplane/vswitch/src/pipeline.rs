@@ -7,12 +7,13 @@
 //! 3. Every flow's packet is looked up. A hit does what its entry says; a miss asks the stages,
 //!    which decide once, and keeps the decision. Either way the same function carries it out.
 
-use crate::flow::{Action, Found, Hashed, Ingress, NoRoom, Way};
-use crate::snapshot::{Port, Snapshot};
+use crate::flow::Ingress;
+use crate::judge::Judge;
+use crate::snapshot::Snapshot;
 use crate::stages::answer::{self, Answer, Asker};
 use crate::stages::parse::{Class, Parsed, parse};
 use crate::stages::tunnel::{self, Decapsulated};
-use crate::stages::{forward, guard, underlay};
+use crate::stages::{guard, underlay};
 use crate::switch::Switch;
 use crate::{DropReason, Packet, PortIndex, Verdict};
 use plinth_ids::{Moment, Vni};
@@ -23,20 +24,31 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Waiting {
     is_waiting: bool,
-    parsed: Parsed,
-    hash: u64,
+    pub(crate) parsed: Parsed,
+    pub(crate) hash: u64,
     /// The VPC that it came in: its port's, or its tunnel header's.
-    vni: Vni,
+    pub(crate) vni: Vni,
     /// Set for a packet from the wire.
-    tunnel: Option<Decapsulated>,
+    pub(crate) tunnel: Option<Decapsulated>,
+    /// Whether it is a piece of a packet, and the key that of the whole packet's flow.
+    pub(crate) is_piece: bool,
+    /// Where the flow table probably has it.
+    place: usize,
 }
 
 /// Of a packet whose VPC is not known yet.
 const NO_VNI: Vni = Vni::new(0).expect("0 fits 24 bits");
 
 impl Waiting {
-    pub(crate) const NOTHING: Self =
-        Self { is_waiting: false, parsed: Parsed::NOTHING, hash: 0, vni: NO_VNI, tunnel: None };
+    pub(crate) const NOTHING: Self = Self {
+            is_waiting: false,
+            parsed: Parsed::NOTHING,
+            hash: 0,
+            vni: NO_VNI,
+            tunnel: None,
+            is_piece: false,
+            place: 0,
+        };
 }
 
 /// After the first pass, a packet either waits for the table or is done.
@@ -59,13 +71,16 @@ pub(crate) fn run(switch: &mut Switch, now: Moment, packets: &mut [Packet]) {
             Err(reason) => packet.set_verdict(Verdict::Drop(reason)),
         }
     }
-    let waiting_now = &waiting[..packets.len()];
-    for flow in waiting_now.iter().filter(|flow| flow.is_waiting) {
-        switch.flows.touch(flow.hash);
+    let waiting_now = &mut waiting[..packets.len()];
+    for flow in waiting_now.iter_mut().filter(|flow| flow.is_waiting) {
+        flow.place = switch.flows.touch(flow.hash);
     }
-    for (packet, flow) in packets.iter_mut().zip(waiting_now) {
+    for flow in waiting_now.iter().filter(|flow| flow.is_waiting) {
+        switch.flows.touch_connection(flow.place);
+    }
+    for (packet, flow) in packets.iter_mut().zip(&*waiting_now) {
         if flow.is_waiting {
-            let verdict = decide(switch, &snapshot, now, packet, flow);
+            let verdict = Judge { switch, snapshot: &snapshot, now, packet, flow }.decide();
             packet.set_verdict(verdict.unwrap_or_else(Verdict::Drop));
         }
         count(switch, packet);
@@ -179,84 +194,6 @@ fn put(packet: &mut Packet, answer: &Answer) -> Verdict {
         Answer::Silence => return Verdict::Absorbed,
     }
     Verdict::Send(packet.port())
-}
-
-/// The third pass for one packet: what its flow's entry says, or the stages.
-fn decide(
-    switch: &mut Switch,
-    snapshot: &Snapshot,
-    now: Moment,
-    packet: &mut Packet,
-    flow: &Waiting,
-) -> Result<Verdict, DropReason> {
-    let length = packet.output_length();
-    let parsed = &flow.parsed;
-    if let Found::Fresh(slot) = switch.flows.find(now, flow.hash, &parsed.key, parsed.expected) {
-        switch.flow_counters.hits += 1;
-        switch.flows.count(slot, length);
-        let action = switch.flows.entry(slot).action;
-        return carry_out(switch, snapshot, packet, action, flow);
-    }
-    switch.flow_counters.misses += 1;
-    let decision = match flow.tunnel {
-        Some(from) => forward::inbound(snapshot, from.vni, &flow.parsed)?,
-        None => {
-            let index = packet.port();
-            let port = snapshot.port(index).ok_or(DropReason::PortUnknown)?;
-            let source_port = tunnel::source_port(flow.hash);
-            forward::outbound(snapshot, index, port, &flow.parsed, source_port)?
-        }
-    };
-    let forward::Decision { action, owner } = decision;
-    let hashed = Hashed { key: parsed.key, hash: flow.hash };
-    let way = Way { action, route: None };
-    match switch.flows.keep(now, &hashed, parsed.expected, way, owner) {
-        Ok(slot) => {
-            switch.flow_counters.made += 1;
-            switch.flows.count(slot, length);
-        }
-        Err(NoRoom::TableFull) => switch.flow_counters.refused_table_full += 1,
-        Err(NoRoom::ShareUsed) => switch.flow_counters.refused_share_used += 1,
-    }
-    carry_out(switch, snapshot, packet, action, flow)
-}
-
-/// Does to a packet what was decided for its flow.
-fn carry_out(
-    switch: &Switch,
-    snapshot: &Snapshot,
-    packet: &mut Packet,
-    action: Action,
-    flow: &Waiting,
-) -> Result<Verdict, DropReason> {
-    match action {
-        Action::Deliver(to) => {
-            let port = isolated(snapshot, to, flow.vni)?;
-            if packet.output_length() > port.frame_length_max {
-                return Err(DropReason::PortMtuExceeded);
-            }
-            Ok(Verdict::Send(to))
-        }
-        Action::Encapsulate { tunnel, source_port } => {
-            let uplink = snapshot.uplink.as_ref().ok_or(DropReason::PortUnknown)?;
-            let way = (tunnel, flow.vni, source_port);
-            tunnel::encapsulate(snapshot, uplink, &switch.neighbors, packet, way)?;
-            Ok(Verdict::Send(PortIndex::UPLINK))
-        }
-        Action::Drop(reason) => Err(reason),
-    }
-}
-
-/// The port that a packet goes to.
-///
-/// # Panics
-/// If it is another VPC's. The stages and the key make that impossible; a bug that broke one of
-/// them must stop the switch and not leak a tenant's packet. It costs one comparison of numbers
-/// that are in the cache.
-fn isolated(snapshot: &Snapshot, to: PortIndex, vni: Vni) -> Result<&Port, DropReason> {
-    let port = snapshot.port(to).ok_or(DropReason::PortUnknown)?;
-    assert!(port.vni == vni, "a packet of vni {vni} was sent to {} of vni {}", port.id, port.vni);
-    Ok(port)
 }
 
 fn count(switch: &mut Switch, packet: &Packet) {

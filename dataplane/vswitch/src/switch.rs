@@ -58,6 +58,8 @@ pub struct Switch {
     pub(crate) flow_counters: FlowCounters,
     /// By [`PortIndex`]: how many ports had this place.
     pub(crate) incarnations: Box<[u32]>,
+    /// Until then, TCP connections are picked up in their middle.
+    pub(crate) grace_until: Moment,
     /// Scratch of one burst.
     pub(crate) waiting: Vec<Waiting>,
 }
@@ -74,6 +76,7 @@ impl Switch {
             counters: vec![PortCounters::ZERO; usize::from(limits.ports) + 1].into(),
             flow_counters: FlowCounters::default(),
             incarnations: vec![0; usize::from(limits.ports) + 1].into(),
+            grace_until: Moment::ZERO,
             waiting: vec![Waiting::NOTHING; BURST_MAX],
         }
     }
@@ -104,6 +107,13 @@ impl Switch {
         }
         self.flows.next_generation();
         std::mem::replace(&mut self.snapshot, snapshot)
+    }
+
+    /// Until then, a segment in the middle of a TCP connection that nobody knows is taken for one
+    /// whose beginning happened before the switch was started, if the rules allow a connection
+    /// between the two. Its windows are not known and not checked.
+    pub const fn begin_grace(&mut self, until: Moment) {
+        self.grace_until = until;
     }
 
     /// Checks a configuration and puts it into force: compile and install in one, for drivers

@@ -45,14 +45,33 @@ impl IcmpHeader {
         }
     }
 
-    /// The reply to this echo request. The payload stays, so the checksum is updated and a wrong
+    /// The reply to this echo request of either version. The payload stays, so the checksum is updated and a wrong
     /// one stays wrong: the asker sees what the wire did to it.
     #[must_use]
     pub fn echo_reply(&self) -> Self {
         let word = |kind| u16::from_be_bytes([kind, self.code]);
-        let (old, new) = (word(self.kind), word(ICMP_ECHO_REPLY));
+        let kind = Self::reply_to(self.kind);
+        let (old, new) = (word(self.kind), word(kind));
         let checksum = Be16::new(checksum::update(self.checksum.get(), old, new));
-        Self { kind: ICMP_ECHO_REPLY, checksum, ..*self }
+        Self { kind, checksum, ..*self }
+    }
+
+    /// As [`Self::echo_reply`], of either version, for a message whose checksum is not taken yet.
+    #[must_use]
+    pub const fn echo_reply_unsummed(mut self) -> Self {
+        self.kind = Self::reply_to(self.kind);
+        self
+    }
+
+    const fn reply_to(kind: u8) -> u8 {
+        if kind == ICMPV6_ECHO_REQUEST { ICMPV6_ECHO_REPLY } else { ICMP_ECHO_REPLY }
+    }
+
+    /// The header with the checksum of its message.
+    #[must_use]
+    pub const fn with_checksum(mut self, checksum: u16) -> Self {
+        self.checksum = Be16::new(checksum);
+        self
     }
 
     /// The message's type; `type` is a word of Rust's.

@@ -101,6 +101,29 @@ impl Ipv4Header {
         self.total_length = Be16::new(total_length);
     }
 
+    /// Counts the time to live down by one hop and keeps the checksum right. `false`, and nothing
+    /// done, when there is no hop left.
+    #[inline]
+    #[must_use]
+    pub fn hop(&mut self) -> bool {
+        if self.time_to_live <= 1 {
+            return false;
+        }
+        let word = |ttl| u16::from_be_bytes([ttl, self.protocol]);
+        let (old, new) = (word(self.time_to_live), word(self.time_to_live - 1));
+        self.checksum = Be16::new(checksum::update(self.checksum.get(), old, new));
+        self.time_to_live -= 1;
+        true
+    }
+
+    /// The piece that this is of a packet: its number, where it begins in it in bytes, and whether
+    /// more pieces follow.
+    pub const fn piece(&self) -> (u16, u16, bool) {
+        let fragment = self.fragment.get();
+        let start = (fragment & FRAGMENT_OFFSET) * 8;
+        (self.identification.get(), start, fragment & MORE_FRAGMENTS != 0)
+    }
+
     /// The header of an answer to this packet: addresses exchanged, a fresh time to live, the
     /// checksum right. Options stay as they are.
     #[must_use]

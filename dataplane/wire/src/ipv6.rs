@@ -95,6 +95,17 @@ impl Ipv6Header {
         }
     }
 
+    /// Counts the hop limit down by one. `false`, and nothing done, when there is no hop left.
+    #[inline]
+    #[must_use]
+    pub const fn hop(&mut self) -> bool {
+        if self.hop_limit <= 1 {
+            return false;
+        }
+        self.hop_limit -= 1;
+        true
+    }
+
     pub const fn source(&self) -> Ipv6Addr {
         Ipv6Addr::from_octets(self.source)
     }
@@ -117,6 +128,11 @@ impl Ipv6Header {
     }
 }
 
+/// Whether a next-header value is that of an extension header, which others may follow.
+pub const fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS)
+}
+
 /// Walks from the fixed header to what it carries. `bytes` start at the IPv6 header and were
 /// parsed into `ip`; they may be fewer than the packet.
 ///
@@ -125,11 +141,7 @@ pub fn upper_layer(bytes: &[u8], ip: &Ipv6<'_>) -> Result<UpperLayer, Ipv6Error>
     let mut protocol = ip.header.next_header;
     let mut offset = Ipv6Header::LENGTH;
     for _ in 0..=EXTENSION_HEADERS_MAX {
-        let is_extension = matches!(
-            protocol,
-            HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS
-        );
-        if !is_extension {
+        if !is_extension(protocol) {
             return Ok(UpperLayer { protocol, offset, is_fragment: false });
         }
         if offset + 8 > ip.length {

@@ -79,6 +79,11 @@ impl Segment {
         self.flags & (SYN | ACK | FIN | RST) == SYN
     }
 
+    /// Whether it may be of a connection that is established.
+    pub(crate) const fn continues(&self) -> bool {
+        self.flags & (SYN | RST | ACK) == ACK
+    }
+
     /// Whether no stack sets these flags together.
     pub(crate) const fn is_nonsense(&self) -> bool {
         let of_syn = self.has(SYN) && self.flags & (FIN | RST) != 0;

@@ -3,7 +3,9 @@
 
 use super::guard;
 use super::parse::Parsed;
-use crate::flow::Action;
+use super::tunnel;
+use crate::flow::{Action, Way};
+use crate::pipeline::Waiting;
 use crate::snapshot::{Destination, Port, Snapshot};
 use crate::{DropReason, PortIndex};
 use plinth_ids::Vni;
@@ -11,14 +13,29 @@ use plinth_ids::Vni;
 /// A decision about a flow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Decision {
-    pub(crate) action: Action,
+    pub(crate) way: Way,
     /// The guest port in whose share of the flow table it may be kept.
     pub(crate) owner: PortIndex,
 }
 
+/// Judges a packet that came in at `ingress`.
+pub(crate) fn judge(
+    snapshot: &Snapshot,
+    ingress: PortIndex,
+    flow: &Waiting,
+) -> Result<Decision, DropReason> {
+    match flow.tunnel {
+        Some(from) => inbound(snapshot, from.vni, &flow.parsed),
+        None => {
+            let port = snapshot.port(ingress).ok_or(DropReason::PortUnknown)?;
+            outbound(snapshot, ingress, port, &flow.parsed, tunnel::source_port(flow.hash))
+        }
+    }
+}
+
 /// Judges a guest's packet. An error is a drop that is judged anew every time: a guest must not
 /// fill the table with packets that it may not send.
-pub(crate) fn outbound(
+fn outbound(
     snapshot: &Snapshot,
     index: PortIndex,
     port: &Port,
@@ -37,12 +54,12 @@ pub(crate) fn outbound(
         Some(Destination::Remote(tunnel)) => Action::Encapsulate { tunnel, source_port },
         None => Action::Drop(DropReason::DestinationUnknown),
     };
-    Ok(Decision { action, owner: index })
+    Ok(Decision { way: Way { action, route: None }, owner: index })
 }
 
 /// Judges a packet that came through a tunnel: it goes to a port here or nowhere, never back into
 /// a tunnel, so that no loop can arise.
-pub(crate) fn inbound(
+fn inbound(
     snapshot: &Snapshot,
     vni: Vni,
     parsed: &Parsed,
@@ -51,7 +68,10 @@ pub(crate) fn inbound(
         return Err(guard::reason_of_group(parsed));
     }
     match snapshot.destination(vni, parsed.expected.destination()) {
-        Some(Destination::Local(to)) => Ok(Decision { action: Action::Deliver(to), owner: to }),
+        Some(Destination::Local(to)) => {
+            let way = Way { action: Action::Deliver(to), route: None };
+            Ok(Decision { way, owner: to })
+        },
         Some(Destination::Remote(_)) | None => Err(DropReason::DestinationUnknown),
     }
 }

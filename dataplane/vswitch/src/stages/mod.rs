@@ -16,5 +16,6 @@ pub(crate) mod answer;
 pub(crate) mod forward;
 pub(crate) mod guard;
 pub(crate) mod parse;
+pub(crate) mod security;
 pub(crate) mod tunnel;
 pub(crate) mod underlay;

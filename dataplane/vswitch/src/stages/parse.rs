@@ -169,8 +169,7 @@ impl Frame<'_> {
 /// Fills in what stands for the ports of an ICMP message, and what it is.
 fn icmp_class(icmp: &IcmpHeader, parsed: &mut Parsed) {
     let (kind, is_ipv4) = (icmp.kind(), parsed.key.is_ipv4());
-    let message = u16::from_be_bytes([kind, icmp.code()]);
-    let identifier = if has_identifier(kind, is_ipv4) { icmp.identifier() } else { 0 };
+    let (identifier, message) = icmp_ports(icmp, is_ipv4);
     parsed.key.set_ports(identifier, message);
     if !is_ipv4 && is_nd(kind) {
         parsed.class = Class::Nd(kind);
@@ -179,14 +178,21 @@ fn icmp_class(icmp: &IcmpHeader, parsed: &mut Parsed) {
     }
 }
 
+/// What stands for the ports of an ICMP message.
+pub(crate) const fn icmp_ports(icmp: &IcmpHeader, is_ipv4: bool) -> (u16, u16) {
+    let kind = icmp.kind();
+    let identifier = if has_identifier(kind, is_ipv4) { icmp.identifier() } else { 0 };
+    (identifier, u16::from_be_bytes([kind, icmp.code()]))
+}
+
 /// The messages that carry the beginning of another packet (RFC 792, RFC 4443 section 2.1). An
 /// IPv4 redirect is one too.
-const fn is_error(kind: u8, is_ipv4: bool) -> bool {
+pub(crate) const fn is_error(kind: u8, is_ipv4: bool) -> bool {
     if is_ipv4 { matches!(kind, 3 | 4 | 5 | 11 | 12) } else { kind < 128 }
 }
 
 /// The messages that the switch answers or forbids itself. A router solicitation is none: it goes
 /// to a group, where nobody hears it.
-const fn is_nd(kind: u8) -> bool {
+pub(crate) const fn is_nd(kind: u8) -> bool {
     matches!(kind, ND_SOLICITATION | ND_ADVERTISEMENT | ND_ROUTER_ADVERTISEMENT | ND_REDIRECT)
 }

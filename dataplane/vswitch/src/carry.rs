@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Does to a packet what was decided for its flow.
+
+use crate::flow::{Action, Route, Way};
+use crate::pipeline::Waiting;
+use crate::snapshot::{Port, Snapshot};
+use crate::stages::tunnel;
+use crate::switch::Switch;
+use crate::{DropReason, Packet, PortIndex, Verdict};
+use plinth_ids::Vni;
+use plinth_wire::{EthernetHeader, Ipv4Header, Ipv6Header};
+
+/// Sends a packet on its way, edited, or says why not.
+#[inline]
+pub(crate) fn carry_out(
+    switch: &Switch,
+    snapshot: &Snapshot,
+    packet: &mut Packet,
+    way: Way,
+    flow: &Waiting,
+) -> Result<Verdict, DropReason> {
+    let vni = match way.route {
+        None => flow.vni,
+        Some(route) => {
+            hop(packet, &route, flow.parsed.key.is_ipv4())?;
+            route.vni
+        }
+    };
+    match way.action {
+        Action::Deliver(to) => {
+            let port = isolated(snapshot, to, vni)?;
+            if packet.output_length() > port.frame_length_max {
+                return Err(DropReason::PortMtuExceeded);
+            }
+            Ok(Verdict::Send(to))
+        }
+        Action::Encapsulate { tunnel, source_port } => {
+            let uplink = snapshot.uplink.as_ref().ok_or(DropReason::PortUnknown)?;
+            let way = (tunnel, vni, source_port);
+            tunnel::encapsulate(snapshot, uplink, &switch.neighbors, packet, way)?;
+            Ok(Verdict::Send(PortIndex::UPLINK))
+        }
+        Action::Drop(reason) => Err(reason),
+    }
+}
+
+/// What every router does: other MACs, and one hop less to live.
+#[inline]
+fn hop(packet: &mut Packet, route: &Route, is_ipv4: bool) -> Result<(), DropReason> {
+    let head = packet.head_mut();
+    head[..12].copy_from_slice(&route.macs);
+    let ip = &mut head[EthernetHeader::LENGTH..];
+    let is_alive = if is_ipv4 {
+        let ip: &mut [u8; Ipv4Header::LENGTH] = ip.first_chunk_mut().ok_or(DropReason::Truncated)?;
+        bytemuck::cast_mut::<[u8; Ipv4Header::LENGTH], Ipv4Header>(ip).hop()
+    } else {
+        let ip: &mut [u8; Ipv6Header::LENGTH] = ip.first_chunk_mut().ok_or(DropReason::Truncated)?;
+        bytemuck::cast_mut::<[u8; Ipv6Header::LENGTH], Ipv6Header>(ip).hop()
+    };
+    if is_alive { Ok(()) } else { Err(DropReason::TimeToLiveExceeded) }
+}
+
+/// The port that a packet goes to.
+///
+/// # Panics
+/// If it is another VPC's than the packet leaves in. The stages and the key make that impossible;
+/// a bug that broke one of them must stop the switch and not leak a tenant's packet. It costs one
+/// comparison of numbers that are in the cache.
+fn isolated(snapshot: &Snapshot, to: PortIndex, vni: Vni) -> Result<&Port, DropReason> {
+    let port = snapshot.port(to).ok_or(DropReason::PortUnknown)?;
+    assert!(port.vni == vni, "a packet of vni {vni} was sent to {} of vni {}", port.id, port.vni);
+    Ok(port)
+}
