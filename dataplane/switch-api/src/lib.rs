@@ -232,6 +232,15 @@ pub struct FlowStatus {
     pub packets: u64,
     pub bytes: u64,
     pub idle_ms: u64,
+    /// Since its first packet.
+    #[serde(default)]
+    pub age_ms: u64,
+    /// Of its connection, as in `established`; absent where none is followed.
+    #[serde(default)]
+    pub state: Option<String>,
+    /// `forward` as the packet that began the connection, or `back`.
+    #[serde(default)]
+    pub direction: Option<String>,
 }
 
 /// `reason` is the drop reason's one name, as in docs and counters.

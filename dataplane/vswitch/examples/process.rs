@@ -95,7 +95,10 @@ impl Bench {
 
     /// Sends frames in bursts; says how long the machine took for all of them, and for loading
     /// them.
-    fn run(&mut self, frames: &mut dyn Iterator<Item = (PortIndex, [u8; 64])>) -> (Duration, usize, usize) {
+    fn run(
+        &mut self,
+        frames: &mut dyn Iterator<Item = (PortIndex, [u8; 64])>,
+    ) -> (Duration, usize, usize) {
         let (mut spent, mut count, mut sent) = (Duration::ZERO, 0, 0);
         loop {
             let mut length = 0;
@@ -140,7 +143,8 @@ fn measure(is_filtered: bool, protocol: Protocol, flows: u32) {
         begins.push(nanoseconds(spent, count));
         let answer = first | TcpHeader::ACK;
         bench.run(&mut (0..flows).map(|flow| (back, frame(flow, protocol, true, answer))));
-        bench.run(&mut (0..flows).map(|flow| (there, frame(flow, protocol, false, TcpHeader::ACK))));
+        bench
+            .run(&mut (0..flows).map(|flow| (there, frame(flow, protocol, false, TcpHeader::ACK))));
         let mut state = 0x9e37_79b9_7f4a_7c15 + u64::try_from(round).unwrap();
         let packets = 2_000_000;
         let mut frames = (0..packets).map(|number| {

@@ -48,16 +48,30 @@ pub(crate) fn carry_out(
 #[inline]
 fn hop(packet: &mut Packet, route: &Route, is_ipv4: bool) -> Result<(), DropReason> {
     let head = packet.head_mut();
-    head[..12].copy_from_slice(&route.macs);
     let ip = &mut head[EthernetHeader::LENGTH..];
     let is_alive = if is_ipv4 {
-        let ip: &mut [u8; Ipv4Header::LENGTH] = ip.first_chunk_mut().ok_or(DropReason::Truncated)?;
+        let ip: &mut [u8; Ipv4Header::LENGTH] =
+            ip.first_chunk_mut().ok_or(DropReason::Truncated)?;
         bytemuck::cast_mut::<[u8; Ipv4Header::LENGTH], Ipv4Header>(ip).hop()
     } else {
-        let ip: &mut [u8; Ipv6Header::LENGTH] = ip.first_chunk_mut().ok_or(DropReason::Truncated)?;
+        let ip: &mut [u8; Ipv6Header::LENGTH] =
+            ip.first_chunk_mut().ok_or(DropReason::Truncated)?;
         bytemuck::cast_mut::<[u8; Ipv6Header::LENGTH], Ipv6Header>(ip).hop()
     };
-    if is_alive { Ok(()) } else { Err(DropReason::TimeToLiveExceeded) }
+    if !is_alive {
+        return Err(DropReason::TimeToLiveExceeded);
+    }
+    head[..12].copy_from_slice(&route.macs);
+    Ok(())
+}
+
+/// Whether a router may still forward the packet; asked before anything is kept for its sake.
+pub(crate) fn check_alive(packet: &Packet, is_ipv4: bool) -> Result<(), DropReason> {
+    let place = EthernetHeader::LENGTH + if is_ipv4 { 8 } else { 7 };
+    match packet.head().get(place) {
+        Some(0 | 1) => Err(DropReason::TimeToLiveExceeded),
+        _ => Ok(()),
+    }
 }
 
 /// The port that a packet goes to.

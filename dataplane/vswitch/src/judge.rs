@@ -11,15 +11,17 @@
 //! The stages (who may send, where it goes) judge a packet; the rules judge a connection, in the
 //! direction in which it was begun, once for every configuration.
 
-use crate::carry::carry_out;
+use crate::carry::{carry_out, check_alive};
 use crate::flow::{
-    Action, Connection, ConnectionIndex, Direction, Followed, Found, Hashed, Ingress, NoRoom,
-    Segment, Slot, Tcp, Tracked, Way, is_question, milliseconds,
+    Action, Connection, ConnectionIndex, Direction, FlowKey, Followed, Found, Hashed, Ingress,
+    NoRoom, Segment, Slot, Tcp, Tracked, Way, is_question, milliseconds,
 };
-use crate::pipeline::Waiting;
+use crate::pipeline::{Waiting, Wholeness};
 use crate::snapshot::Snapshot;
-use crate::stages::forward::{self, Decision};
+use crate::stages::forward::{self, Decision, Judgment};
+use crate::stages::parse::Class;
 use crate::stages::security::{self, Ends};
+use crate::stages::{piece, related, router};
 use crate::switch::Switch;
 use crate::{DropReason, Packet, PortIndex, Verdict};
 use plinth_ids::Moment;
@@ -40,6 +42,9 @@ impl Judge<'_> {
     pub(crate) fn decide(&mut self) -> Result<Verdict, DropReason> {
         let Self { switch, flow, .. } = self;
         let parsed = &flow.parsed;
+        if parsed.class == Class::Error {
+            return self.judge(None);
+        }
         let slot = match switch.flows.find(self.now, flow.hash, &parsed.key, parsed.expected) {
             Found::Fresh(slot) => slot,
             Found::Stale(slot) => return self.judge(Some(slot)),
@@ -65,22 +70,108 @@ impl Judge<'_> {
     #[inline(never)]
     fn judge(&mut self, found: Option<Slot>) -> Result<Verdict, DropReason> {
         self.switch.flow_counters.misses += 1;
-        let decision = forward::judge(self.snapshot, self.packet.port(), self.flow)?;
-        let ends = Ends::new(self.snapshot, self.packet.port(), decision.way.action);
-        if matches!(decision.way.action, Action::Drop(_)) || !ends.are_filtered() {
-            self.keep(&decision);
-        } else {
-            let link = found.and_then(|slot| self.switch.flows.entry(slot).link.get());
-            let is_kept = match link {
-                Some((connection, direction)) => self.again(connection, direction, &ends)?,
-                None => false,
-            };
-            let slot = if is_kept { found } else { self.begin(&decision, &ends)? };
-            if let Some(slot) = slot {
-                self.settle(slot, &decision);
+        let (snapshot, key) = (self.snapshot, &self.flow.parsed.key);
+        let decision = match forward::judge(snapshot, self.packet.port(), self.flow)? {
+            Judgment::Forward(decision) => decision,
+            Judgment::Router => {
+                router::answer_echo(self.packet, &self.flow.parsed)?;
+                return Ok(Verdict::Send(self.packet.port()));
             }
+        };
+        if decision.way.route.is_some() {
+            check_alive(self.packet, key.is_ipv4())?;
         }
-        carry_out(self.switch, self.snapshot, self.packet, decision.way, self.flow)
+        let ends = Ends::new(snapshot, self.packet.port(), decision.way.action);
+        let is_filtered = ends.are_filtered() && !matches!(decision.way.action, Action::Drop(_));
+        match self.flow.parsed.class {
+            Class::Error if is_filtered => self.check_related(&ends, decision.way.action)?,
+            Class::Error => {}
+            _ if !is_filtered => self.keep(&decision),
+            _ if key.is_fragment() => return self.decide_piece(),
+            _ => self.connect(found, &decision, &ends)?,
+        }
+        carry_out(self.switch, snapshot, self.packet, decision.way, self.flow)
+    }
+
+    /// Finds the packet its connection, or makes one.
+    fn connect(
+        &mut self,
+        found: Option<Slot>,
+        decision: &Decision,
+        ends: &Ends<'_>,
+    ) -> Result<(), DropReason> {
+        let link = found.and_then(|slot| self.switch.flows.entry(slot).link.get());
+        let is_kept = match link {
+            Some((connection, _)) if !self.is_openers(link, decision.way.action) => {
+                self.switch.flows.close(connection);
+                false
+            }
+            Some((connection, direction)) => self.again(connection, direction, ends)?,
+            None => false,
+        };
+        let slot = if is_kept { found } else { self.begin(decision, ends)? };
+        if let Some(slot) = slot {
+            self.settle(slot, decision);
+        }
+        Ok(())
+    }
+
+    /// Whether a packet that goes this way goes to whoever has begun its connection, or is from
+    /// him. Another port here that has his address now has asked for nothing; who comes or goes
+    /// through a tunnel may have moved with what he is.
+    fn is_openers(&self, link: Option<(ConnectionIndex, Direction)>, action: Action) -> bool {
+        let Some((connection, Direction::Back)) = link else { return true };
+        let opener = self.switch.flows.connection(connection).entry(Direction::Forward);
+        let Some(opener) = opener else { return true };
+        let opener = self.switch.flows.entry(opener).key.ingress();
+        let now = self.answers_come_in(action);
+        let is_remote = |ingress: Ingress| ingress.place == PortIndex::UPLINK.0;
+        opener == now || is_remote(opener) || is_remote(now)
+    }
+
+    /// An ICMP error passes if the packet that it is about is of a connection.
+    fn check_related(&mut self, ends: &Ends<'_>, action: Action) -> Result<(), DropReason> {
+        let parsed = &self.flow.parsed;
+        let ingress = parsed.key.ingress();
+        let key = related::flow_of(self.packet.head(), parsed, ingress);
+        let flow = self.switch.flows.hashed(key.ok_or(DropReason::IcmpUnrelated)?);
+        let flows = &self.switch.flows;
+        let slot = flows.locate(flow.hash, &flow.key).ok_or(DropReason::IcmpUnrelated)?;
+        let link = flows.entry(slot).link.get();
+        let (connection, direction) = link.ok_or(DropReason::IcmpUnrelated)?;
+        if !self.is_openers(link, action) {
+            return Err(DropReason::IcmpUnrelated);
+        }
+        self.check_allowed(connection, direction, ends, &flow.key)
+    }
+
+    /// A piece of a packet has the fate of its flow, which the first piece names.
+    fn decide_piece(&mut self) -> Result<Verdict, DropReason> {
+        let parsed = &self.flow.parsed;
+        let piece = piece::read(self.packet.head(), parsed)?;
+        let mut key = parsed.key;
+        let [a, b, c, d] = piece.number.to_be_bytes();
+        key.set_ports(u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+        let pieces = self.switch.flows.hashed(key);
+        let (ports, wholeness) = match piece.ports {
+            Some(ports) => (ports, Wholeness::First),
+            None => {
+                let found = self.switch.fragments.find(self.now, pieces.hash, &pieces.key);
+                (found.ok_or(DropReason::FragmentUnmatched)?, Wholeness::Later)
+            }
+        };
+        let mut whole = *self.flow;
+        whole.parsed.key.set_whole();
+        whole.parsed.key.set_ports(ports.0, ports.1);
+        whole.hash = self.switch.flows.hash(&whole.parsed.key);
+        whole.wholeness = wholeness;
+        let Self { switch, snapshot, now, packet, .. } = self;
+        let (snapshot, now) = (*snapshot, *now);
+        let verdict = Judge { switch, snapshot, now, packet, flow: &whole }.decide()?;
+        if wholeness == Wholeness::First && piece.has_others {
+            self.switch.fragments.remember(now, pieces.hash, &pieces.key, ports);
+        }
+        Ok(verdict)
     }
 
     /// Keeps a decision that needs no connection; where there is no room, the packet is sent all
@@ -113,13 +204,9 @@ impl Judge<'_> {
         &mut self,
         connection: ConnectionIndex,
         direction: Direction,
-        ends: &Ends,
+        ends: &Ends<'_>,
     ) -> Result<bool, DropReason> {
-        let generation = self.switch.flows.generation();
-        if self.switch.flows.connection(connection).generation != generation {
-            self.still_allowed(connection, direction, ends)?;
-            self.switch.flows.connection_mut(connection).generation = generation;
-        }
+        self.check_allowed(connection, direction, ends, &self.flow.parsed.key)?;
         if self.switch.flows.connection(connection).tracked == Tracked::Tcp {
             if self.follow(connection, direction)? == Followed::Reopens {
                 self.switch.flows.close(connection);
@@ -131,14 +218,19 @@ impl Judge<'_> {
         Ok(true)
     }
 
-    /// Judges a connection by the rules in force, as if it were begun now.
-    fn still_allowed(
+    /// Judges a connection by the rules in force, as if it were begun now; once for each
+    /// configuration. `key` is that of its packets in this direction.
+    fn check_allowed(
         &mut self,
         connection: ConnectionIndex,
         direction: Direction,
-        ends: &Ends,
+        ends: &Ends<'_>,
+        key: &FlowKey,
     ) -> Result<(), DropReason> {
-        let key = &self.flow.parsed.key;
+        let generation = self.switch.flows.generation();
+        if self.switch.flows.connection(connection).generation == generation {
+            return Ok(());
+        }
         let verdict = match direction {
             Direction::Forward => security::permit(self.snapshot, ends, key),
             Direction::Back => {
@@ -148,6 +240,8 @@ impl Judge<'_> {
         };
         if verdict.is_err() {
             self.switch.flows.close(connection);
+        } else {
+            self.switch.flows.connection_mut(connection).generation = generation;
         }
         verdict
     }
@@ -160,10 +254,12 @@ impl Judge<'_> {
         direction: Direction,
     ) -> Result<Followed, DropReason> {
         let connection = self.switch.flows.connection_mut(connection);
-        // Of the pieces of a packet, none says how long it is.
-        if self.flow.is_piece {
+        if self.flow.wholeness != Wholeness::Whole {
+            // Of the pieces of a packet, none says how long it is.
             connection.tcp.is_loose = true;
-            return Ok(Followed::Accepted);
+            if self.flow.wholeness == Wholeness::Later {
+                return Ok(Followed::Accepted);
+            }
         }
         let segment = segment(self.packet, self.flow)?;
         connection.tcp.follow(direction.number(), &segment)
@@ -171,7 +267,10 @@ impl Judge<'_> {
 
     /// The first packet of a connection, or of none. Gives the place of its entry, if it has one
     /// that is to be settled.
-    fn begin(&mut self, decision: &Decision, ends: &Ends) -> Result<Option<Slot>, DropReason> {
+    fn begin(&mut self, decision: &Decision, ends: &Ends<'_>) -> Result<Option<Slot>, DropReason> {
+        if self.flow.wholeness == Wholeness::Later {
+            return Err(DropReason::FragmentUnmatched);
+        }
         let key = &self.flow.parsed.key;
         let Some(answer) = key.answer(self.answers_come_in(decision.way.action)) else {
             // A message that nothing answers: the rules are asked about each of its kind.
@@ -201,7 +300,7 @@ impl Judge<'_> {
 
     /// What kind of connection begins with the packet, if one may, and which way the packet goes
     /// in it.
-    fn beginning(&self, ends: &Ends) -> Result<(Tracked, Tcp, Direction), DropReason> {
+    fn beginning(&self, ends: &Ends<'_>) -> Result<(Tracked, Tcp, Direction), DropReason> {
         let key = &self.flow.parsed.key;
         if key.protocol() != PROTOCOL_TCP {
             let [kind, _] = key.destination_port().to_be_bytes();
@@ -229,7 +328,7 @@ impl Judge<'_> {
 
     /// Which way a packet goes in a connection whose beginning nobody saw: that which the rules
     /// allow.
-    fn picked_up(&self, ends: &Ends) -> Result<Direction, DropReason> {
+    fn picked_up(&self, ends: &Ends<'_>) -> Result<Direction, DropReason> {
         let key = &self.flow.parsed.key;
         let refused = match security::permit(self.snapshot, ends, key) {
             Ok(()) => return Ok(Direction::Forward),

@@ -26,6 +26,7 @@ mod config_error;
 mod counters;
 mod drop_reason;
 mod flow;
+mod fragments;
 pub mod fuzz;
 mod judge;
 mod limits;

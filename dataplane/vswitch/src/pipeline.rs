@@ -13,7 +13,7 @@ use crate::snapshot::Snapshot;
 use crate::stages::answer::{self, Answer, Asker};
 use crate::stages::parse::{Class, Parsed, parse};
 use crate::stages::tunnel::{self, Decapsulated};
-use crate::stages::{guard, underlay};
+use crate::stages::{guard, router, underlay};
 use crate::switch::Switch;
 use crate::{DropReason, Packet, PortIndex, Verdict};
 use plinth_ids::{Moment, Vni};
@@ -30,10 +30,19 @@ pub(crate) struct Waiting {
     pub(crate) vni: Vni,
     /// Set for a packet from the wire.
     pub(crate) tunnel: Option<Decapsulated>,
-    /// Whether it is a piece of a packet, and the key that of the whole packet's flow.
-    pub(crate) is_piece: bool,
+    pub(crate) wholeness: Wholeness,
     /// Where the flow table probably has it.
     place: usize,
+}
+
+/// Whether what has a flow's key is a packet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Wholeness {
+    Whole,
+    /// Its first piece: the headers are there, and not the length.
+    First,
+    /// Another one: not even those.
+    Later,
 }
 
 /// Of a packet whose VPC is not known yet.
@@ -41,14 +50,14 @@ const NO_VNI: Vni = Vni::new(0).expect("0 fits 24 bits");
 
 impl Waiting {
     pub(crate) const NOTHING: Self = Self {
-            is_waiting: false,
-            parsed: Parsed::NOTHING,
-            hash: 0,
-            vni: NO_VNI,
-            tunnel: None,
-            is_piece: false,
-            place: 0,
-        };
+        is_waiting: false,
+        parsed: Parsed::NOTHING,
+        hash: 0,
+        vni: NO_VNI,
+        tunnel: None,
+        wholeness: Wholeness::Whole,
+        place: 0,
+    };
 }
 
 /// After the first pass, a packet either waits for the table or is done.
@@ -81,11 +90,33 @@ pub(crate) fn run(switch: &mut Switch, now: Moment, packets: &mut [Packet]) {
     for (packet, flow) in packets.iter_mut().zip(&*waiting_now) {
         if flow.is_waiting {
             let verdict = Judge { switch, snapshot: &snapshot, now, packet, flow }.decide();
-            packet.set_verdict(verdict.unwrap_or_else(Verdict::Drop));
+            let verdict = verdict
+                .unwrap_or_else(|reason| refuse(switch, &snapshot, now, packet, (flow, reason)));
+            packet.set_verdict(verdict);
         }
         count(switch, packet);
     }
     switch.waiting = waiting;
+}
+
+/// The end of a packet that is not forwarded, of which its sender may have to be told.
+#[cold]
+fn refuse(
+    switch: &mut Switch,
+    snapshot: &Snapshot,
+    now: Moment,
+    packet: &mut Packet,
+    (flow, reason): (&Waiting, DropReason),
+) -> Verdict {
+    if reason == DropReason::TimeToLiveExceeded
+        && let Some(port) = snapshot.port(packet.port())
+    {
+        let budget = &mut switch.errors;
+        if router::time_exceeded(snapshot, budget, now, packet, &flow.parsed, port).is_some() {
+            return Verdict::Send(packet.port());
+        }
+    }
+    Verdict::Drop(reason)
 }
 
 /// The first pass for one packet.

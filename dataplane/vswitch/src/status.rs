@@ -80,10 +80,13 @@ impl Switch {
         }
         newest.sort_unstable_by(order);
         newest.truncate(limit);
-        newest.into_iter().filter_map(|(_, entry, idle)| self.flow_status(entry, idle)).collect()
+        newest
+            .into_iter()
+            .filter_map(|(age, entry, idle)| self.flow_status(entry, (age, idle)))
+            .collect()
     }
 
-    fn flow_status(&self, entry: &Entry, idle: u32) -> Option<FlowStatus> {
+    fn flow_status(&self, entry: &Entry, (age, idle): (u32, u32)) -> Option<FlowStatus> {
         let key = &entry.key;
         let (port, vni) = self.ingress(key)?;
         let action = match entry.action {
@@ -93,6 +96,8 @@ impl Switch {
             }
             Action::Drop(reason) => reason.name().to_owned(),
         };
+        let connection = entry.link.get();
+        let state = |index| self.flows.connection(index).state_name().to_owned();
         Some(FlowStatus {
             port,
             vni,
@@ -101,6 +106,9 @@ impl Switch {
             packets: entry.packets,
             bytes: entry.bytes,
             idle_ms: idle.into(),
+            age_ms: age.into(),
+            state: connection.map(|(index, _)| state(index)),
+            direction: connection.map(|(_, direction)| direction.name().to_owned()),
         })
     }
 
@@ -125,6 +133,11 @@ impl Switch {
     /// Entries in the flow table, in use or not yet aged out.
     pub const fn flow_count(&self) -> u32 {
         self.flows.live()
+    }
+
+    /// Connections that are followed; each has two of the entries.
+    pub const fn connection_count(&self) -> u32 {
+        self.flows.live_connections()
     }
 }
 

@@ -3,9 +3,11 @@
 
 use crate::counters::PortCounters;
 use crate::flow::FlowTable;
+use crate::fragments::Fragments;
 use crate::neighbors::Neighbors;
 use crate::pipeline::Waiting;
 use crate::snapshot::UplinkTables;
+use crate::stages::router::ErrorBudget;
 use crate::{
     BURST_MAX, ConfigError, DropReason, Limits, Packet, PortChange, PortIndex, Snapshot, Verdict,
 };
@@ -52,6 +54,8 @@ pub struct Switch {
     pub(crate) limits: Limits,
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) flows: FlowTable,
+    pub(crate) fragments: Fragments,
+    pub(crate) errors: ErrorBudget,
     pub(crate) neighbors: Neighbors,
     /// By [`PortIndex`].
     pub(crate) counters: Box<[PortCounters]>,
@@ -72,6 +76,8 @@ impl Switch {
             limits,
             snapshot: Arc::default(),
             flows: FlowTable::new(&limits, seed),
+            fragments: Fragments::new(limits.fragments),
+            errors: ErrorBudget::new(limits.icmp_errors_per_second),
             neighbors: Neighbors::new(limits.next_hops),
             counters: vec![PortCounters::ZERO; usize::from(limits.ports) + 1].into(),
             flow_counters: FlowCounters::default(),

@@ -226,6 +226,21 @@ fn every_reason_happens_to_the_packet_it_is_named_for() {
         // A story of its own in underlay.rs and forwarding.rs.
         DropReason::NextHopUnresolved,
         DropReason::PortUnknown,
+        // Stories of connections.rs.
+        DropReason::SecurityGroupDenied,
+        DropReason::ConnectionTableFull,
+        DropReason::IcmpUnrelated,
+        DropReason::FragmentUnmatched,
+        DropReason::FragmentInvalid,
+        DropReason::TcpFlagsInvalid,
+        DropReason::TcpOutOfWindow,
+        DropReason::TcpNoConnection,
+        // Stories of routing.rs.
+        DropReason::RouteUnknown,
+        DropReason::RouteBlackhole,
+        DropReason::RouteNextHopUnknown,
+        DropReason::RouterUnserved,
+        DropReason::TimeToLiveExceeded,
         // A configuration in which it could happen is refused; a unit test of the stage has it.
         DropReason::UnderlayMtuExceeded,
     ];

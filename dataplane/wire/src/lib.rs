@@ -37,8 +37,8 @@ pub use icmp::{
 };
 pub use ipv4::{Ipv4, Ipv4Error, Ipv4Header};
 pub use ipv6::{
-    EXTENSION_HEADERS_MAX, Ipv6, Ipv6Error, Ipv6Header, UpperLayer, is_extension,
-    link_local_of, upper_layer,
+    EXTENSION_HEADERS_MAX, Ipv6, Ipv6Error, Ipv6Header, UpperLayer, is_extension, link_local_of,
+    upper_layer,
 };
 pub use nd::{
     ND_ADVERTISEMENT, ND_REDIRECT, ND_ROUTER_ADVERTISEMENT, ND_ROUTER_SOLICITATION,

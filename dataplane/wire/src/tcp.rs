@@ -135,7 +135,9 @@ mod tests {
 
     #[test]
     fn options_that_break_their_rules_end_the_search() {
-        for options in [&[3, 3][..], &[3], &[3, 4, 7, 0], &[8, 0, 3, 3, 7], &[8, 1, 3, 3, 7], &[8, 9]] {
+        for options in
+            [&[3, 3][..], &[3], &[3, 4, 7, 0], &[8, 0, 3, 3, 7], &[8, 1, 3, 3, 7], &[8, 9]]
+        {
             assert_eq!(window_scale(options), None, "{options:?}");
         }
     }

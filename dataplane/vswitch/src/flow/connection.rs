@@ -25,6 +25,13 @@ impl Direction {
         }
     }
 
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Back => "back",
+        }
+    }
+
     pub(crate) const fn other(self) -> Self {
         match self {
             Self::Forward => Self::Back,

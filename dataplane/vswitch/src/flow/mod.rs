@@ -10,7 +10,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use connection::{Connection, ConnectionIndex, Direction, Link, Tracked};
+pub(crate) use connection::{Connection, ConnectionIndex, Direction, Tracked};
 pub(crate) use key::{Expected, FlowKey, FlowKind, Ingress, has_identifier, is_question};
 pub(crate) use table::{
     Action, Entry, FlowTable, Found, Hashed, NoRoom, Route, Slot, Way, milliseconds,

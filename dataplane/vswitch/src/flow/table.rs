@@ -364,11 +364,8 @@ impl FlowTable {
         owner: PortIndex,
         connection: Connection,
     ) -> Result<ConnectionIndex, NoRoom> {
-        let index = match self.connections.take(connection) {
-            Some(index) => index,
-            // There is one for every two entries, but some may have lost one.
-            None => return Err(NoRoom::TableFull),
-        };
+        // There is one for every two entries, but some may have lost one.
+        let index = self.connections.take(connection).ok_or(NoRoom::TableFull)?;
         for (flow, direction) in flows.iter().zip([Direction::Forward, Direction::Back]) {
             let link = Link::new(index, direction);
             match self.place(now, flow, owner, link) {

@@ -204,7 +204,11 @@ impl Tcp {
     /// Takes note of a segment that side `from` sent (0 is the opener), or refuses it and stays
     /// as it was.
     #[inline]
-    pub(crate) fn follow(&mut self, from: usize, segment: &Segment) -> Result<Followed, DropReason> {
+    pub(crate) fn follow(
+        &mut self,
+        from: usize,
+        segment: &Segment,
+    ) -> Result<Followed, DropReason> {
         if segment.flags & (SYN | RST | ACK) == ACK && self.state >= TcpState::Answered {
             self.check(from, segment)?;
             self.advance(from, segment);

@@ -2,7 +2,7 @@
 //! The flow table and its connections, against books that are kept beside them.
 
 use super::connection::{Connection, Direction, Link, Tracked};
-use super::table::{Action, FlowTable, Found, Hashed, NoRoom, Slot, Way, WAYS, tag_of};
+use super::table::{Action, FlowTable, Found, Hashed, NoRoom, Slot, WAYS, Way, tag_of};
 use super::tcp::{Segment, Tcp};
 use super::{Expected, FlowKey, FlowKind, Ingress};
 use crate::{Limits, PortIndex, Timeouts};
@@ -48,8 +48,8 @@ impl FlowTable {
             if let Some((connection, direction)) = entry.link.get() {
                 let found = self.connection(connection).entry(direction);
                 assert_eq!(found, Some(slot), "a connection knows its entries");
-                let is_first =
-                    direction == Direction::Forward || self.connection(connection).entry(direction.other()).is_none();
+                let is_first = direction == Direction::Forward
+                    || self.connection(connection).entry(direction.other()).is_none();
                 linked += u32::from(is_first);
             }
             live += 1;

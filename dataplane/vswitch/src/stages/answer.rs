@@ -7,7 +7,7 @@
 
 use super::guard;
 use super::parse::Parsed;
-use crate::snapshot::{Destination, Owner, Port, Snapshot};
+use crate::snapshot::{Destination, Port, Snapshot};
 use crate::{DropReason, PortIndex};
 use plinth_ids::{MacAddress, Vni};
 use plinth_wire::{
@@ -56,13 +56,20 @@ impl Asker<'_> {
         }
     }
 
-    /// The owner of `target` of whom this asker is told; `Ok(None)` when it is the asker.
-    fn owner(&self, snapshot: &Snapshot, target: IpAddr) -> Result<Option<Owner>, ()> {
+    /// The MAC of whoever has `target` and of whom this asker is told; `Ok(None)` when it is the
+    /// asker. The router of a VPC is at every guest's side, so only guests are told of it.
+    fn owner(&self, snapshot: &Snapshot, target: IpAddr) -> Result<Option<MacAddress>, ()> {
+        if let Self::Guest { .. } = self
+            && let Some(vpc) = snapshot.vpc(self.vni())
+            && vpc.is_router_address(target)
+        {
+            return Ok(Some(vpc.router_mac));
+        }
         let owner = snapshot.owner(self.vni(), target).ok_or(())?;
         match (self, owner.destination) {
             (Self::Guest { index, .. }, Destination::Local(at)) if at == *index => Ok(None),
             (Self::Tunnel { .. }, Destination::Remote(_)) => Err(()),
-            _ => Ok(Some(owner)),
+            _ => Ok(Some(owner.mac)),
         }
     }
 }
@@ -91,7 +98,7 @@ pub(crate) fn arp(
     }
     let owner = asker.owner(snapshot, target.into()).map_err(|()| DropReason::ArpTargetUnknown)?;
     let Some(owner) = owner else { return Ok(Answer::Silence) };
-    let reply = ArpPacket::reply((owner.mac, target), (arp.sender_mac(), sender));
+    let reply = ArpPacket::reply((owner, target), (arp.sender_mac(), sender));
     Ok(Answer::Arp(reply.frame(arp.sender_mac())))
 }
 
@@ -138,6 +145,6 @@ fn solicitation(
     let Some(owner) = owner else { return Ok(Answer::Silence) };
     let asker_address = question.source;
     let advertisement =
-        NdAdvertisement { owner: owner.mac, target, asker: parsed.expected.source(), asker_address };
+        NdAdvertisement { owner, target, asker: parsed.expected.source(), asker_address };
     Ok(Answer::Nd(advertisement.frame()))
 }

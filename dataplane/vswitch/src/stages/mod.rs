@@ -2,9 +2,9 @@
 //! What is asked of a packet, one question a file.
 //!
 //! ```text
-//!  outbound   parse ▶ guard(offload) ▶ [flow table] ─ miss ▶ guard(source) ▶ forward ▶ tunnel(encap)
-//!                        └ ARP, ND ▶ guard(source) ▶ answer
-//!  inbound    underlay ▶ tunnel(decap) ▶ parse ▶ [flow table] ─ miss ▶ forward
+//!  outbound   parse ▶ guard(offload) ▶ [flow table] ─ miss ▶ guard(source) ▶ forward ▶ security
+//!                        └ ARP, ND ▶ guard(source) ▶ answer      router(echo) ┘    tunnel(encap)
+//!  inbound    underlay ▶ tunnel(decap) ▶ parse ▶ [flow table] ─ miss ▶ forward ▶ security
 //!                └ ARP, ping     └ ARP, ND ▶ answer ▶ tunnel(encap)
 //! ```
 //!
@@ -16,6 +16,9 @@ pub(crate) mod answer;
 pub(crate) mod forward;
 pub(crate) mod guard;
 pub(crate) mod parse;
+pub(crate) mod piece;
+pub(crate) mod related;
+pub(crate) mod router;
 pub(crate) mod security;
 pub(crate) mod tunnel;
 pub(crate) mod underlay;

@@ -41,14 +41,13 @@ pub(crate) struct Parsed {
 }
 
 impl Parsed {
-    pub(crate) const NOTHING: Self =
-        Self {
-            class: Class::Arp,
-            key: FlowKey { words: [0; 6] },
-            expected: Expected::NOTHING,
-            upper: 14,
-            end: 14,
-        };
+    pub(crate) const NOTHING: Self = Self {
+        class: Class::Arp,
+        key: FlowKey { words: [0; 6] },
+        expected: Expected::NOTHING,
+        upper: 14,
+        end: 14,
+    };
 }
 
 /// Reads `bytes`, the first of a frame of `length` bytes, into `parsed`.

@@ -49,7 +49,8 @@ fn position(bytes: &[u8], parsed: &Parsed) -> Option<(u32, u16, bool)> {
     if parsed.key.is_ipv4() {
         let header: &[u8; Ipv4Header::LENGTH] =
             bytes.get(EthernetHeader::LENGTH..)?.first_chunk()?;
-        let (number, start, has_more) = bytemuck::cast_ref::<[u8; Ipv4Header::LENGTH], Ipv4Header>(header).piece();
+        let (number, start, has_more) =
+            bytemuck::cast_ref::<[u8; Ipv4Header::LENGTH], Ipv4Header>(header).piece();
         return Some((number.into(), start, has_more));
     }
     // The fragment header (RFC 8200, section 4.5) ends where the piece's data begins.

@@ -3,9 +3,7 @@
 
 use super::parse::{Parsed, icmp_ports};
 use crate::flow::{FlowKey, FlowKind, Ingress};
-use plinth_wire::{
-    IcmpHeader, Ipv4Header, Ipv6Header, PROTOCOL_TCP, PROTOCOL_UDP, upper_layer,
-};
+use plinth_wire::{IcmpHeader, Ipv4Header, Ipv6Header, PROTOCOL_TCP, PROTOCOL_UDP, upper_layer};
 
 /// The key of the flow that goes the error's way: from where it came in, back to who sent the
 /// packet that it is about. `None` when it carries no beginning of a packet of its receiver.

@@ -64,7 +64,8 @@ pub(crate) fn answer_echo(packet: &mut Packet, parsed: &Parsed) -> Result<(), Dr
     let (ethernet, ip) = head.split_at_mut(EthernetHeader::LENGTH);
     exchange(ethernet, 0, 6);
     if key.is_ipv4() {
-        let ip: &mut [u8; Ipv4Header::LENGTH] = ip.first_chunk_mut().ok_or(DropReason::Truncated)?;
+        let ip: &mut [u8; Ipv4Header::LENGTH] =
+            ip.first_chunk_mut().ok_or(DropReason::Truncated)?;
         let header = bytemuck::cast_mut::<[u8; Ipv4Header::LENGTH], Ipv4Header>(ip);
         *header = header.answered();
     } else {
@@ -84,7 +85,8 @@ fn exchange(bytes: &mut [u8], at: usize, length: usize) {
 /// The most bytes of a packet that are sent back with an error about it: the headers of every
 /// packet that can be meant, and far from the least MTU.
 const QUOTED_MAX: usize = 128;
-const FRAME_MAX: usize = EthernetHeader::LENGTH + Ipv6Header::LENGTH + IcmpHeader::LENGTH + QUOTED_MAX;
+const FRAME_MAX: usize =
+    EthernetHeader::LENGTH + Ipv6Header::LENGTH + IcmpHeader::LENGTH + QUOTED_MAX;
 
 const TIME_EXCEEDED: u8 = 11;
 const TIME_EXCEEDED_IPV6: u8 = 3;
@@ -137,7 +139,15 @@ fn error_frame(
             let icmp = IcmpHeader::new(TIME_EXCEEDED, 0, 0, 0);
             let sum = checksum::Sum::new().with(bytemuck::bytes_of(&icmp)).with(quoted);
             let icmp = icmp.with_checksum(sum.checksum());
-            Some(join(frame, &[bytemuck::bytes_of(&ethernet), bytemuck::bytes_of(&ip), bytemuck::bytes_of(&icmp), quoted]))
+            Some(join(
+                frame,
+                &[
+                    bytemuck::bytes_of(&ethernet),
+                    bytemuck::bytes_of(&ip),
+                    bytemuck::bytes_of(&icmp),
+                    quoted,
+                ],
+            ))
         }
         (IpAddr::V6(gateway), IpAddr::V6(source)) => {
             let ip = Ipv6Header::new(gateway, source, PROTOCOL_ICMPV6, 64, message_length);
@@ -147,7 +157,15 @@ fn error_frame(
                 .with(bytemuck::bytes_of(&icmp))
                 .with(quoted);
             let icmp = icmp.with_checksum(sum.checksum());
-            Some(join(frame, &[bytemuck::bytes_of(&ethernet), bytemuck::bytes_of(&ip), bytemuck::bytes_of(&icmp), quoted]))
+            Some(join(
+                frame,
+                &[
+                    bytemuck::bytes_of(&ethernet),
+                    bytemuck::bytes_of(&ip),
+                    bytemuck::bytes_of(&icmp),
+                    quoted,
+                ],
+            ))
         }
         _ => None,
     }

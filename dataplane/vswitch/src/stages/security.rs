@@ -4,42 +4,77 @@
 //! switch.
 
 use crate::flow::{Action, FlowKey};
-use crate::snapshot::Snapshot;
+use crate::security::{GroupSet, Question};
+use crate::snapshot::{Port, Snapshot};
+use crate::vpc::Hop;
 use crate::{DropReason, PortIndex};
+use plinth_ids::Vni;
 use plinth_switch_api::Direction;
+use plinth_wire::{PROTOCOL_TCP, PROTOCOL_UDP};
+use std::net::IpAddr;
 
 /// The ports here that a connection begins and ends at.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Ends {
-    from: Option<PortIndex>,
-    to: Option<PortIndex>,
-    are_filtered: bool,
+pub(crate) struct Ends<'a> {
+    from: Option<&'a Port>,
+    to: Option<&'a Port>,
 }
 
-impl Ends {
-    pub(crate) fn new(snapshot: &Snapshot, ingress: PortIndex, action: Action) -> Self {
-        let from = Some(ingress).filter(|&port| port != PortIndex::UPLINK);
+impl<'a> Ends<'a> {
+    pub(crate) fn new(snapshot: &'a Snapshot, ingress: PortIndex, action: Action) -> Self {
         let to = match action {
-            Action::Deliver(port) => Some(port),
+            Action::Deliver(port) => snapshot.port(port),
             Action::Encapsulate { .. } | Action::Drop(_) => None,
         };
-        let mut ports = [from, to].into_iter().flatten().filter_map(|index| snapshot.port(index));
-        Self { from, to, are_filtered: ports.any(|port| snapshot.config().unwrap().ports.iter().any(|p| p.id == port.id && p.security_groups.is_some())) }
+        // The uplink's place has no guest port.
+        Self { from: snapshot.port(ingress), to }
     }
 
     /// Whether rules stand at either end.
-    pub(crate) const fn are_filtered(&self) -> bool {
-        self.are_filtered
+    pub(crate) fn are_filtered(&self) -> bool {
+        [self.from, self.to].into_iter().flatten().any(Port::is_filtered)
     }
 
     /// As the answers see them.
     pub(crate) const fn exchanged(&self) -> Self {
-        Self { from: self.to, to: self.from, are_filtered: self.are_filtered }
+        Self { from: self.to, to: self.from }
     }
 }
 
 /// Whether the rules of both ends allow a connection that begins with a packet of this key.
-pub(crate) fn permit(snapshot: &Snapshot, ends: &Ends, key: &FlowKey) -> Result<(), DropReason> {
-    let _ = (snapshot, ends, key, Direction::Inbound);
+pub(crate) fn permit(
+    snapshot: &Snapshot,
+    ends: &Ends<'_>,
+    key: &FlowKey,
+) -> Result<(), DropReason> {
+    let (source, destination) = key.addresses();
+    let has_port = matches!(key.protocol(), PROTOCOL_TCP | PROTOCOL_UDP) || key.is_icmp();
+    let ask = |port: &Port, direction, peer| {
+        let question = Question {
+            direction,
+            protocol: key.protocol(),
+            port: has_port.then(|| key.destination_port()),
+            peer,
+            peer_groups: groups_of(snapshot, port.vni, peer),
+        };
+        snapshot.permits(port, &question)
+    };
+    if let Some(port) = ends.from.filter(|port| port.is_filtered()) {
+        ask(port, Direction::Outbound, destination)?;
+    }
+    if let Some(port) = ends.to.filter(|port| port.is_filtered()) {
+        ask(port, Direction::Inbound, source)?;
+    }
     Ok(())
+}
+
+/// The groups of whoever has `address`, in this VPC or in the peer that it leads to.
+fn groups_of(snapshot: &Snapshot, vni: Vni, address: IpAddr) -> GroupSet {
+    if snapshot.owner(vni, address).is_some() {
+        return snapshot.groups_of(vni, address);
+    }
+    match snapshot.vpc(vni).and_then(|vpc| vpc.hop(address)) {
+        Some(Hop::Peer(peer)) => snapshot.groups_of(peer, address),
+        _ => GroupSet::default(),
+    }
 }

@@ -104,3 +104,36 @@ pub(crate) fn unwrap(frame: &[u8], macs: Macs, vteps: (Ipv4Addr, Ipv4Addr), vni:
     assert_eq!(outer, bytemuck::bytes_of(&expected));
     inner.to_vec()
 }
+
+/// What a segment says besides its ports.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment {
+    pub(crate) flags: u8,
+    pub(crate) sequence: u32,
+    pub(crate) acknowledgment: u32,
+    pub(crate) window: u16,
+    pub(crate) length: usize,
+}
+
+pub(crate) fn tcp(
+    macs: Macs,
+    ends: (Ipv4Addr, Ipv4Addr),
+    ports: (u16, u16),
+    segment: Segment,
+) -> Vec<u8> {
+    let header = TcpHeader::new(ports.0, ports.1, segment.sequence, segment.flags)
+        .acknowledging(segment.acknowledgment, segment.window);
+    let payload = vec![0x55; segment.length];
+    ipv4(macs, ends, PROTOCOL_TCP, &[bytemuck::bytes_of(&header), &payload].concat())
+}
+
+/// The news from `from` that a packet, whose whole frame is `about`, did not arrive.
+pub(crate) fn unreachable(macs: Macs, ends: (Ipv4Addr, Ipv4Addr), about: &[u8]) -> Vec<u8> {
+    let quoted = &about[EthernetHeader::LENGTH..];
+    let header = IcmpHeader::new(3, 3, 0, 0);
+    let quoted = &quoted[..quoted.len().min(28)];
+    let mut message = [bytemuck::bytes_of(&header), quoted].concat();
+    let sum = checksum::checksum(&message);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    ipv4(macs, ends, PROTOCOL_ICMP, &message)
+}
