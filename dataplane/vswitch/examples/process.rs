@@ -5,9 +5,13 @@
 //! order; medians of five runs.
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot go on says so by panicking")]
 #![allow(clippy::print_stdout, reason = "the figures are its output")]
-#![allow(clippy::disallowed_methods, reason = "it measures time; the machine does not")]
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "it measures time; the machine does not"
+)]
 
-use plinth_ids::{Epoch, MacAddress, Moment, PortId, Vni};
+use plinth_ids::{Epoch, MacAddress, Moment, PortId};
 use plinth_switch_api::{GuestPort, SwitchConfig};
 use plinth_vswitch::{BURST_MAX, Limits, Packet, PortIndex, Switch, Verdict};
 use plinth_wire::{EthernetHeader, Ipv4Header, TcpHeader, UdpHeader};
