@@ -14,7 +14,8 @@ const LIVES: u64 = 60;
 fn is_noticed(omit: Omit) -> bool {
     let noticed = (1..=LIVES).find_map(|seed| {
         let disks = 2 + (seed % 2) as u32;
-        let plan = Plan { seed, steps: 2000, disks, has_cuts: true, has_failures: false, omit };
+        let (has_cuts, has_failures) = (true, false);
+        let plan = Plan { seed, steps: 2000, disks, workers: 1, has_cuts, has_failures, omit };
         live(plan).err().map(|why| (seed, why))
     });
     println!("{omit:?}: {noticed:?}");

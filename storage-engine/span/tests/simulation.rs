@@ -15,7 +15,8 @@ fn number(name: &str, otherwise: u64) -> u64 {
 
 fn plan(seed: u64) -> Plan {
     let disks = 1 + (seed % 3) as u32;
-    Plan { seed, steps: 3000, disks, has_cuts: true, has_failures: true, omit: Omit::Nothing }
+    let omit = Omit::Nothing;
+    Plan { seed, steps: 3000, disks, workers: 1, has_cuts: true, has_failures: true, omit }
 }
 
 fn all(plan: impl Fn(u64) -> Plan) {
@@ -38,4 +39,14 @@ fn whatever_happens_to_disks_every_byte_is_what_was_written() {
 #[test]
 fn without_cuts_reads_see_exactly_what_was_written_before() {
     all(|seed| Plan { has_cuts: false, has_failures: false, ..plan(seed) });
+}
+
+#[test]
+fn disks_of_other_workers_behave_as_those_at_hand() {
+    all(|seed| Plan { workers: 2 + (seed % 2) as u32, ..plan(seed) });
+}
+
+#[test]
+fn without_cuts_reads_through_rings_see_exactly_what_was_written_before() {
+    all(|seed| Plan { workers: 3, has_cuts: false, has_failures: false, ..plan(seed) });
 }

@@ -10,11 +10,14 @@
 #![allow(clippy::cast_possible_truncation, reason = "numbers below small limits")]
 
 use plinth_disks::memory::{Cache, Cut, Fault, FaultRule, MemoryDisk, Seed};
-use plinth_ids::{DiskId, PoolId};
+use plinth_ids::{DiskId, Moment, PoolId};
+use plinth_relay::{RelayHost, RelayStore, relay};
+use plinth_rt::Bell;
 use plinth_span::{Member, Omit, Span, Standing, read_map};
 use plinth_store::{
     DiskError, FormatOptions, IoBuffer, LayoutLimits, ObjectId, ObjectKey, ObjectStore, Operation,
-    PgId, Store, StoreAnswer, StoreCompletion, StoreOptions, StoreRefusal, StoreRequest, StoreTag,
+    PgId, Store, StoreAnswer, StoreCapacity, StoreCompletion, StoreOptions, StoreRefusal,
+    StoreRequest, StoreState, StoreTag,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -31,7 +34,89 @@ const EXISTS: u32 = 1000;
 const SIZE: u32 = 1001;
 const ATTRIBUTE: u32 = 1002;
 
-pub(crate) type Store1 = Store<MemoryDisk>;
+/// The store of a disk of the pool: at hand, or behind a ring, with the other end polled when
+/// chance will have it.
+pub(crate) enum Store1 {
+    Here(Store<MemoryDisk>),
+    There { near: Box<RelayStore>, host: Box<RelayHost<Store<MemoryDisk>>>, chance: Seed },
+}
+
+impl Store1 {
+    fn there(store: Store<MemoryDisk>, seed: u64) -> Self {
+        // Nobody sleeps here, so nobody hears the bells.
+        let bell = || Bell::new().unwrap();
+        let (near, host) = relay(store, bell(), bell());
+        Self::There { near: Box::new(near), host: Box::new(host), chance: Seed(seed) }
+    }
+
+    fn store(&self) -> &Store<MemoryDisk> {
+        match self {
+            Self::Here(store) => store,
+            Self::There { host, .. } => host.store(),
+        }
+    }
+
+    fn store_mut(&mut self) -> &mut Store<MemoryDisk> {
+        match self {
+            Self::Here(store) => store,
+            Self::There { host, .. } => host.store_mut(),
+        }
+    }
+
+    fn near(&self) -> &dyn ObjectStore {
+        match self {
+            Self::Here(store) => store,
+            Self::There { near, .. } => &**near,
+        }
+    }
+
+    fn near_mut(&mut self) -> &mut dyn ObjectStore {
+        match self {
+            Self::Here(store) => store,
+            Self::There { near, .. } => &mut **near,
+        }
+    }
+}
+
+impl ObjectStore for Store1 {
+    fn submit(&mut self, tag: StoreTag, request: StoreRequest) -> Result<(), StoreRequest> {
+        self.near_mut().submit(tag, request)
+    }
+
+    fn poll(&mut self, now: Moment, into: &mut Vec<StoreCompletion>) -> bool {
+        let mut has_moved = false;
+        if let Self::There { host, chance, .. } = self {
+            for _ in 0..chance.below(3) {
+                has_moved |= host.poll(now);
+            }
+        }
+        has_moved | self.near_mut().poll(now, into)
+    }
+
+    fn room(&self) -> usize {
+        self.near().room()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.near().is_idle() && self.store().is_idle()
+    }
+
+    fn state(&self) -> StoreState {
+        self.near().state()
+    }
+
+    fn capacity(&self) -> StoreCapacity {
+        self.near().capacity()
+    }
+
+    fn take_buffer(&mut self, length: usize) -> IoBuffer {
+        self.near_mut().take_buffer(length)
+    }
+
+    fn put_buffer(&mut self, buffer: IoBuffer) {
+        self.near_mut().put_buffer(buffer);
+    }
+}
 
 fn options() -> StoreOptions {
     StoreOptions {
@@ -57,7 +142,17 @@ pub(crate) fn member(number: u32, disk: MemoryDisk) -> Member<Store1> {
     serial[..4].copy_from_slice(&number.to_le_bytes());
     let mut store = Store::mount(disk, options()).unwrap();
     let map = read_map(&mut store).unwrap().map(|(_, map)| map);
-    Member { disk: DiskId(number), serial, store, map }
+    Member { disk: DiskId(number), serial, store: Store1::Here(store), map }
+}
+
+/// The same, of which another worker is the owner if `seed` says so.
+fn member_of(number: u32, disk: MemoryDisk, workers: u32, seed: u64) -> Member<Store1> {
+    let mut member = member(number, disk);
+    if seed % u64::from(workers) > 0 {
+        let Store1::Here(store) = member.store else { return member };
+        member.store = Store1::there(store, seed);
+    }
+    member
 }
 
 pub(crate) fn key(pg: u64, object: u64, snapshot: u64) -> ObjectKey {
@@ -143,6 +238,8 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) steps: u64,
     pub(crate) disks: u32,
+    /// With more than one, most disks are behind rings.
+    pub(crate) workers: u32,
     pub(crate) has_cuts: bool,
     pub(crate) has_failures: bool,
     pub(crate) omit: Omit,
@@ -197,7 +294,12 @@ impl Life {
     fn new(plan: Plan) -> Self {
         let mut seed = Seed(plan.seed);
         let members =
-            (1..=plan.disks).map(|number| member(number, formatted(number, seed.draw()))).collect();
+            (1..=plan.disks)
+                .map(|number| {
+                    let disk = formatted(number, seed.draw());
+                    member_of(number, disk, plan.workers, u64::from(number) + plan.seed)
+                })
+                .collect();
         let (mut span, refused) = Span::start(POOL, members, &[]).map_err(|(e, _)| e).unwrap();
         assert!(refused.is_empty());
         span.omit(plan.omit);
@@ -454,7 +556,9 @@ impl Life {
             0 if disks.len() < 5 && self.disks < 40 => {
                 self.disks += 1;
                 let disk = formatted(self.disks, self.seed.draw());
-                self.span.join(member(self.disks, disk)).map_err(|r| r.error).unwrap();
+                let chance = u64::from(self.disks) + self.cuts;
+                let member = member_of(self.disks, disk, self.plan.workers, chance);
+                self.span.join(member).map_err(|r| r.error).unwrap();
             }
             1 | 2 if ins > 1 => {
                 let disk = disks[self.seed.below(disks.len() as u64) as usize];
@@ -482,7 +586,7 @@ impl Life {
         let rule =
             FaultRule { is_write: true, bytes: 0..DISK_LENGTH, skip: 0, times: 1_000_000, fault };
         let store = self.span.store_mut(disk).expect("a disk that is listed is there");
-        store.disk_mut().add_rule(rule);
+        store.store_mut().disk_mut().add_rule(rule);
     }
 
     /// Cuts the power of all disks, and starts again; sometimes without one of them at first.
@@ -493,9 +597,10 @@ impl Life {
         let mut members = Vec::new();
         for (disk, store) in old.into_stores() {
             let cut = Cut::Any(self.seed.draw());
-            let mut after = store.disk().cut(cut);
+            let mut after = store.store().disk().cut(cut);
             after.restart(Cache::Volatile, self.seed.draw());
-            members.push(member(disk.0, after));
+            let chance = u64::from(disk.0) + self.cuts;
+            members.push(member_of(disk.0, after, self.plan.workers, chance));
         }
         self.broken.clear();
         let late = (members.len() > 1 && self.seed.one_in(3))
@@ -696,7 +801,7 @@ impl Life {
         let maps = if maps == 1 && found == objects { 0 } else { maps };
         ensure!(found == objects + maps, "{found} objects are on {maps} disks, {objects} exist");
         for (disk, store) in self.span.stores_mut() {
-            let report = store.check();
+            let report = store.store_mut().check();
             ensure!(report.is_ok(), "{disk}: {report:?}");
         }
         Ok(())
@@ -706,7 +811,7 @@ impl Life {
 /// Something to stand in while the real one is taken apart.
 fn empty() -> Span<Store1> {
     let store = Store::mount(formatted(999, 1), options()).unwrap();
-    Span::of_one(POOL, DiskId(999), [0; 16], store)
+    Span::of_one(POOL, DiskId(999), [0; 16], Store1::Here(store))
 }
 
 fn lay_out(start: u32, count: u32, value: u64) -> (IoBuffer, u32) {
