@@ -9,6 +9,9 @@ use std::path::PathBuf;
 /// one `device`, is read and becomes this version on the way in.
 pub const CONFIG_VERSION: u32 = 2;
 
+/// The most workers of a store process.
+pub const WORKERS_MAX: usize = 64;
+
 /// Bytes a second that a scrub reads where nobody chose.
 pub const SCRUB_RATE_DEFAULT: u64 = 16 << 20;
 
@@ -22,11 +25,42 @@ pub struct StoreConfig {
     pub version: u32,
     /// A snapshot with a lower number than the one in force is refused.
     pub epoch: Epoch,
-    /// The CPUs of the workers, one worker each. Empty: one worker, where the program's arguments
-    /// put it.
+    /// The CPUs of the workers, one worker each, at most [`WORKERS_MAX`]. Empty: one worker, where
+    /// the program's arguments put it. Pools, disks and attachments name workers by their place in
+    /// this list; see [`StoreConfig::placed`] for those that name none.
     pub workers: Vec<u32>,
     pub pools: Vec<Pool>,
     pub attachments: Vec<Attachment>,
+}
+
+impl StoreConfig {
+    /// The same with a worker for everything that names none, by rules that look at nothing else,
+    /// so that what comes or goes moves nothing:
+    ///
+    /// * pool `p` has worker `(p - 1) % workers`, which keeps its volumes and where their data is;
+    /// * disk `d` has worker `(its pool's + d - 1) % workers`, so that a pool's disks are spread
+    ///   and the only disk of a pool is with the pool;
+    /// * an attachment has its pool's.
+    #[must_use]
+    pub fn placed(&self) -> Self {
+        let workers = u32::try_from(self.workers.len()).unwrap_or(u32::MAX).max(1);
+        let after = |number: u32, first: u32| {
+            let at = u64::from(first) + u64::from(number.saturating_sub(1));
+            u32::try_from(at % u64::from(workers)).unwrap_or(0)
+        };
+        let mut placed = self.clone();
+        for pool in &mut placed.pools {
+            let home = *pool.worker.get_or_insert(after(pool.id.0, 0));
+            for disk in &mut pool.disks {
+                disk.worker.get_or_insert(after(disk.id.0, home));
+            }
+        }
+        for attachment in &mut placed.attachments {
+            let pool = placed.pools.iter().find(|pool| pool.id == attachment.pool);
+            attachment.worker = attachment.worker.or(pool.and_then(|pool| pool.worker));
+        }
+        placed
+    }
 }
 
 /// A pool on disks formatted earlier by [`crate::Verb::PoolFormat`] or
@@ -42,6 +76,9 @@ pub struct Pool {
     /// Whether the disks are told what is free, where they want to know: a file then gives its
     /// space back, an SSD writes faster.
     pub discards: bool,
+    /// The worker that keeps its volumes. `None`: see [`StoreConfig::placed`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker: Option<u32>,
 }
 
 impl Pool {
@@ -55,6 +92,7 @@ impl Pool {
             scrub: ScrubSchedule::default(),
             ladder: Ladder::default(),
             discards: true,
+            worker: None,
         }
     }
 }
@@ -71,12 +109,15 @@ pub struct PoolDisk {
     /// back ends the move where it stands.
     #[serde(default)]
     pub is_draining: bool,
+    /// The worker that owns it. `None`: see [`StoreConfig::placed`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<u32>,
 }
 
 impl PoolDisk {
     /// The disk that a pool is made with.
     pub fn first(device: impl Into<PathBuf>) -> Self {
-        Self { id: DiskId::FIRST, device: device.into(), is_draining: false }
+        Self { id: DiskId::FIRST, device: device.into(), is_draining: false, worker: None }
     }
 }
 
@@ -153,6 +194,9 @@ pub struct Attachment {
     /// A change of these alone is carried out without detaching. `None`: not limited.
     #[serde(default)]
     pub limits: Option<VolumeLimits>,
+    /// The worker that has its queues. `None`: see [`StoreConfig::placed`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<u32>,
 }
 
 /// How much a volume may do, as token buckets: one of requests, one of bytes. A request goes when
@@ -225,6 +269,8 @@ struct OfferedPool {
 
 const fn yes() -> bool {
     true
+    #[serde(default)]
+    worker: Option<u32>,
 }
 
 /// Why a configuration is not one of its version.
@@ -257,9 +303,9 @@ impl TryFrom<OfferedConfig> for StoreConfig {
     }
 }
 
-fn take(pool: OfferedPool, version: u32) -> Result<Pool, ConfigError> {
+fn take(mut pool: OfferedPool, version: u32) -> Result<Pool, ConfigError> {
     let id = pool.id;
-    let disks = match (version, pool.device, pool.disks) {
+    let disks = match (version, pool.device.take(), pool.disks.take()) {
         (1, _, Some(_)) => return Err(ConfigError::DisksTooEarly { pool: id }),
         (1, None, None) => return Err(ConfigError::NoDevice { pool: id }),
         (1, Some(device), None) => vec![PoolDisk::first(device)],
@@ -268,8 +314,8 @@ fn take(pool: OfferedPool, version: u32) -> Result<Pool, ConfigError> {
         (_, None, Some(disks)) => disks,
     };
     let (durability, class) = (pool.durability, pool.class);
-    let (ladder, discards) = (pool.ladder, pool.discards);
-    Ok(Pool { id, disks, durability, class, scrub: pool.scrub, ladder, discards })
+    let OfferedPool { scrub, ladder, discards, worker, .. } = pool;
+    Ok(Pool { id, disks, durability, class, scrub, ladder, discards, worker })
 }
 
 #[cfg(test)]
@@ -301,9 +347,32 @@ mod tests {
         config.pools[0].disks[0].is_draining = true;
         config.pools[0].scrub.deep_interval = None;
         config.pools[0].discards = false;
+        config.pools[0].worker = Some(1);
+        config.pools[0].disks[0].worker = Some(0);
+        config.attachments[0].worker = Some(1);
         config.attachments[0].limits = Some(VolumeLimits::performance_default(1 << 40));
         let text = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<StoreConfig>(&text).unwrap(), config);
+    }
+
+    #[test]
+    fn what_names_no_worker_gets_one_that_hangs_on_numbers_alone() {
+        let mut config = config(2, r#""disks":[{"id":1,"device":"/d"}],"#).unwrap();
+        let disk = |id, worker| PoolDisk { id: DiskId(id), worker, ..PoolDisk::first("/e") };
+        config.pools[0].disks.extend([disk(2, None), disk(3, None), disk(4, Some(0))]);
+        config.pools.push(Pool::of_one(PoolId(2), "/f", Durability::Flush));
+        let workers = |config: &StoreConfig| {
+            let placed = config.placed();
+            let disks = |pool: &Pool| pool.disks.iter().map(|disk| disk.worker.unwrap()).collect();
+            let pools: Vec<(u32, Vec<u32>)> =
+                placed.pools.iter().map(|pool| (pool.worker.unwrap(), disks(pool))).collect();
+            (pools, placed.attachments[0].worker)
+        };
+        assert_eq!(workers(&config), (vec![(0, vec![0, 0, 0, 0]), (0, vec![0])], Some(0)));
+        config.workers = vec![4, 5];
+        assert_eq!(workers(&config), (vec![(0, vec![0, 1, 0, 0]), (1, vec![1])], Some(0)));
+        config.pools[0].worker = Some(1);
+        assert_eq!(workers(&config), (vec![(1, vec![1, 0, 1, 0]), (1, vec![1])], Some(1)));
     }
 
     #[test]
