@@ -134,6 +134,7 @@ impl Store {
             queues,
             is_read_only: false,
             limits: None,
+            worker: None,
         };
         self.config.attachments.push(attachment);
         self.apply()?;

@@ -106,6 +106,7 @@ pub fn store_config(
         queues: *queues,
         is_read_only: disk.is_read_only,
         limits: disk.limits.map(limits),
+        worker: None,
     });
     let pools = pools.into_values().map(store_pool);
     store::StoreConfig {
@@ -122,6 +123,7 @@ fn store_pool(pool: &PoolSpec) -> store::Pool {
         id: disk.id,
         device: PathBuf::from(&disk.device),
         is_draining: disk.is_draining,
+        worker: None,
     };
     store::Pool {
         id: pool.id,
@@ -138,6 +140,7 @@ fn store_pool(pool: &PoolSpec) -> store::Pool {
         },
         ladder: store::Ladder::default(),
         discards: true,
+        worker: None,
     }
 }
 

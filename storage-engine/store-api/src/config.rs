@@ -265,12 +265,12 @@ struct OfferedPool {
     ladder: Ladder,
     #[serde(default = "yes")]
     discards: bool,
+    #[serde(default)]
+    worker: Option<u32>,
 }
 
 const fn yes() -> bool {
     true
-    #[serde(default)]
-    worker: Option<u32>,
 }
 
 /// Why a configuration is not one of its version.

@@ -9,11 +9,11 @@
 //! A guest's data is copied once each way, between its memory and a buffer of ours that the store
 //! checksums: a guest may change its memory at any time, and must not change what was judged.
 
+use crate::door::Front;
 use crate::flight::{Flight, FlightKind, Flights, Piece, Times};
 use crate::message::{Answer, AttachSpec};
 use crate::meter::{histogram_of, show_attachment};
 use crate::pace::{Pace, RoundTime};
-use crate::pool::Pool;
 use crate::slow::{Slow, SlowLog};
 use plinth_backends::blk::{
     BlkClass, BlkDevice, BlkOperation, BlkRequest, BlkStatus, BlkTag, SECTOR_SIZE,
@@ -142,7 +142,12 @@ impl Attachment {
 
     /// Takes a burst from the guest, when the last is gone, and gives the pool what it and the
     /// worker have room for. Says how many requests and pieces moved.
-    pub(crate) fn poll(&mut self, pool: &mut Pool, means: &mut Means, time: &RoundTime) -> usize {
+    pub(crate) fn poll(
+        &mut self,
+        pool: &mut impl Front,
+        means: &mut Means,
+        time: &RoundTime,
+    ) -> usize {
         if self.is_null {
             return self.answer_at_once();
         }
@@ -158,8 +163,8 @@ impl Attachment {
             }
         }
         self.pace.begin_round(time.now);
-        let mut turn = pool.fair.open_turn(self.pace.account());
-        let lends = pool.volumes.lends();
+        let mut turn = pool.fair().open_turn(self.pace.account());
+        let lends = pool.lends();
         let mut sight = None;
         while let Some(mut front) = self.waiting.pop_front() {
             if !front.is_admitted && !self.pace.admit(front.request.operation) {
@@ -187,23 +192,24 @@ impl Attachment {
                 break;
             }
         }
-        pool.fair.close_turn(self.pace.account(), turn, self.wanted());
+        let wanted = self.wanted();
+        pool.fair().close_turn(self.pace.account(), turn, wanted);
         if !self.answered.is_empty() {
             let ticks = cycles().saturating_sub(time.looked);
             for cost in self.answered.drain(..) {
-                pool.fair.end(self.pace.account(), cost, ticks);
+                pool.fair().end(self.pace.account(), cost, ticks);
             }
         }
         moved
     }
 
     /// Where the bytes of a read are that has not begun, if the pool can show them.
-    fn sight(&self, waiting: &Waiting, pool: &mut Pool) -> Option<Sight> {
+    fn sight(&self, waiting: &Waiting, pool: &mut impl Front) -> Option<Sight> {
         let is_fresh = waiting.kind == FlightKind::Read
             && waiting.started == 0
             && waiting.group.is_none()
             && pool.has_room();
-        let sight = || pool.volumes.sight(self.handle, waiting.offset, waiting.length);
+        let sight = || pool.sight(self.handle, waiting.offset, waiting.length);
         is_fresh.then(sight).flatten()
     }
 
@@ -213,7 +219,7 @@ impl Attachment {
         &mut self,
         waiting: &Waiting,
         sight: &Sight,
-        pool: &mut Pool,
+        pool: &mut impl Front,
         turn: &mut Turn,
         slow: &mut SlowLog,
     ) -> bool {
@@ -222,18 +228,18 @@ impl Attachment {
         if !turn.may_start(cost) {
             return false;
         }
-        let Some(blocks) = pool.volumes.view(sight) else { return false };
+        let Some(blocks) = pool.view(sight) else { return false };
         let data = &blocks[piece.skew()..][..piece.length as usize];
         let tag = waiting.request.tag;
         let is_ok = self.device.copy_in(tag, 0, data).is_ok();
-        pool.volumes.fetch();
+        pool.fetch();
         turn.start(cost);
         self.answered.push(cost);
         self.complete(tag, if is_ok { BlkStatus::Ok } else { BlkStatus::IoError });
-        pool.volumes.fetch();
+        pool.fetch();
         let flight = self.flight(waiting, piece);
         self.measure(&flight, slow, cycles());
-        pool.volumes.fetch();
+        pool.fetch();
         true
     }
 
@@ -262,7 +268,7 @@ impl Attachment {
     fn advance(
         &mut self,
         waiting: &mut Waiting,
-        pool: &mut Pool,
+        pool: &mut impl Front,
         means: &mut Means,
         turn: &mut Turn,
     ) -> bool {
@@ -295,7 +301,7 @@ impl Attachment {
     fn start_plain(
         &mut self,
         waiting: &Waiting,
-        pool: &mut Pool,
+        pool: &mut impl Front,
         means: &mut Means,
         turn: &mut Turn,
     ) -> bool {
@@ -328,7 +334,7 @@ impl Attachment {
         &mut self,
         waiting: &Waiting,
         piece: Piece,
-        pool: &mut Pool,
+        pool: &mut impl Front,
         means: &mut Means,
     ) -> bool {
         let tag = waiting.request.tag;

@@ -5,7 +5,7 @@
 use crate::place::Place;
 use crate::refusal::ConfigRefusal;
 use plinth_span::DISKS_MAX;
-use plinth_store_api::{CONFIG_VERSION, Ladder, Pool, StoreConfig};
+use plinth_store_api::{CONFIG_VERSION, Ladder, Pool, StoreConfig, WORKERS_MAX};
 use std::collections::BTreeSet;
 
 /// The most queues of one attachment.
@@ -27,15 +27,35 @@ pub(crate) fn check(
             return Err(ConfigRefusal::SameEpoch { epoch: kept.epoch });
         }
     }
+    check_workers(offered)?;
     check_pools(offered)?;
     check_attachments(offered)
 }
 
+/// Each worker has a CPU of its own, and nothing names one that is not there.
+fn check_workers(offered: &StoreConfig) -> Result<(), ConfigRefusal> {
+    let workers = offered.workers.len();
+    if workers > WORKERS_MAX {
+        return Err(ConfigRefusal::Workers { workers });
+    }
+    let mut cpus = BTreeSet::new();
+    if let Some(&cpu) = offered.workers.iter().find(|cpu| !cpus.insert(**cpu)) {
+        return Err(ConfigRefusal::CpuTwice { cpu });
+    }
+    let of_pools = offered.pools.iter().flat_map(|pool| {
+        pool.disks.iter().map(|disk| disk.worker).chain(std::iter::once(pool.worker))
+    });
+    let of_attachments = offered.attachments.iter().map(|attachment| attachment.worker);
+    let workers = workers.max(1);
+    let is_there = |&worker: &u32| usize::try_from(worker).is_ok_and(|worker| worker < workers);
+    match of_pools.chain(of_attachments).flatten().find(|worker| !is_there(worker)) {
+        Some(worker) => Err(ConfigRefusal::WorkerUnknown { worker, workers }),
+        None => Ok(()),
+    }
+}
+
 fn check_pools(offered: &StoreConfig) -> Result<(), ConfigRefusal> {
     let (mut pools, mut devices) = (BTreeSet::new(), BTreeSet::new());
-    if offered.workers.len() > 1 {
-        return Err(ConfigRefusal::NotServed { what: "more than one worker" });
-    }
     for pool in &offered.pools {
         if !pools.insert(pool.id) {
             return Err(ConfigRefusal::PoolTwice { pool: pool.id });
@@ -114,6 +134,7 @@ mod tests {
             queues: 1,
             is_read_only: false,
             limits: None,
+            worker: None,
         };
         StoreConfig {
             version: CONFIG_VERSION,
@@ -122,6 +143,15 @@ mod tests {
             pools: vec![pool(1), pool(2)],
             attachments: vec![attachment(1), attachment(2)],
         }
+    }
+
+    #[test]
+    fn several_workers_are_taken_with_what_they_have() {
+        let mut config = StoreConfig { workers: vec![4, 2], ..legal() };
+        config.pools[0].worker = Some(1);
+        config.pools[1].disks[0].worker = Some(0);
+        config.attachments[1].worker = Some(1);
+        assert!(check(&config, None).is_ok());
     }
 
     #[test]
@@ -168,7 +198,12 @@ mod tests {
         assert!(matches!(fault(|c| c.pools[0].ladder.full = 101), R::Ladder { .. }));
         assert!(matches!(fault(|c| c.pools[0].scrub.rate = 0), R::Scrub { .. }));
         assert!(matches!(fault(|c| c.pools[0].scrub.light_interval = Some(0)), R::Scrub { .. }));
-        assert!(matches!(fault(|c| c.workers = vec![0, 1]), R::NotServed { .. }));
+        assert!(matches!(fault(|c| c.workers = vec![3, 1, 3]), R::CpuTwice { cpu: 3 }));
+        assert!(matches!(fault(|c| c.workers = (0..65).collect()), R::Workers { workers: 65 }));
+        let unknown = |fault| matches!(fault, R::WorkerUnknown { worker: 1, workers: 1 });
+        assert!(unknown(fault(|c| c.pools[1].worker = Some(1))));
+        assert!(unknown(fault(|c| c.pools[1].disks[0].worker = Some(1))));
+        assert!(unknown(fault(|c| c.attachments[0].worker = Some(1))));
         assert!(matches!(fault(|c| c.pools[0].disks[0].is_draining = true), R::AllDraining { .. }));
         assert!(matches!(fault(|c| c.attachments[1].volume = VolumeId(1)), R::VolumeTwice { .. }));
         assert!(matches!(

@@ -12,12 +12,14 @@ use plinth_store_api::{DiskCounters, DiskState, DiskStatus, Pool, PoolDisk};
 use tracing::field::display;
 
 /// Whether a pool in service can stay so under what is wanted: all but its disks is the same, and
-/// no disk has another device than it had.
+/// no disk has another device or worker than it had.
 pub(crate) fn stays(pool: &Pool, wanted: &[Pool]) -> bool {
     let is_same = |wanted: &Pool| {
         let has_moved = |disk: &PoolDisk| {
             let other = wanted.disks.iter().find(|other| other.id == disk.id);
-            other.is_some_and(|other| other.device != disk.device)
+            let has_moved =
+                |other: &PoolDisk| other.device != disk.device || other.worker != disk.worker;
+            other.is_some_and(has_moved)
         };
         Pool { disks: wanted.disks.clone(), ..pool.clone() } == *wanted
             && !pool.disks.iter().any(has_moved)
@@ -59,7 +61,7 @@ impl Keeper {
 
     fn try_join(&self, pool: &Pool, disk: &PoolDisk) -> Result<(), String> {
         let text = |error: &(dyn std::error::Error + 'static)| Chain(error).to_string();
-        let member = format::mount_disk(pool, disk, self.purpose(), self.metrics())
+        let member = format::mount_disk(pool, disk, (self.purpose(), self.metrics()), self.port())
             .map_err(|error| text(&error))?;
         let (pool, member) = (pool.id, Box::new(member));
         self.port()
@@ -91,7 +93,12 @@ impl Keeper {
         let is_wanted =
             |facts: &&DiskFacts| pool.disks.iter().any(|disk| disk.id == facts.disk.disk);
         let others = known.iter().filter(|facts| !is_wanted(facts)).map(|facts| {
-            let disk = PoolDisk { id: facts.disk.disk, device: "".into(), is_draining: false };
+            let disk = PoolDisk {
+                id: facts.disk.disk,
+                device: "".into(),
+                is_draining: false,
+                worker: None,
+            };
             let mut status = self.disk_status(pool, &disk, Some(facts));
             status.reason.get_or_insert_with(|| {
                 "it is of the pool, but not in the configuration: put it back, or drain and remove \

@@ -11,7 +11,9 @@
 //! Nothing here waits, logs, or makes a system call for each request.
 
 use crate::attachment::{Attachment, Means};
+use crate::door::Door;
 use crate::flight::Flights;
+use crate::hosted::Hosted;
 use crate::message::{AttachSpec, Attached, AttachmentFacts, EngineRefusal, Held, Message};
 use crate::pace::{Pace, RoundTime};
 use crate::place::PoolDisk;
@@ -23,8 +25,8 @@ use plinth_backends::blk::{BlkClass, BlkOptions, SECTOR_SIZE};
 use plinth_backends::{DeviceToken, QueueEvent};
 use plinth_ids::{Moment, PoolId, SnapshotId, VolumeId};
 use plinth_metrics::{Kind, Metrics};
-use plinth_qos::cost_of;
-use plinth_rt::{Inbox, Poller, Wake, cycles};
+use plinth_qos::{Account, Fair, cost_of};
+use plinth_rt::{Bell, Inbox, Poller, Wake, cycles, pin_to};
 use plinth_store::BufferPool;
 use plinth_volume::{VolumeCompletion, VolumeRefusal};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -54,11 +56,27 @@ pub(crate) const fn place_of(token: DeviceToken) -> u32 {
     }
 }
 
+/// The worker of a token.
+pub(crate) const fn worker_of(token: DeviceToken) -> usize {
+    (token.0 >> WORKER_SHIFT) as usize
+}
+
+/// Where a token says its worker: above the count of attachments, whose upper bits may be lost.
+const WORKER_SHIFT: u32 = 56;
+
 #[derive(Debug)]
 pub(crate) struct Engine {
+    /// Its number among the workers.
+    number: u8,
     inbox: Inbox<Message>,
     events: Receiver<QueueEvent>,
+    /// Rung by workers that have put something into a ring of this one.
+    bell: Bell,
     pools: Vec<Pool>,
+    /// Pools of other workers that have attachments here.
+    doors: Vec<Door>,
+    /// Disks of pools of other workers.
+    hosted: Vec<Hosted>,
     attachments: Vec<Option<Attachment>>,
     means: Means,
     landed: Vec<VolumeCompletion>,
@@ -74,7 +92,8 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) fn new(
-        inbox: Inbox<Message>,
+        number: u8,
+        (inbox, bell): (Inbox<Message>, Bell),
         events: Receiver<QueueEvent>,
         instruments: Instruments,
     ) -> Self {
@@ -86,9 +105,13 @@ impl Engine {
             slow: SlowLog::new(instruments.metrics.measure_rate(), instruments.slow_ms),
         };
         Self {
+            number,
             inbox,
             events,
+            bell,
             pools: Vec::new(),
+            doors: Vec::new(),
+            hosted: Vec::new(),
             attachments: Vec::new(),
             means,
             landed: Vec::new(),
@@ -133,6 +156,9 @@ impl Engine {
             },
             Message::Attach { spec, answer } => {
                 let _ = answer.send(self.attach(spec));
+            }
+            Message::AttachFar { spec, held, answer } => {
+                let _ = answer.send(self.attach_far(spec, *held));
             }
             Message::Detach { token, answer } => match self.attachment(token) {
                 Some(attachment) => attachment.leave(answer),
@@ -204,7 +230,53 @@ impl Engine {
                     let _ = answer.send(Err(refusal));
                 }
             },
-            about_scrubs => self.scrub(about_scrubs),
+            about_scrubs @ (Message::Scrub { .. } | Message::Scrubs { .. }) => {
+                self.scrub(about_scrubs);
+            }
+            between_workers => self.carry_out_between(between_workers),
+        }
+    }
+
+    /// What makes and ends the ways between workers.
+    fn carry_out_between(&mut self, message: Message) {
+        match message {
+            Message::HostBegin { hosted } => {
+                self.hosted.push(*hosted);
+                self.watch_version += 1;
+            }
+            Message::HostEnd { host, answer } => {
+                // Without it the answer is dropped, and its asker hears that.
+                if let Some(hosted) = self.hosted.iter_mut().find(|known| known.id == host) {
+                    hosted.leave(answer);
+                }
+            }
+            // Of a disk that another worker owns, that one is told too.
+            Message::HostScrub { pool, disk, order, answer } => {
+                let is_meant = |hosted: &&mut Hosted| {
+                    hosted.pool == pool && disk.is_none_or(|disk| disk == hosted.disk)
+                };
+                self.hosted.iter_mut().filter(is_meant).for_each(|hosted| hosted.scrub(order));
+                let _ = answer.send(Ok(()));
+            }
+            Message::HostScrubs { pool, answer } => {
+                let now = self.time.now;
+                let of_pool = self.hosted.iter().filter(|hosted| hosted.pool == pool);
+                let _ = answer.send(Ok(of_pool.map(|hosted| hosted.scrub_facts(now)).collect()));
+            }
+            Message::Hosted { answer } => {
+                let _ = answer.send(self.hosted.iter().map(Hosted::facts).collect());
+            }
+            Message::DoorOpen { door } => self.doors.push(*door),
+            Message::DoorClose { pool } => self.doors.retain(|door| door.pool != pool),
+            Message::GuestsCome { pool, guests } => {
+                if let Ok(pool) = self.pool(pool) {
+                    pool.admit(*guests);
+                }
+            }
+            Message::Pin { cpu, answer } => {
+                let _ = answer.send(pin_to(cpu));
+            }
+            _ => unreachable!("every message has been given to those whom it is about"),
         }
     }
 
@@ -229,9 +301,38 @@ impl Engine {
 
     fn attach(&mut self, spec: AttachSpec) -> Result<Attached, EngineRefusal> {
         let held = self.hold(spec.pool, spec.volume)?;
+        let handle = held.handle;
+        let account = self.pool(spec.pool)?.fair.join();
+        let attached = self.serve(spec, held, account);
+        if attached.is_err() {
+            let pool = self.pool(spec.pool)?;
+            pool.fair.leave(account);
+            let _ = pool.volumes.detach(handle);
+        }
+        attached
+    }
+
+    /// The volume is held by whoever asks, who also lets go of it.
+    fn attach_far(&mut self, spec: AttachSpec, held: Held) -> Result<Attached, EngineRefusal> {
+        let missing = EngineRefusal::PoolMissing { pool: spec.pool };
+        let door = self.doors.iter_mut().position(|door| door.pool == spec.pool);
+        let door = door.ok_or(missing)?;
+        let account = self.doors[door].fair.join();
+        let attached = self.serve(spec, held, account);
+        if attached.is_err() {
+            self.doors[door].fair.leave(account);
+        }
+        attached
+    }
+
+    fn serve(
+        &mut self,
+        spec: AttachSpec,
+        held: Held,
+        account: Account,
+    ) -> Result<Attached, EngineRefusal> {
         let size = held.status.size;
         if !size.is_multiple_of(SECTOR_SIZE) {
-            let _ = self.pool(spec.pool)?.volumes.detach(held.handle);
             return Err(EngineRefusal::Size { size });
         }
         let class = Arc::new(BlkClass::new(BlkOptions {
@@ -249,28 +350,28 @@ impl Engine {
             }
         };
         self.next_token += 1;
-        let token = DeviceToken(self.next_token << 32 | place as u64);
-        let now = self.time.now;
-        let pool = self.pool(spec.pool)?;
-        let is_null = pool.disks().any(PoolDisk::is_null);
+        let count = self.next_token << 32 & ((1 << WORKER_SHIFT) - 1);
+        let token = DeviceToken(u64::from(self.number) << WORKER_SHIFT | count | place as u64);
         let slot = self.metrics.claim(Kind::Attachment, spec.pool.0, spec.volume.0);
-        let pool = self.pool(spec.pool)?;
-        let pace = Pace::new(spec.limits, pool.fair.join(), now);
-        let attachment =
-            Attachment::new(token, spec, Arc::clone(&class), held.handle, is_null, pace, slot);
+        let pace = Pace::new(spec.limits, account, self.time.now);
+        let class_here = Arc::clone(&class);
+        let (handle, is_null) = (held.handle, held.is_null);
+        let attachment = Attachment::new(token, spec, class_here, handle, is_null, pace, slot);
         self.attachments[place] = Some(attachment);
         Ok(Attached { token, class })
     }
 
     fn hold(&mut self, pool: PoolId, volume: VolumeId) -> Result<Held, EngineRefusal> {
-        let volumes = &mut self.pool(pool)?.volumes;
+        let pool = self.pool(pool)?;
+        let is_null = pool.disks().any(PoolDisk::is_null);
+        let volumes = &mut pool.volumes;
         // One user at a time: two guests, or a guest and an import, would write over each other.
         if volumes.status(volume).is_some_and(|status| status.is_attached) {
             return Err(VolumeRefusal::Attached.into());
         }
         let handle = volumes.attach(volume)?;
         let status = volumes.status(volume).expect("a volume that was just attached is there");
-        Ok(Held { handle, status })
+        Ok(Held { handle, status, is_null })
     }
 
     fn hold_snapshot(
@@ -283,7 +384,7 @@ impl Engine {
         let handle = volumes.attach_snapshot(volume, snapshot)?;
         let mut status = volumes.status(volume).ok_or(VolumeRefusal::NotFound)?;
         status.size = volumes.size(handle)?;
-        Ok(Held { handle, status })
+        Ok(Held { handle, status, is_null: false })
     }
 
     fn attachment_facts(&self) -> Vec<AttachmentFacts> {
@@ -317,6 +418,10 @@ impl Engine {
             pool.fair.begin_round(self.time.now);
             has_order |= pool.fair.has_order();
         }
+        for door in &mut self.doors {
+            door.fair.begin_round(self.time.now);
+            has_order |= door.fair.has_order();
+        }
         if has_order {
             return self.give_turns(Some(true)) + self.give_turns(Some(false)) + self.owed();
         }
@@ -327,9 +432,17 @@ impl Engine {
         let mut moved = 0;
         for attachment in self.attachments.iter_mut().flatten() {
             let pool = attachment.spec.pool;
-            let Some(pool) = self.pools.iter_mut().find(|known| known.id == pool) else { continue };
-            if light.is_none_or(|light| pool.fair.is_light(attachment.pace.account()) == light) {
-                moved += attachment.poll(pool, &mut self.means, &self.time);
+            let is_due = |fair: &Fair| {
+                light.is_none_or(|light| fair.is_light(attachment.pace.account()) == light)
+            };
+            if let Some(pool) = self.pools.iter_mut().find(|known| known.id == pool) {
+                if is_due(&pool.fair) {
+                    moved += attachment.poll(pool, &mut self.means, &self.time);
+                }
+            } else if let Some(door) = self.doors.iter_mut().find(|known| known.pool == pool)
+                && is_due(&door.fair)
+            {
+                moved += attachment.poll(door, &mut self.means, &self.time);
             }
         }
         moved
@@ -337,7 +450,8 @@ impl Engine {
 
     /// Pools where somebody waits for nothing but another round.
     fn owed(&self) -> usize {
-        self.pools.iter().filter(|pool| pool.fair.is_owed()).count()
+        let pools = self.pools.iter().filter(|pool| pool.fair.is_owed()).count();
+        pools + self.doors.iter().filter(|door| door.fair.is_owed()).count()
     }
 
     fn poll_pools(&mut self, now: Moment) -> usize {
@@ -346,6 +460,12 @@ impl Engine {
             moved += pool.poll(now, &mut self.landed);
             self.watch_version += u64::from(pool.take_disk_change());
         }
+        for door in &mut self.doors {
+            moved += door.poll(&mut self.landed);
+        }
+        for hosted in &mut self.hosted {
+            moved += hosted.poll(now);
+        }
         let ended = cycles();
         for completion in self.landed.drain(..) {
             let number = u32::try_from(completion.tag.0).unwrap_or(u32::MAX);
@@ -353,11 +473,11 @@ impl Engine {
             let place = self.attachments.get_mut(flight.attachment as usize);
             // An attachment stays until its last piece has landed.
             if let Some(attachment) = place.and_then(Option::as_mut) {
-                let pool = attachment.spec.pool;
-                if let Some(pool) = self.pools.iter_mut().find(|known| known.id == pool) {
+                if let Some(fair) = fair_of(&mut self.pools, &mut self.doors, attachment.spec.pool)
+                {
                     let cost = cost_of(u64::from(flight.piece.length));
                     let ticks = ended.saturating_sub(flight.times.looked);
-                    pool.fair.end(attachment.pace.account(), cost, ticks);
+                    fair.end(attachment.pace.account(), cost, ticks);
                 }
                 attachment.land(&flight, completion, &mut self.means, ended);
             }
@@ -370,6 +490,7 @@ impl Engine {
         if now.saturating_sub(self.shown_at) >= SHOW_EVERY {
             self.shown_at = now;
             self.pools.iter().for_each(Pool::show);
+            self.hosted.iter().for_each(Hosted::show);
         }
     }
 
@@ -383,6 +504,9 @@ impl Engine {
             if let Some(pool) = self.pools.iter_mut().find(|known| known.id == pool) {
                 pool.fair.leave(attachment.pace.account());
                 let _ = pool.volumes.detach(handle);
+            } else if let Some(door) = self.doors.iter_mut().find(|known| known.pool == pool) {
+                // The volume is let go by whoever asked for this.
+                door.fair.leave(attachment.pace.account());
             }
             *place = None;
             self.watch_version += 1;
@@ -400,7 +524,17 @@ impl Engine {
             }
         }
         let ended = before - self.pools.len();
-        settled + ended
+        settled + ended + self.settle_hosted()
+    }
+
+    fn settle_hosted(&mut self) -> usize {
+        let mut ended = 0;
+        while let Some(at) = self.hosted.iter().position(Hosted::has_left) {
+            self.hosted.swap_remove(at).end();
+            self.watch_version += 1;
+            ended += 1;
+        }
+        ended
     }
 
     fn flush(&mut self) {
@@ -431,7 +565,8 @@ impl Poller for Engine {
     fn deadline(&self) -> Option<Moment> {
         let attachments = self.attachments.iter().flatten();
         let paces = attachments.filter_map(|attachment| attachment.pace.deadline());
-        paces.chain(self.pools.iter().filter_map(Pool::deadline)).min()
+        let pools = self.pools.iter().filter_map(Pool::deadline);
+        paces.chain(pools).chain(self.hosted.iter().filter_map(Hosted::deadline)).min()
     }
 
     fn arm(&mut self) -> Wake {
@@ -439,10 +574,15 @@ impl Poller for Engine {
             // Whatever is there already is found by the round that follows.
             let _ = attachment.device.arm_kicks();
         }
-        if self.pools.iter().all(Pool::announces) { Wake::Descriptors } else { Wake::Timer }
+        // From here on whoever puts something into a ring wakes this worker.
+        self.bell.arm();
+        let announces =
+            self.pools.iter().all(Pool::announces) && self.hosted.iter().all(Hosted::announces);
+        if announces { Wake::Descriptors } else { Wake::Timer }
     }
 
     fn disarm(&mut self) {
+        self.bell.disarm();
         for attachment in self.attachments.iter_mut().flatten() {
             attachment.device.disarm_kicks();
         }
@@ -450,6 +590,10 @@ impl Poller for Engine {
 
     fn watch(&self, watch: &mut dyn FnMut(BorrowedFd<'_>)) {
         watch(self.inbox.as_fd());
+        watch(self.bell.as_fd());
+        for descriptor in self.hosted.iter().filter_map(|hosted| hosted.disk().descriptor()) {
+            watch(descriptor);
+        }
         for pool in &self.pools {
             for descriptor in pool.disks().filter_map(PoolDisk::descriptor) {
                 watch(descriptor);
@@ -462,6 +606,14 @@ impl Poller for Engine {
 
     fn watch_version(&self) -> u64 {
         self.watch_version
+    }
+}
+
+/// The fairness of a pool, wherever that is.
+fn fair_of<'a>(pools: &'a mut [Pool], doors: &'a mut [Door], pool: PoolId) -> Option<&'a mut Fair> {
+    match pools.iter_mut().find(|known| known.id == pool) {
+        Some(pool) => Some(&mut pool.fair),
+        None => doors.iter_mut().find(|known| known.pool == pool).map(|door| &mut door.fair),
     }
 }
 

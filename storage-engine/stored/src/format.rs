@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Making, mounting and unmounting pools: what waits for a disk, on a thread that may wait.
 
+use crate::message::EngineRefusal;
 use crate::meter::DiskMeter;
 use crate::place::{DiskMember, Place, PlaceError, PoolVolumes};
+use crate::worker::WorkerPort;
 use plinth_disks::uring::{OpenError, UringDiskError};
 use plinth_ids::{DiskId, PoolId};
 use plinth_metrics::{Kind, Metrics};
@@ -157,6 +159,8 @@ pub(crate) enum PoolMountError {
     Format(#[from] FormatError),
     #[error("no random number for the pool can be had")]
     Random { source: io::Error },
+    #[error("the disk has no worker")]
+    Worker(#[from] EngineRefusal),
     #[error(
         "a null pool answers guests without doing what they ask, and loses all they write: if that \
          is wanted for measuring, start plinth-stored with --measuring"
@@ -183,14 +187,14 @@ pub(crate) struct Mounted {
 /// pool of several disks begins with those that are there.
 pub(crate) fn mount(
     pool: &api::Pool,
-    purpose: Purpose,
-    metrics: &Metrics,
+    (purpose, metrics): (Purpose, &Metrics),
+    port: &WorkerPort,
 ) -> Result<Mounted, PoolMountError> {
     let (mut members, mut missing) = (Vec::new(), Vec::new());
     let mut faults = BTreeMap::new();
     let mut first = None;
     for disk in &pool.disks {
-        match mount_disk(pool, disk, purpose, metrics) {
+        match mount_disk(pool, disk, (purpose, metrics), port) {
             Ok(member) => members.push(member),
             Err(error) => {
                 missing.push(disk.id);
@@ -206,7 +210,7 @@ pub(crate) fn mount(
         Ok((span, refused)) => {
             for refused in refused {
                 faults.insert(refused.member.disk, refused.error.to_string());
-                drop(refused.member.store.unmount());
+                port.unmount(refused.member.store);
             }
             let mut volumes = Volumes::start(span, pool.id);
             volumes.set_reclaim_rate(Some(RECLAIM_RATE));
@@ -215,7 +219,7 @@ pub(crate) fn mount(
         }
         Err((error, members)) => {
             for member in members {
-                drop(member.store.unmount());
+                port.unmount(member.store);
             }
             Err(error.into())
         }
@@ -226,9 +230,10 @@ pub(crate) fn mount(
 pub(crate) fn mount_disk(
     pool: &api::Pool,
     disk: &api::PoolDisk,
-    purpose: Purpose,
-    metrics: &Metrics,
+    (purpose, metrics): (Purpose, &Metrics),
+    port: &WorkerPort,
 ) -> Result<DiskMember, PoolMountError> {
+    let worker = place_of(disk.worker);
     let place = Place::parse(&disk.device)?;
     if matches!(place, Place::Null { .. }) && purpose != Purpose::Measuring {
         return Err(PoolMountError::Null);
@@ -260,7 +265,13 @@ pub(crate) fn mount_disk(
     let options = StoreOptions { durability, ladder, discard, ..StoreOptions::default() };
     let mut store = Store::mount(disk, options)?;
     let map = read_map(&mut store)?.map(|(_, map)| map);
+    let store = port.seat(pool.id, number, worker, store)?;
     Ok(DiskMember { disk: number, serial, store, map })
+}
+
+/// A worker's place in the list. A configuration that was placed names one everywhere.
+pub(crate) fn place_of(worker: Option<u32>) -> usize {
+    worker.and_then(|worker| usize::try_from(worker).ok()).unwrap_or(0)
 }
 
 /// Whether the pool's contents end with this process.
@@ -271,8 +282,8 @@ pub(crate) fn is_volatile(pool: &api::Pool) -> bool {
 }
 
 /// Writes a checkpoint on every disk and lets go of it.
-pub(crate) fn unmount(volumes: PoolVolumes) {
-    for (_, store) in volumes.stop().into_stores() {
-        drop(store.unmount());
+pub(crate) fn unmount(volumes: PoolVolumes, port: &WorkerPort) {
+    for (_, seat) in volumes.stop().into_stores() {
+        port.unmount(seat);
     }
 }

@@ -10,9 +10,8 @@ use crate::disks::stays;
 use crate::format::{self, Mounted, Purpose};
 use crate::message::{AttachSpec, Attached, EngineRefusal, Message};
 use crate::worker::WorkerPort;
-use crossbeam_channel::bounded;
 use plinth_backends::blk::BlkClass;
-use plinth_backends::{Device, DeviceOptions, DeviceToken, HandedDevice, Shrinkable, WorkerLink};
+use plinth_backends::{Device, DeviceOptions, DeviceToken, HandedDevice, Shrinkable};
 use plinth_ids::{DiskId, PoolId, VolumeId};
 use plinth_metrics::Metrics;
 use plinth_obs::Chain;
@@ -58,7 +57,6 @@ pub(crate) type VolumeKey = (PoolId, VolumeId);
 #[derive(Debug)]
 pub(crate) struct Keeper {
     port: WorkerPort,
-    link: WorkerLink,
     purpose: Purpose,
     metrics: Arc<Metrics>,
     scene: Mutex<Scene>,
@@ -68,13 +66,8 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    pub(crate) fn new(
-        port: WorkerPort,
-        link: WorkerLink,
-        purpose: Purpose,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self { port, link, purpose, metrics, scene: Mutex::default(), mending: Mutex::default() }
+    pub(crate) fn new(port: WorkerPort, purpose: Purpose, metrics: Arc<Metrics>) -> Self {
+        Self { port, purpose, metrics, scene: Mutex::default(), mending: Mutex::default() }
     }
 
     /// A panic ends the process, so a lock is never found poisoned by a live one.
@@ -164,6 +157,11 @@ impl Keeper {
         let _mending = self.mending.lock().unwrap_or_else(PoisonError::into_inner);
         self.metrics.measure_rate();
         let Some(wanted) = self.wanted() else { return };
+        let wanted = wanted.placed();
+        if let Err(err) = self.port.arrange(&wanted.workers) {
+            // Who is without a worker says so; the others are served.
+            tracing::error!(err, "the workers are not as they should be");
+        }
         self.detach_unwanted(&wanted.attachments, &wanted.pools);
         self.close_unwanted(&wanted.pools);
         for pool in &wanted.pools {
@@ -242,7 +240,7 @@ impl Keeper {
         for (_, _, (_, token, _)) in &given {
             let token = *token;
             // Only a worker that has ended refuses, and then nothing is attached.
-            let _ = self.port.ask(|answer| Message::Detach { token, answer });
+            let _ = self.port.detach(token);
         }
         self.close_unwanted(&[]);
         Ok(given.into_iter().map(|(key, handed, _)| (key, handed)).collect())
@@ -260,18 +258,23 @@ impl Keeper {
         for (key, handed, (spec, token, class)) in given {
             let shrinkable = Shrinkable::Refuse;
             let options = DeviceOptions { socket: spec.socket.clone(), token, shrinkable };
-            match Device::take_over(options, class.clone(), self.link.clone(), handed) {
+            let link = self.port.link(token).map_err(|error| Chain(&error).to_string());
+            let device = link.and_then(|link| {
+                let device = Device::take_over(options, class.clone(), link, handed);
+                device.map_err(|error| Chain(&error).to_string())
+            });
+            match device {
                 Ok(device) => {
                     scene.served.insert(key, Served { spec, device, token, class });
                 }
-                Err(error) => {
-                    let err = display(Chain(&error));
+                Err(err) => {
                     tracing::error!(
                         ?key,
                         err,
                         "a volume is not served any more; it is tried again"
                     );
-                    drop(self.port.tell(Message::Detach { token, answer: bounded(1).0 }));
+                    // Nothing is served, so nothing can be under way: the answer is immediate.
+                    let _ = self.port.detach(token);
                 }
             }
         }
@@ -321,7 +324,7 @@ impl Keeper {
             // First the device, which gives its queues back; then the volume.
             served.device.stop();
             let token = served.token;
-            if let Err(error) = self.port.ask(|answer| Message::Detach { token, answer }) {
+            if let Err(error) = self.port.detach(token) {
                 let err = display(Chain(&error));
                 tracing::error!(%pool, %volume, err, "a volume was not detached");
             } else {
@@ -362,11 +365,12 @@ impl Keeper {
             scene.pools.values().filter(|pool| !stays(pool, pools)).map(|pool| pool.id).collect()
         };
         for pool in goes {
+            self.port.close_doors(pool);
             let closed = self.port.ask(|answer| Message::PoolClose { pool, answer });
             self.scene().pools.remove(&pool);
             match closed {
                 Ok(volumes) => {
-                    format::unmount(*volumes);
+                    format::unmount(*volumes, &self.port);
                     tracing::info!(%pool, "pool closed");
                 }
                 Err(error) => {
@@ -396,15 +400,19 @@ impl Keeper {
     }
 
     fn try_open(&self, pool: &Pool) -> Result<(), String> {
-        let Mounted { volumes, faults } = format::mount(pool, self.purpose, &self.metrics)
-            .map_err(|error| Chain(&error).to_string())?;
+        let text = |error: &(dyn std::error::Error + 'static)| Chain(error).to_string();
+        let home = format::place_of(pool.worker);
+        self.port.settle(pool.id, home).map_err(|error| text(&error))?;
+        let Mounted { volumes, faults } =
+            format::mount(pool, (self.purpose, &self.metrics), &self.port)
+                .map_err(|error| text(&error))?;
         for (disk, fault) in &faults {
             tracing::error!(pool = %pool.id, %disk, err = fault, "disk not in service");
         }
         let (id, volumes) = (pool.id, Box::new(volumes));
         self.port
             .ask(|answer| Message::PoolOpen { pool: id, volumes, answer })
-            .map_err(|error| Chain(&error).to_string())?;
+            .map_err(|error| text(&error))?;
         self.scene().disk_faults.retain(|(known, _), _| *known != id);
         for disk in &pool.disks {
             match faults.get(&disk.id) {
@@ -453,7 +461,7 @@ impl Keeper {
         };
         let Attached { token, class } = self
             .port
-            .ask(|answer| Message::Attach { spec: attach, answer })
+            .attach(attach, format::place_of(spec.worker))
             .map_err(|error: EngineRefusal| text(&error))?;
         let options =
             DeviceOptions { socket: spec.socket.clone(), token, shrinkable: Shrinkable::Refuse };
@@ -462,15 +470,16 @@ impl Keeper {
         let handed = self.scene().handed.remove(&key);
         // A socket that was moved by the configuration is made anew: its guest will come again.
         let handed = handed.filter(|handed| handed.path() == spec.socket);
+        let link = self.port.link(token).map_err(|error| text(&error))?;
         let served = match handed {
-            Some(handed) => Device::take_over(options, class, self.link.clone(), handed),
-            None => Device::serve(options, class, self.link.clone()),
+            Some(handed) => Device::take_over(options, class, link, handed),
+            None => Device::serve(options, class, link),
         };
         match served {
             Ok(device) => Ok(Served { spec: spec.clone(), device, token, class: served_class }),
             Err(error) => {
                 // Nothing is served, so nothing can be under way: the answer is immediate.
-                let _ = self.port.ask(|answer| Message::Detach { token, answer });
+                let _ = self.port.detach(token);
                 Err(text(&error))
             }
         }

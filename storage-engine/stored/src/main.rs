@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! plinth-stored: the volumes of one node, from its disks to its guests' vhost-user sockets.
 //!
-//! One worker thread owns pools, volumes and queues. Around it: a thread for each attachment that
+//! Worker threads own pools with their volumes, disks, and queues; most often there is one, which
+//! owns all. Around them: a thread for each attachment that
 //! speaks vhost-user, a thread for each management connection, and this one, which mends what
 //! differs from the configuration until it is told to stop.
 
@@ -9,10 +10,13 @@ mod attachment;
 mod config;
 mod delta;
 mod disks;
+mod door;
 mod engine;
 mod flight;
 mod format;
+mod gather;
 mod handover;
+mod hosted;
 mod keeper;
 mod message;
 mod meter;
@@ -21,6 +25,7 @@ mod place;
 mod pool;
 mod refusal;
 mod scrub;
+mod seat;
 mod service;
 mod show;
 mod slow;
@@ -58,7 +63,7 @@ struct Arguments {
     /// The management socket, if not stored.sock in the run folder
     #[arg(long)]
     socket: Option<PathBuf>,
-    /// The CPU that the worker is pinned to
+    /// The CPU that the worker is pinned to where the configuration lists no workers
     #[arg(long)]
     cpu: Option<u32>,
     /// What the worker does when idle: adaptive sleeps after a while, poll never, interrupt at once
@@ -134,8 +139,7 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
     let metrics = Arc::new(metrics);
     let instruments =
         worker::Instruments { metrics: Arc::clone(&metrics), slow_ms: arguments.slow_ms };
-    let (worker, port, link) =
-        worker::start(config, instruments).map_err(|source| RunError::Worker { source })?;
+    let port = worker::start(config, instruments).map_err(|source| RunError::Worker { source })?;
     // From here on the disks are ours, and the kept configuration does not change any more.
     let taken = if arguments.take_over {
         let taken = handover::take_over(&arguments.run_dir);
@@ -146,13 +150,13 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
     let kept = Kept::at(arguments.state_dir.join("stored.json"));
     let wanted: Option<StoreConfig> = kept.load().map_err(|source| RunError::Load { source })?;
     let purpose = if arguments.measuring { Purpose::Measuring } else { Purpose::Service };
-    let keeper = Arc::new(Keeper::new(port.clone(), link, purpose, Arc::clone(&metrics)));
+    let keeper = Arc::new(Keeper::new(port.clone(), purpose, Arc::clone(&metrics)));
     if let Some(wanted) = wanted {
         tracing::info!(epoch = wanted.epoch.0, "kept configuration found");
         keeper.want(wanted);
     }
-    let stats = Arc::clone(worker.stats());
-    let service = Arc::new(service::Stored::new(Arc::clone(&keeper), port, kept, stats, metrics));
+    let service = service::Stored::new(Arc::clone(&keeper), port.clone(), kept, metrics);
+    let service = Arc::new(service);
     let socket = arguments.socket.clone().unwrap_or_else(|| arguments.run_dir.join("stored.sock"));
     // Before the pools: a second process ends here, and has not touched a disk.
     let manage = move || Server::start(ServerConfig::new(&socket), Arc::clone(&service));
@@ -173,7 +177,7 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
     // Nobody may ask for more; then guests are let go, pools are closed, the worker ends.
     active.stop();
     keeper.stop();
-    worker.stop();
+    port.stop();
     Ok(())
 }
 

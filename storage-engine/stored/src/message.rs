@@ -4,12 +4,16 @@
 //! Each message carries the sender of its answer. The worker answers when the thing is done,
 //! which may be many rounds later; it never waits for anybody.
 
+use crate::door::{Door, Guests};
+use crate::hosted::{Hosted, HostedFacts};
 use crate::place::{DiskMember, DiskStore, PoolVolumes};
+use crate::seat::{DiskSeat, HostId};
 use crate::slow::Slow;
 use crossbeam_channel::Sender;
 use plinth_backends::DeviceToken;
 use plinth_backends::blk::{BlkClass, BlkCounters};
 use plinth_ids::{DiskId, PoolId, SnapshotId, VolumeId};
+use plinth_rt::AffinityError;
 use plinth_span::SpanDisk;
 use plinth_span::{JoinError, LeaveError};
 use plinth_store::StoreCounters;
@@ -36,6 +40,8 @@ pub(crate) enum EngineRefusal {
     Leave { disk: DiskId, source: LeaveError },
     #[error("{disk} is on its way out already")]
     Leaving { disk: DiskId },
+    #[error("worker {worker} is not there; the log says why")]
+    WorkerMissing { worker: usize },
     #[error("the store is stopping")]
     Stopping,
     #[error("the volume has {size} bytes; the socket can tell a guest of whole sectors only")]
@@ -66,6 +72,8 @@ pub(crate) struct Attached {
 pub(crate) struct Held {
     pub(crate) handle: VolumeHandle,
     pub(crate) status: VolumeStatus,
+    /// Guests are answered without being carried out: see [`crate::place::Place::Null`].
+    pub(crate) is_null: bool,
 }
 
 /// A pool as the worker sees it.
@@ -132,7 +140,48 @@ pub(crate) enum Message {
     DiskLeave {
         pool: PoolId,
         disk: DiskId,
-        answer: Answer<Option<Box<DiskStore>>>,
+        answer: Answer<Option<Box<DiskSeat>>>,
+    },
+    /// A disk of a pool that another worker keeps is this worker's.
+    HostBegin {
+        hosted: Box<Hosted>,
+    },
+    /// Answered when nothing of the disk is under way; its pool has let go of it. The asker
+    /// unmounts it.
+    HostEnd {
+        host: HostId,
+        answer: Answer<Box<DiskStore>>,
+    },
+    HostScrub {
+        pool: PoolId,
+        disk: Option<DiskId>,
+        order: crate::scrub::Order,
+        answer: Answer<()>,
+    },
+    HostScrubs {
+        pool: PoolId,
+        answer: Answer<Vec<crate::scrub::ScrubFacts>>,
+    },
+    Hosted {
+        answer: Sender<Vec<HostedFacts>>,
+    },
+    /// Attachments of this worker may be of a pool that another one keeps.
+    DoorOpen {
+        door: Box<Door>,
+    },
+    /// No attachment of the pool is left.
+    DoorClose {
+        pool: PoolId,
+    },
+    /// The other end of a door, for the worker that keeps the pool.
+    GuestsCome {
+        pool: PoolId,
+        guests: Box<Guests>,
+    },
+    /// Runs on this CPU from here on.
+    Pin {
+        cpu: u32,
+        answer: Sender<Result<(), AffinityError>>,
     },
     /// Of one disk or all of them.
     Scrub {
@@ -147,6 +196,12 @@ pub(crate) enum Message {
     },
     Attach {
         spec: AttachSpec,
+        answer: Answer<Attached>,
+    },
+    /// The same for a pool behind a door; `held` is of the worker that keeps it.
+    AttachFar {
+        spec: AttachSpec,
+        held: Box<Held>,
         answer: Answer<Attached>,
     },
     /// After the device's thread has stopped. Answered when its last request has ended.
@@ -202,4 +257,36 @@ pub(crate) enum Message {
     Attachments {
         answer: Sender<Vec<AttachmentFacts>>,
     },
+}
+
+impl Message {
+    /// The pool whose worker is meant, where a message is for the worker of a pool.
+    pub(crate) const fn pool(&self) -> Option<PoolId> {
+        match self {
+            Self::PoolOpen { pool, .. }
+            | Self::PoolClose { pool, .. }
+            | Self::DiskJoin { pool, .. }
+            | Self::DiskDrain { pool, .. }
+            | Self::DiskLeave { pool, .. }
+            | Self::GuestsCome { pool, .. }
+            | Self::Scrub { pool, .. }
+            | Self::Scrubs { pool, .. }
+            | Self::Hold { pool, .. }
+            | Self::HoldSnapshot { pool, .. }
+            | Self::Release { pool, .. }
+            | Self::Submit { pool, .. }
+            | Self::Volumes { pool, .. }
+            | Self::Snapshots { pool, .. } => Some(*pool),
+            Self::Attach { spec, .. } => Some(spec.pool),
+            _ => None,
+        }
+    }
+
+    /// The attachment whose worker is meant.
+    pub(crate) const fn token(&self) -> Option<DeviceToken> {
+        match self {
+            Self::Detach { token, .. } | Self::Limit { token, .. } => Some(*token),
+            _ => None,
+        }
+    }
 }

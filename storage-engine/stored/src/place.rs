@@ -2,6 +2,7 @@
 //! Where a pool lives, and the disk that is opened there.
 
 use crate::meter::{Burden, DiskMeter};
+use crate::seat::DiskSeat;
 use plinth_disks::flat::FlatDisk;
 use plinth_disks::uring::{DEPTH, Mode, OpenError, UringDisk, UringDiskError};
 use plinth_span::{Member, Span};
@@ -19,13 +20,13 @@ const IN_USE_PATIENCE: Duration = Duration::from_secs(2);
 const MEMORY_MAX: u64 = 1 << 40;
 
 /// The volumes of a pool, on their store.
-pub(crate) type PoolVolumes = Volumes<Span<DiskStore>>;
+pub(crate) type PoolVolumes = Volumes<Span<DiskSeat>>;
 
 /// The store of one disk.
 pub(crate) type DiskStore = Store<PoolDisk>;
 
 /// A mounted disk that is to be of a pool.
-pub(crate) type DiskMember = Member<DiskStore>;
+pub(crate) type DiskMember = Member<DiskSeat>;
 
 /// The device of a pool.
 #[derive(Clone, Debug, Eq, PartialEq)]

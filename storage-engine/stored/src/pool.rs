@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One pool, the worker's half: its volumes, and who waits for them.
 
+use crate::door::{BURST, Guests};
 use crate::message::{Answer, DiskFacts, EngineRefusal, PoolFacts};
 use crate::place::{DiskMember, DiskStore, PoolDisk, PoolVolumes};
+use crate::seat::DiskSeat;
 use crossbeam_channel::Sender;
 use plinth_ids::{DiskId, Moment, PoolId};
 use plinth_qos::Fair;
@@ -14,6 +16,10 @@ use std::collections::VecDeque;
 
 /// The bit of a tag that says that a management thread waits for it, not a guest.
 const MANAGED: u64 = 1 << 63;
+
+/// The bit of a tag that says that it came through a door: then its lower half is the number
+/// there, and above that stands which door.
+const FAR: u64 = 1 << 62;
 
 /// A request of a management thread that is under way.
 #[derive(Debug)]
@@ -45,8 +51,10 @@ pub(crate) struct Pool {
     in_flight: usize,
     landed: Vec<VolumeCompletion>,
     /// Disks on their way out, and who waits for them.
-    leaving: Vec<(DiskId, Answer<Option<Box<DiskStore>>>)>,
+    leaving: Vec<(DiskId, Answer<Option<Box<DiskSeat>>>)>,
     disks_version: u64,
+    /// Those of other workers, a door each. Doors stay until the pool ends.
+    guests: Vec<Guests>,
 }
 
 impl Pool {
@@ -64,7 +72,13 @@ impl Pool {
             landed: Vec::new(),
             leaving: Vec::new(),
             disks_version,
+            guests: Vec::new(),
         }
+    }
+
+    /// Attachments of another worker may come.
+    pub(crate) fn admit(&mut self, guests: Guests) {
+        self.guests.push(guests);
     }
 
     pub(crate) const fn is_serving(&self) -> bool {
@@ -77,9 +91,8 @@ impl Pool {
         // A move is begun again by the next start.
         self.volumes.store_mut().pause(true);
         let _ = self.scrub(None, crate::scrub::Order::Stop);
-        for (_, store) in self.volumes.store_mut().stores_mut() {
-            store.stop_discards();
-        }
+        let seats = self.volumes.store_mut().stores_mut();
+        seats.filter_map(|(_, seat)| seat.here_mut()).for_each(DiskStore::stop_discards);
     }
 
     pub(crate) const fn is_ending(&self) -> bool {
@@ -101,9 +114,9 @@ impl Pool {
         }
     }
 
-    /// The disks that are there.
+    /// The disks that are there and this worker's.
     pub(crate) fn disks(&self) -> impl Iterator<Item = &PoolDisk> {
-        self.volumes.store().stores().map(|(_, store)| store.disk())
+        self.volumes.store().stores().filter_map(|(_, seat)| seat.here()).map(DiskStore::disk)
     }
 
     /// Whether a sleeping worker is woken when something can go on. A disk in memory announces
@@ -118,14 +131,15 @@ impl Pool {
 
     /// When a move that failed is tried again, or freed space is given back to a device.
     pub(crate) fn deadline(&self) -> Option<Moment> {
-        let discards = self.volumes.store().stores().filter_map(|(_, store)| store.deadline());
+        let stores = self.volumes.store().stores().filter_map(|(_, seat)| seat.here());
+        let discards = stores.filter_map(DiskStore::deadline);
         discards.chain(self.volumes.store().deadline()).min()
     }
 
     /// Shows what the store has counted to whoever reads the metrics.
     pub(crate) fn show(&self) {
         let store = self.volumes.store();
-        for (_, store) in store.stores() {
+        for store in store.stores().filter_map(|(_, seat)| seat.here()) {
             if let Some(meter) = store.disk().meter() {
                 meter.show(&store.counters());
             }
@@ -159,7 +173,8 @@ impl Pool {
     }
 
     fn of(&self, disk: SpanDisk) -> DiskFacts {
-        let store = self.volumes.store().store(disk.disk);
+        // What only its owner knows of a disk of another worker is added by whoever asks.
+        let store = self.volumes.store().store(disk.disk).and_then(DiskSeat::here);
         let bad_blocks = store.map_or(0, |store| store.bad_block_count() as u64);
         DiskFacts { disk, bad_blocks, counters: store.map(DiskStore::counters).unwrap_or_default() }
     }
@@ -204,7 +219,7 @@ impl Pool {
     }
 
     /// Begins to forget a disk; `answer` hears when it has left.
-    pub(crate) fn leave(&mut self, disk: DiskId, answer: Answer<Option<Box<DiskStore>>>) {
+    pub(crate) fn leave(&mut self, disk: DiskId, answer: Answer<Option<Box<DiskSeat>>>) {
         if self.leaving.iter().any(|(known, _)| *known == disk) {
             let _ = answer.send(Err(EngineRefusal::Leaving { disk }));
             return;
@@ -304,6 +319,9 @@ impl Pool {
             return usize::from(self.volumes.store_mut().poll(now, &mut of_jobs));
         }
         let mut moved = self.offer_stalled();
+        if !self.guests.is_empty() {
+            moved += self.take_from_guests();
+        }
         moved += usize::from(self.volumes.poll(now, &mut self.landed));
         moved += self.landed.len();
         self.settle_opening();
@@ -312,8 +330,12 @@ impl Pool {
         }
         self.in_flight -= self.landed.len();
         for completion in self.landed.drain(..) {
-            if completion.tag.0 & MANAGED == 0 {
+            if completion.tag.0 & (MANAGED | FAR) == 0 {
                 landed.push(completion);
+                continue;
+            }
+            if completion.tag.0 & (MANAGED | FAR) == FAR {
+                answer_guest(&mut self.guests, completion);
                 continue;
             }
             let place = usize::try_from(completion.tag.0 & !MANAGED).unwrap_or(usize::MAX);
@@ -323,6 +345,34 @@ impl Pool {
                 let _ = done.send(VolumeCompletion { tag: VolumeTag(tag), ..completion });
             }
         }
+        self.guests.iter_mut().for_each(Guests::publish);
         moved
+    }
+
+    /// Takes what other workers ask, a burst of each. While something is stalled they wait in
+    /// their rings.
+    fn take_from_guests(&mut self) -> usize {
+        let mut moved = 0;
+        for which in 0..self.guests.len() {
+            for _ in 0..BURST {
+                if !self.has_room() {
+                    return moved;
+                }
+                let Some((number, request)) = self.guests[which].take() else { break };
+                moved += 1;
+                self.offer(VolumeTag(FAR | (which as u64) << 32 | u64::from(number)), request);
+            }
+        }
+        moved
+    }
+}
+
+/// Sends an end back through the door that its request came through.
+fn answer_guest(guests: &mut [Guests], completion: VolumeCompletion) {
+    let tag = completion.tag.0 & !FAR;
+    let number = u32::try_from(tag & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+    let door = usize::try_from(tag >> 32).ok().and_then(|door| guests.get_mut(door));
+    if let Some(door) = door {
+        door.answer(number, completion);
     }
 }

@@ -7,7 +7,7 @@ use plinth_ids::{DiskId, Epoch, PoolId, VolumeId};
 use plinth_obs::Chain;
 use plinth_span::LeaveError;
 use plinth_store::StoreRefusal;
-use plinth_store_api::{CONFIG_VERSION, Refusal};
+use plinth_store_api::{CONFIG_VERSION, Refusal, WORKERS_MAX};
 use plinth_volume::VolumeRefusal;
 use std::path::PathBuf;
 
@@ -49,6 +49,15 @@ pub(crate) enum ConfigRefusal {
     Ladder { pool: PoolId, warn: u8, nearfull: u8, full: u8 },
     #[error("the scrub schedule of {pool} has a 0: leave an interval out to turn it off")]
     Scrub { pool: PoolId },
+    #[error("the configuration has {workers} workers; up to {WORKERS_MAX} can be")]
+    Workers { workers: usize },
+    #[error("CPU {cpu} is in the list of workers twice: give each worker its own")]
+    CpuTwice { cpu: u32 },
+    #[error(
+        "worker {worker} is named, and the configuration has {workers}, counted from 0: lengthen \
+         `workers`, or name another one"
+    )]
+    WorkerUnknown { worker: u32, workers: usize },
     #[error("{what} is not served by this version")]
     NotServed { what: &'static str },
 }
@@ -72,6 +81,9 @@ impl ConfigRefusal {
             Self::AllDraining { .. } => "pool-draining",
             Self::Ladder { .. } => "ladder",
             Self::Scrub { .. } => "scrub-schedule",
+            Self::Workers { .. } => "workers",
+            Self::CpuTwice { .. } => "worker-cpu-twice",
+            Self::WorkerUnknown { .. } => "worker-unknown",
             Self::NotServed { .. } => "not-served",
         }
     }
@@ -94,6 +106,7 @@ impl From<EngineRefusal> for Refusal {
             EngineRefusal::Leave { .. } => "disk-needed",
             EngineRefusal::Leaving { .. } => "disk-leaving",
             EngineRefusal::Stopping => "stopping",
+            EngineRefusal::WorkerMissing { .. } => "worker-missing",
             EngineRefusal::Size { .. } => "volume-size",
             EngineRefusal::Volume(refusal) => volume_code(refusal),
         };

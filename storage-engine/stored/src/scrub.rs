@@ -5,8 +5,10 @@
 //! day. The schedule counts from the start of the process, or from the last whole scrub in it.
 
 use crate::keeper::Keeper;
-use crate::message::{EngineRefusal, Message};
+use crate::message::EngineRefusal;
+use crate::place::DiskStore;
 use crate::pool::Pool;
+use crate::seat::DiskSeat;
 use plinth_ids::{DiskId, Moment, PoolId};
 use plinth_store::{BadBlock, ScrubKind, ScrubProgress};
 use plinth_store_api as api;
@@ -43,14 +45,14 @@ impl Pool {
     ) -> Result<(), EngineRefusal> {
         let pool = self.id;
         let mut is_there = disk.is_none();
-        for (known, store) in self.volumes.store_mut().stores_mut() {
+        for (known, seat) in self.volumes.store_mut().stores_mut() {
             if disk.is_some_and(|disk| disk != known) {
                 continue;
             }
             is_there = true;
-            match order {
-                Order::Start { kind, rate } => store.scrub_start(kind, rate),
-                Order::Stop => _ = store.scrub_stop(),
+            // A disk of another worker is told by whoever asked this.
+            if let Some(store) = seat.here_mut() {
+                order.give(store);
             }
         }
         match disk {
@@ -61,25 +63,45 @@ impl Pool {
 
     /// Whether the worker must look by the clock for a scrub.
     pub(crate) fn is_scrubbing(&self) -> bool {
-        self.volumes.store().stores().any(|(_, store)| store.scrub_progress().is_some())
+        let stores = self.volumes.store().stores();
+        stores.filter_map(|(_, seat)| seat.here()).any(|store| store.scrub_progress().is_some())
     }
 
+    /// Those of the disks that are this worker's.
     pub(crate) fn scrubs(&self, now: Moment) -> Vec<ScrubFacts> {
         let stores = self.volumes.store().stores();
-        stores
-            .map(|(disk, store)| ScrubFacts {
-                disk,
-                now,
-                run: store.scrub_progress(),
-                last_light: store.scrub_result(ScrubKind::Light),
-                last_deep: store.scrub_result(ScrubKind::Deep),
-                bad_blocks: store.bad_blocks().copied().collect(),
-            })
-            .collect()
+        let of = |(disk, seat): (DiskId, &DiskSeat)| {
+            seat.here().map(|store| ScrubFacts::of(disk, store, now))
+        };
+        stores.filter_map(of).collect()
+    }
+}
+
+impl Order {
+    pub(crate) fn give(self, store: &mut DiskStore) {
+        match self {
+            Self::Start { kind, rate } => store.scrub_start(kind, rate),
+            Self::Stop => _ = store.scrub_stop(),
+        }
     }
 }
 
 impl ScrubFacts {
+    pub(crate) fn of(disk: DiskId, store: &DiskStore, now: Moment) -> Self {
+        Self {
+            disk,
+            now,
+            run: store.scrub_progress(),
+            last_light: store.scrub_result(ScrubKind::Light),
+            last_deep: store.scrub_result(ScrubKind::Deep),
+            bad_blocks: store.bad_blocks().copied().collect(),
+        }
+    }
+
+    pub(crate) const fn disk(&self) -> DiskId {
+        self.disk
+    }
+
     /// A time of the worker's clock in seconds since 1970.
     fn date(&self, at: Moment) -> u64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -146,7 +168,7 @@ impl Keeper {
     }
 
     fn scrub_facts(&self, pool: PoolId) -> Result<Vec<ScrubFacts>, EngineRefusal> {
-        self.port().ask(|answer| Message::Scrubs { pool, answer })
+        self.port().scrubs(pool)
     }
 
     /// Begins a scrub, at the pool's rate where none is said.
@@ -163,7 +185,7 @@ impl Keeper {
         };
         let rate = rate.unwrap_or_else(|| self.schedule(pool).rate);
         let order = Order::Start { kind, rate };
-        self.port().ask(|answer| Message::Scrub { pool, disk, order, answer })
+        self.port().scrub(pool, disk, order)
     }
 
     pub(crate) fn scrub_stop(
@@ -171,8 +193,7 @@ impl Keeper {
         pool: PoolId,
         disk: Option<DiskId>,
     ) -> Result<(), EngineRefusal> {
-        let order = Order::Stop;
-        self.port().ask(|answer| Message::Scrub { pool, disk, order, answer })
+        self.port().scrub(pool, disk, Order::Stop)
     }
 
     pub(crate) fn scrub_statuses(
@@ -222,13 +243,7 @@ impl Keeper {
                 let Some(kind) = disk.due(&pool.scrub) else { continue };
                 let order = Order::Start { kind, rate: pool.scrub.rate };
                 let (pool, disk) = (pool.id, disk.disk);
-                let begun = self.port().ask(|answer| Message::Scrub {
-                    pool,
-                    disk: Some(disk),
-                    order,
-                    answer,
-                });
-                match begun {
+                match self.port().scrub(pool, Some(disk), order) {
                     Ok(()) => tracing::info!(%pool, %disk, ?kind, "scheduled scrub begins"),
                     Err(error) => tracing::warn!(%pool, %disk, %error, "scrub does not begin"),
                 }

@@ -14,7 +14,7 @@ use crate::worker::WorkerPort;
 use plinth_ids::{DiskId, PoolId, VolumeId};
 use plinth_manage::{Kept, LineFault, Service};
 use plinth_metrics::Metrics;
-use plinth_rt::{StatsSnapshot, WorkerStats};
+use plinth_rt::StatsSnapshot;
 use plinth_store_api::{
     Answer, AttachmentStatus, Costs, DiskDetail, DiskStatus, Level, PoolStatus, Refusal, Reply,
     Request, Status, StoreConfig, Verb, VolumeStatus,
@@ -30,9 +30,8 @@ pub(crate) struct Stored {
     kept: Kept<StoreConfig>,
     /// Held while a configuration is judged and kept, so that two cannot overtake each other.
     applying: Mutex<()>,
-    stats: Arc<WorkerStats>,
-    /// What the worker had done when somebody last asked for its status.
-    asked: Mutex<StatsSnapshot>,
+    /// What the workers had done when somebody last asked for their status.
+    asked: Mutex<Vec<StatsSnapshot>>,
     metrics: Arc<Metrics>,
 }
 
@@ -43,11 +42,10 @@ impl Stored {
         keeper: Arc<Keeper>,
         port: WorkerPort,
         kept: Kept<StoreConfig>,
-        stats: Arc<WorkerStats>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let asked = Mutex::new(stats.at_start());
-        Self { keeper, port, kept, applying: Mutex::default(), stats, asked, metrics }
+        let asked = Mutex::default();
+        Self { keeper, port, kept, applying: Mutex::default(), asked, metrics }
     }
 
     fn carry_out(&self, verb: Verb) -> Outcome {
@@ -179,7 +177,7 @@ impl Stored {
 
     fn slow_requests(&self, limit: u32) -> Outcome {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let slow = self.port.look(|answer| Message::Slow { limit, answer })?;
+        let slow = self.port.slow_requests(limit)?;
         let rate = self.metrics.measure_rate();
         Ok(Answer::SlowRequests(show::slow_requests(&slow, rate, plinth_rt::cycles())))
     }
@@ -223,7 +221,7 @@ impl Stored {
     }
 
     fn pools(&self) -> Outcome {
-        let facts = self.port.look(|answer| Message::Pools { answer })?;
+        let facts = self.port.pool_facts()?;
         let wanted = self.keeper.wanted().map(|config| config.pools).unwrap_or_default();
         let status = |pool: plinth_store_api::Pool| {
             let known = facts.iter().find(|facts| facts.pool == pool.id);
@@ -249,7 +247,7 @@ impl Stored {
     }
 
     fn disks(&self, pool: PoolId) -> Result<Vec<DiskStatus>, Refusal> {
-        let facts = self.port.look(|answer| Message::Pools { answer })?;
+        let facts = self.port.pool_facts()?;
         let wanted = self.keeper.wanted().map(|config| config.pools).unwrap_or_default();
         let wanted = wanted.into_iter().find(|known| known.id == pool);
         let wanted = wanted.ok_or(EngineRefusal::PoolMissing { pool })?;
@@ -267,8 +265,8 @@ impl Stored {
 
     fn remove_disk(&self, pool: PoolId, disk: DiskId) -> Outcome {
         let left = self.port.ask(|answer| Message::DiskLeave { pool, disk, answer })?;
-        if let Some(store) = left {
-            drop(store.unmount());
+        if let Some(seat) = left {
+            self.port.unmount(*seat);
         }
         self.keeper.forget_disk(pool, disk);
         Ok(Answer::Done)
@@ -296,28 +294,53 @@ impl Stored {
                 errors: counters.refused + counters.failed + counters.queues_broken,
             }
         };
-        let now = self.stats.snapshot();
+        let done = self.done();
         let mut costs = Costs::default();
-        for of_pool in self.port.look(|answer| Message::Pools { answer })?.iter().map(|p| p.costs) {
+        for of_pool in self.port.pool_facts()?.iter().map(|p| p.costs) {
             costs.system_calls += of_pool.system_calls;
             costs.disk_bytes_read += of_pool.disk_bytes_read;
             costs.disk_bytes_written += of_pool.disk_bytes_written;
         }
         costs.system_calls +=
-            now.sleeps + facts.iter().map(|facts| facts.counters.calls).sum::<u64>();
-        let before =
-            std::mem::replace(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner), now);
+            done.sleeps + facts.iter().map(|facts| facts.counters.calls).sum::<u64>();
         Ok(Answer::Status(Status {
             process: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             epoch,
             attachments: attachments.into_iter().map(status).collect(),
-            busy: now.busy_share_since(&before),
-            busy_cycles: now.busy_cycles,
+            busy: done.busy,
+            busy_cycles: done.busy_cycles,
             requests: facts.iter().map(|facts| requests(&facts.counters)).sum(),
-            sleeps: now.sleeps,
+            sleeps: done.sleeps,
             costs,
         }))
+    }
+}
+
+/// What the workers have done, all together.
+struct Done {
+    /// Of the time since the last question, on average over the workers.
+    busy: f64,
+    busy_cycles: u64,
+    sleeps: u64,
+}
+
+impl Stored {
+    fn done(&self) -> Done {
+        let stats = self.port.stats();
+        let now: Vec<_> = stats.iter().map(|stats| stats.snapshot()).collect();
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *asked, now.clone());
+        drop(asked);
+        let starts = stats.iter().map(|stats| stats.at_start());
+        // A worker that is new since the last question counts from its start.
+        let before = before.iter().copied().chain(starts.skip(before.len()));
+        let shares = now.iter().zip(before).map(|(now, before)| now.busy_share_since(&before));
+        Done {
+            busy: shares.sum::<f64>() / now.len().max(1) as f64,
+            busy_cycles: now.iter().map(|now| now.busy_cycles).sum(),
+            sleeps: now.iter().map(|now| now.sleeps).sum(),
+        }
     }
 }
 

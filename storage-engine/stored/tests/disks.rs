@@ -41,6 +41,7 @@ impl Scene {
             id: DiskId(number),
             device: device(&folder, number),
             is_draining: false,
+            worker: None,
         };
         let disks: Vec<PoolDisk> = (1..=disks).map(disk).collect();
         for disk in &disks {
@@ -173,7 +174,12 @@ fn disks_come_and_go_under_a_guest_and_every_byte_stays() {
         let disk = scene.disk(number);
         assert!(disk.state == DiskState::In && disk.used > MIB, "{disk:?}");
     }
-    let number = PoolDisk { id: DiskId(4), device: device(&scene.folder, 4), is_draining: false };
+    let number = PoolDisk {
+        id: DiskId(4),
+        device: device(&scene.folder, 4),
+        is_draining: false,
+        worker: None,
+    };
     format(&scene.daemon, &number);
     scene.disks.push(number);
     scene.apply();
@@ -192,7 +198,12 @@ fn disks_come_and_go_under_a_guest_and_every_byte_stays() {
     scene.verify();
     assert_eq!(scene.daemon.pools()[0].fault, None);
     // It is nobody's any more, and the pool does not want it back.
-    let old = PoolDisk { id: DiskId(1), device: device(&scene.folder, 1), is_draining: false };
+    let old = PoolDisk {
+        id: DiskId(1),
+        device: device(&scene.folder, 1),
+        is_draining: false,
+        worker: None,
+    };
     scene.disks.push(old);
     scene.apply();
     let disk = scene.disk(1);
@@ -297,7 +308,8 @@ fn a_disk_that_fails_writes_is_out_with_its_reason_and_the_others_go_on() {
         return;
     };
     let daemon = Daemon::start(&folder);
-    let disk = |number, device| PoolDisk { id: DiskId(number), device, is_draining: false };
+    let disk =
+        |number, device| PoolDisk { id: DiskId(number), device, is_draining: false, worker: None };
     let disks = [disk(1, device(&folder, 1)), disk(2, small.0.join("disk-2"))];
     for disk in &disks {
         format(&daemon, disk);

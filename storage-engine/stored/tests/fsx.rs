@@ -11,7 +11,8 @@
 
 mod support;
 
-use plinth_store_api::Durability;
+use plinth_ids::Epoch;
+use plinth_store_api::{Attachment, Durability, StoreConfig};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -180,19 +181,22 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// One history; says how many kills it had.
-fn history(seed: u64, durability: Durability, length: Duration) -> u32 {
+/// One history; says how many kills it had. `worker` is that of the queues where there are two
+/// workers, each with a disk.
+fn history(seed: u64, durability: Durability, worker: Option<u32>, length: Duration) -> u32 {
     let folder = Folder::new();
     let (device, socket) = (folder.path("pool"), folder.path("blk.sock"));
     let mut daemon = Daemon::start(&folder);
     daemon.format(&device, 64 * MIB);
-    let mut first = config(1, &device, &[]);
-    first.pools[0].durability = durability;
-    daemon.apply(first);
+    let mut config = config(1, &device, &[]);
+    config.pools[0].durability = durability;
+    if worker.is_some() {
+        support::spread(&daemon, &mut config, &folder.path("second"), 64 * MIB);
+    }
+    daemon.apply(config.clone());
     daemon.create(VOLUME, SIZE).unwrap();
-    let mut second = config(2, &device, &[attachment(VOLUME, &socket, QUEUES)]);
-    second.pools[0].durability = durability;
-    daemon.apply(second);
+    let attachment = Attachment { worker, ..attachment(VOLUME, &socket, QUEUES) };
+    daemon.apply(StoreConfig { epoch: Epoch(2), attachments: vec![attachment], ..config });
     let mut guest = Guest::boot(&socket, QUEUES);
     let (mut model, mut kills) = (Model::new(seed), 0);
     let started = Instant::now();
@@ -212,7 +216,7 @@ fn history(seed: u64, durability: Durability, length: Duration) -> u32 {
         guest.connect(&socket);
         model.verify(&mut guest);
     }
-    println!("seed {seed}, {durability:?}: {kills} kills");
+    println!("seed {seed}, {durability:?}, queues at {worker:?}: {kills} kills");
     model.assert_all_done();
     kills
 }
@@ -243,6 +247,16 @@ fn random_operations_of_odd_sizes_agree_with_an_array_across_kills() {
     let seed = number("PLINTH_FSX_SEED", 1);
     println!("PLINTH_FSX_SECONDS={seconds} PLINTH_FSX_SEED={seed}");
     for (seed, durability) in [(seed, Durability::Flush), (seed + 1, Durability::Device)] {
-        assert!(history(seed, durability, Duration::from_secs(seconds) / 2) > 0);
+        assert!(history(seed, durability, None, Duration::from_secs(seconds) / 2) > 0);
+    }
+}
+
+#[test]
+fn it_is_the_same_with_disks_and_queues_on_two_workers() {
+    let (seconds, seed) = (number("PLINTH_FSX_SECONDS", 10), number("PLINTH_FSX_SEED", 1));
+    // The pool is kept by worker 0, so the second has every request pass two rings or one.
+    for (seed, worker) in [(seed, 0), (seed + 1, 1)] {
+        let length = Duration::from_secs(seconds) / 2;
+        assert!(history(seed, Durability::Flush, Some(worker), length) > 0);
     }
 }

@@ -293,13 +293,12 @@ pub(crate) fn live(plan: Plan) -> Fallible<(u64, u64)> {
 impl Life {
     fn new(plan: Plan) -> Self {
         let mut seed = Seed(plan.seed);
-        let members =
-            (1..=plan.disks)
-                .map(|number| {
-                    let disk = formatted(number, seed.draw());
-                    member_of(number, disk, plan.workers, u64::from(number) + plan.seed)
-                })
-                .collect();
+        let members = (1..=plan.disks)
+            .map(|number| {
+                let disk = formatted(number, seed.draw());
+                member_of(number, disk, plan.workers, u64::from(number) + plan.seed)
+            })
+            .collect();
         let (mut span, refused) = Span::start(POOL, members, &[]).map_err(|(e, _)| e).unwrap();
         assert!(refused.is_empty());
         span.omit(plan.omit);

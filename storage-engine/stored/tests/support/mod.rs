@@ -10,8 +10,8 @@ pub(crate) mod pattern;
 use plinth_ids::{DiskId, Epoch, Name, PoolId, VolumeId};
 use plinth_manage::Client;
 use plinth_store_api::{
-    Answer, Attachment, CONFIG_VERSION, Durability, Pool, PoolStatus, Refusal, Reply, Request,
-    Status, StoreConfig, Verb, VolumeStatus,
+    Answer, Attachment, CONFIG_VERSION, Durability, Pool, PoolDisk, PoolStatus, Refusal, Reply,
+    Request, Status, StoreConfig, Verb, VolumeStatus,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -213,6 +213,20 @@ pub(crate) fn config(epoch: u64, device: &Path, attachments: &[Attachment]) -> S
     }
 }
 
+/// Two workers, and a second disk for the pool, which the second worker owns.
+pub(crate) fn spread(daemon: &Daemon, config: &mut StoreConfig, device: &Path, size: u64) {
+    let cpus = plinth_rt::allowed_cpus().unwrap();
+    assert!(cpus.len() > 1, "two workers need two CPUs");
+    config.workers = cpus[..2].to_vec();
+    let disk = DiskId(2);
+    let (size, overwrite) = (Some(size), false);
+    let verb = Verb::PoolDiskAdd { pool: POOL, disk, device: device.into(), size, overwrite };
+    assert_eq!(daemon.call(verb), Ok(Answer::Done));
+    let mut second = PoolDisk { id: disk, ..PoolDisk::first(device) };
+    second.worker = Some(1);
+    config.pools[0].disks.push(second);
+}
+
 pub(crate) fn attachment(volume: VolumeId, socket: &Path, queues: u16) -> Attachment {
     Attachment {
         pool: POOL,
@@ -221,6 +235,7 @@ pub(crate) fn attachment(volume: VolumeId, socket: &Path, queues: u16) -> Attach
         queues,
         is_read_only: false,
         limits: None,
+        worker: None,
     }
 }
 
