@@ -28,7 +28,7 @@ use plinth_metrics::{Kind, Metrics};
 use plinth_qos::{Account, Fair, cost_of};
 use plinth_rt::{Bell, Inbox, Poller, Wake, cycles, pin_to};
 use plinth_store::BufferPool;
-use plinth_volume::{VolumeCompletion, VolumeRefusal};
+use plinth_volume::{SnapshotStatus, VolumeCompletion, VolumeRefusal};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -201,11 +201,7 @@ impl Engine {
                 let _ = answer.send(self.means.slow.list(limit));
             }
             Message::Snapshots { pool, volume, answer } => {
-                let found = self.pool(pool).and_then(|pool| {
-                    let missing = EngineRefusal::Volume(VolumeRefusal::NotFound);
-                    pool.volumes.snapshots(volume).ok_or(missing)
-                });
-                let _ = answer.send(found);
+                let _ = answer.send(self.snapshots(pool, volume));
             }
             Message::Attachments { answer } => {
                 let _ = answer.send(self.attachment_facts());
@@ -385,6 +381,15 @@ impl Engine {
         let mut status = volumes.status(volume).ok_or(VolumeRefusal::NotFound)?;
         status.size = volumes.size(handle)?;
         Ok(Held { handle, status, is_null: false })
+    }
+
+    fn snapshots(
+        &mut self,
+        pool: PoolId,
+        volume: VolumeId,
+    ) -> Result<Vec<SnapshotStatus>, EngineRefusal> {
+        let missing = EngineRefusal::Volume(VolumeRefusal::NotFound);
+        self.pool(pool)?.volumes.snapshots(volume).ok_or(missing)
     }
 
     fn attachment_facts(&self) -> Vec<AttachmentFacts> {

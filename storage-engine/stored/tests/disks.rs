@@ -9,7 +9,7 @@ use plinth_ids::{DiskId, VolumeId};
 use plinth_store_api::{
     Answer, Attachment, DiskState, DiskStatus, Durability, Pool, PoolDisk, StoreConfig, Verb,
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use support::guest::{Guest, Io, OK};
 use support::pattern::{Random, bytes};
@@ -27,6 +27,7 @@ struct Scene {
     daemon: Daemon,
     guest: Guest,
     disks: Vec<PoolDisk>,
+    workers: usize,
     epoch: u64,
     stamps: Vec<u64>,
     random: Random,
@@ -34,7 +35,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(disks: u32, seed: u64) -> Self {
+    fn new(disks: u32, workers: usize, seed: u64) -> Self {
         let folder = Folder::fast();
         let daemon = Daemon::start(&folder);
         let disk = |number| PoolDisk {
@@ -47,20 +48,20 @@ impl Scene {
         for disk in &disks {
             format(&daemon, disk);
         }
-        daemon.apply(of(1, &disks, &[]));
+        daemon.apply(of(1, workers, &disks, &[]));
         daemon.create(VOLUME, VOLUME_SIZE).unwrap();
         let socket = folder.path("blk.sock");
-        daemon.apply(of(2, &disks, &[attachment(VOLUME, &socket, 1)]));
+        daemon.apply(of(2, workers, &disks, &[served(workers, &socket)]));
         let guest = Guest::boot(&socket, 1);
         let stamps = vec![0; usize::try_from(BLOCKS).unwrap()];
         let (random, epoch, next_stamp) = (Random(seed), 2, 1);
-        Self { folder, daemon, guest, disks, epoch, stamps, random, next_stamp }
+        Self { folder, daemon, guest, disks, workers, epoch, stamps, random, next_stamp }
     }
 
     fn apply(&mut self) {
         self.epoch += 1;
-        let attachments = [attachment(VOLUME, &self.folder.path("blk.sock"), 1)];
-        self.daemon.apply(of(self.epoch, &self.disks, &attachments));
+        let attachments = [served(self.workers, &self.folder.path("blk.sock"))];
+        self.daemon.apply(of(self.epoch, self.workers, &self.disks, &attachments));
     }
 
     fn disk(&self, number: u32) -> DiskStatus {
@@ -155,11 +156,22 @@ fn format(daemon: &Daemon, disk: &PoolDisk) {
     assert_eq!(daemon.call(verb), Ok(Answer::Done));
 }
 
-fn of(epoch: u64, disks: &[PoolDisk], attachments: &[Attachment]) -> StoreConfig {
+/// With several workers, the disks are spread over them, and the queues are not with the pool.
+fn of(epoch: u64, workers: usize, disks: &[PoolDisk], attachments: &[Attachment]) -> StoreConfig {
     let mut config = config(epoch, &disks[0].device, attachments);
+    if workers > 1 {
+        config.workers = plinth_rt::allowed_cpus().unwrap();
+        config.workers.truncate(workers);
+        assert_eq!(config.workers.len(), workers, "each worker needs a CPU");
+    }
     let pool = Pool::of_one(POOL, &disks[0].device, Durability::Flush);
     config.pools = vec![Pool { disks: disks.to_vec(), ..pool }];
     config
+}
+
+fn served(workers: usize, socket: &Path) -> Attachment {
+    let worker = (workers > 1).then_some(1);
+    Attachment { worker, ..attachment(VOLUME, socket, 1) }
 }
 
 fn content(block: u64, stamp: u64) -> Vec<u8> {
@@ -168,11 +180,22 @@ fn content(block: u64, stamp: u64) -> Vec<u8> {
 
 #[test]
 fn disks_come_and_go_under_a_guest_and_every_byte_stays() {
-    let mut scene = Scene::new(3, 1);
+    come_and_go(1);
+}
+
+#[test]
+fn it_is_the_same_when_disks_and_queues_are_of_two_workers() {
+    come_and_go(2);
+}
+
+fn come_and_go(workers: usize) {
+    let mut scene = Scene::new(3, workers, 1);
     scene.fill();
     for number in 1..=3 {
         let disk = scene.disk(number);
         assert!(disk.state == DiskState::In && disk.used > MIB, "{disk:?}");
+        // Also of a disk that another worker owns.
+        assert!(disk.counters.writes > 0 && disk.counters.written_bytes > MIB, "{disk:?}");
     }
     let number = PoolDisk {
         id: DiskId(4),
@@ -214,7 +237,16 @@ fn disks_come_and_go_under_a_guest_and_every_byte_stays() {
 
 #[test]
 fn killed_in_the_middle_of_a_drain_it_goes_on_and_no_byte_is_lost() {
-    let mut scene = Scene::new(2, 2);
+    killed_while_draining(1);
+}
+
+#[test]
+fn killed_in_a_drain_from_one_worker_to_another_no_byte_is_lost() {
+    killed_while_draining(2);
+}
+
+fn killed_while_draining(workers: usize) {
+    let mut scene = Scene::new(2, workers, 2);
     scene.fill();
     scene.disks[1].is_draining = true;
     scene.apply();
@@ -255,7 +287,7 @@ fn killed_in_the_middle_of_a_drain_it_goes_on_and_no_byte_is_lost() {
 
 #[test]
 fn a_missing_disk_is_named_and_what_is_on_it_refused_until_it_comes_back() {
-    let mut scene = Scene::new(3, 3);
+    let mut scene = Scene::new(3, 1, 3);
     scene.fill();
     scene.guest.disconnect();
     let folder = std::mem::replace(&mut scene.folder, Folder::fast());
@@ -302,6 +334,15 @@ impl Drop for SmallTmpfs {
 
 #[test]
 fn a_disk_that_fails_writes_is_out_with_its_reason_and_the_others_go_on() {
+    failing_disk(1);
+}
+
+#[test]
+fn a_disk_of_another_worker_that_fails_writes_is_out_with_its_reason() {
+    failing_disk(2);
+}
+
+fn failing_disk(workers: usize) {
     let folder = Folder::fast();
     let Some(small) = SmallTmpfs::mount(folder.path("small")) else {
         println!("skipped: no right to mount a tmpfs");
@@ -314,10 +355,10 @@ fn a_disk_that_fails_writes_is_out_with_its_reason_and_the_others_go_on() {
     for disk in &disks {
         format(&daemon, disk);
     }
-    daemon.apply(of(1, &disks, &[]));
+    daemon.apply(of(1, workers, &disks, &[]));
     daemon.create(VOLUME, VOLUME_SIZE).unwrap();
     let socket = folder.path("blk.sock");
-    daemon.apply(of(2, &disks, &[attachment(VOLUME, &socket, 1)]));
+    daemon.apply(of(2, workers, &disks, &[served(workers, &socket)]));
     let mut guest = Guest::boot(&socket, 1);
     let step = 64 * BLOCK;
     let (mut good, mut bad) = (Vec::new(), Vec::new());

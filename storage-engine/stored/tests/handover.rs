@@ -4,11 +4,13 @@
 
 mod support;
 
+use plinth_ids::Epoch;
+use plinth_store_api::StoreConfig;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use support::guest::{Guest, Io, OK};
 use support::pattern::{Random, bytes};
-use support::{Daemon, Folder, MIB, VOLUME, serving, wait_for};
+use support::{Daemon, Folder, MIB, VOLUME, attachment, config, serving, spread, wait_for};
 
 const BLOCK: usize = 4096;
 const BLOCKS: u64 = 512;
@@ -83,7 +85,26 @@ impl Load {
 #[test]
 fn a_guest_sees_no_error_and_loses_nothing_through_hot_restarts() {
     let folder = Folder::new();
-    let mut daemon = serving(&folder, 256 * MIB, 64 * MIB, 1);
+    let daemon = serving(&folder, 256 * MIB, 64 * MIB, 1);
+    restart_hot(&folder, daemon);
+}
+
+#[test]
+fn workers_hand_their_disks_and_queues_over_as_one_does() {
+    let folder = Folder::new();
+    let daemon = Daemon::start(&folder);
+    daemon.format(&folder.path("pool"), 256 * MIB);
+    let mut config = config(1, &folder.path("pool"), &[]);
+    spread(&daemon, &mut config, &folder.path("second"), 256 * MIB);
+    daemon.apply(config.clone());
+    daemon.create(VOLUME, 64 * MIB).unwrap();
+    let mut attachment = attachment(VOLUME, &folder.path("blk.sock"), 1);
+    attachment.worker = Some(1);
+    daemon.apply(StoreConfig { epoch: Epoch(2), attachments: vec![attachment], ..config });
+    restart_hot(&folder, daemon);
+}
+
+fn restart_hot(folder: &Folder, mut daemon: Daemon) {
     let mut guest = Guest::boot(&folder.path("blk.sock"), 1);
     let mut load = Load::new(11);
     for round in 0..5 {
@@ -93,7 +114,7 @@ fn a_guest_sees_no_error_and_loses_nothing_through_hot_restarts() {
         }
         let (before, answers) = (daemon.status().process, load.answers);
         load.gap = Duration::ZERO;
-        let mut successor = Daemon::spawn(&folder, &["--take-over"]);
+        let mut successor = Daemon::spawn(folder, &["--take-over"]);
         wait_for("the end of the old process", || {
             load.step(&mut guest);
             daemon.has_ended()
@@ -112,7 +133,7 @@ fn a_guest_sees_no_error_and_loses_nothing_through_hot_restarts() {
     }
     // An ordinary end and start afterwards.
     assert_eq!(daemon.stop(), Some(0));
-    let _daemon = Daemon::start(&folder);
+    let _daemon = Daemon::start(folder);
     guest.connect(&folder.path("blk.sock"));
     load.check(&mut guest);
 }

@@ -97,3 +97,23 @@ fn a_slow_scrub_shows_how_far_it_is_and_can_be_stopped() {
     let refused = daemon.call(Verb::ScrubStop { pool: POOL, disk: other }).unwrap_err();
     assert_eq!(refused.code, "disk-missing");
 }
+
+/// The disk is not with its pool, so what is known of it comes from two workers.
+#[test]
+fn a_disk_of_another_worker_is_scrubbed_and_shown_as_one_at_hand() {
+    let folder = Folder::new();
+    let (daemon, place) = filled(&folder, |config| {
+        config.workers = plinth_rt::allowed_cpus().unwrap()[..2].to_vec();
+        config.pools[0].disks[0].worker = Some(1);
+    });
+    spoil(&folder, place);
+    start(&daemon, ScrubKind::Deep, Some(1 << 30));
+    wait_for("the end of the deep scrub", || scrubs(&daemon).last_deep);
+    let disk = disk(&daemon);
+    assert_eq!((disk.status.bad_blocks, disk.bad_blocks[0].found_by), (1, FoundBy::DeepScrub));
+    assert_eq!(daemon.pools()[0].checksum_errors, 1);
+    let nobody = Some(DiskId(9));
+    let verb = Verb::ScrubStart { pool: POOL, disk: nobody, kind: ScrubKind::Light, rate: None };
+    assert_eq!(daemon.call(verb).unwrap_err().code, "disk-missing");
+    daemon.call(Verb::ScrubStop { pool: POOL, disk: None }).unwrap();
+}

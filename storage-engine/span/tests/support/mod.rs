@@ -37,7 +37,7 @@ const ATTRIBUTE: u32 = 1002;
 /// The store of a disk of the pool: at hand, or behind a ring, with the other end polled when
 /// chance will have it.
 pub(crate) enum Store1 {
-    Here(Store<MemoryDisk>),
+    Here(Box<Store<MemoryDisk>>),
     There { near: Box<RelayStore>, host: Box<RelayHost<Store<MemoryDisk>>>, chance: Seed },
 }
 
@@ -65,14 +65,14 @@ impl Store1 {
 
     fn near(&self) -> &dyn ObjectStore {
         match self {
-            Self::Here(store) => store,
+            Self::Here(store) => &**store,
             Self::There { near, .. } => &**near,
         }
     }
 
     fn near_mut(&mut self) -> &mut dyn ObjectStore {
         match self {
-            Self::Here(store) => store,
+            Self::Here(store) => &mut **store,
             Self::There { near, .. } => &mut **near,
         }
     }
@@ -142,15 +142,15 @@ pub(crate) fn member(number: u32, disk: MemoryDisk) -> Member<Store1> {
     serial[..4].copy_from_slice(&number.to_le_bytes());
     let mut store = Store::mount(disk, options()).unwrap();
     let map = read_map(&mut store).unwrap().map(|(_, map)| map);
-    Member { disk: DiskId(number), serial, store: Store1::Here(store), map }
+    Member { disk: DiskId(number), serial, store: Store1::Here(Box::new(store)), map }
 }
 
 /// The same, of which another worker is the owner if `seed` says so.
 fn member_of(number: u32, disk: MemoryDisk, workers: u32, seed: u64) -> Member<Store1> {
     let mut member = member(number, disk);
-    if seed % u64::from(workers) > 0 {
+    if !seed.is_multiple_of(u64::from(workers)) {
         let Store1::Here(store) = member.store else { return member };
-        member.store = Store1::there(store, seed);
+        member.store = Store1::there(*store, seed);
     }
     member
 }
@@ -810,7 +810,7 @@ impl Life {
 /// Something to stand in while the real one is taken apart.
 fn empty() -> Span<Store1> {
     let store = Store::mount(formatted(999, 1), options()).unwrap();
-    Span::of_one(POOL, DiskId(999), [0; 16], Store1::Here(store))
+    Span::of_one(POOL, DiskId(999), [0; 16], Store1::Here(Box::new(store)))
 }
 
 fn lay_out(start: u32, count: u32, value: u64) -> (IoBuffer, u32) {
