@@ -196,12 +196,14 @@ impl<D: Disk> Store<D> {
 
     fn must_wait(&mut self, slot: u32, index: u32, mask: u8) -> bool {
         let found = self.overwrite(slot, index, mask);
-        // A whole unit needs no mark and no patience: it goes to a new one.
+        // A whole unit could go to a new one at once. It waits for its mark all the same: in place
+        // the volume keeps its layout, and the disk is not asked for memory or extents that it
+        // has never given. It needs no patience with other writes.
         let is_whole = mask == u8::MAX;
         match found {
             Overwrite::Yes | Overwrite::No => return false,
-            _ if is_whole => return false,
             Overwrite::Mark => self.mark(slot, index / MAP_UNITS),
+            _ if is_whole => return false,
             Overwrite::Busy => {}
             Overwrite::Unconfirmed => self.wants_confirm = true,
         }

@@ -122,6 +122,17 @@ fn what_a_crash_left_of_an_overwrite_is_taken_as_it_is_and_judged_once() {
 }
 
 #[test]
+fn whole_units_wait_for_their_mark_and_stay_where_they_are() {
+    for (atomic, blocks) in [(4096, 40), (512, 0)] {
+        let mut store = mounted(atomic);
+        write(&mut store, 1, 0, &vec![1; 5 * 32768]).unwrap();
+        write(&mut store, 1, 0, &vec![2; 5 * 32768]).unwrap();
+        assert_eq!(store.counters().blocks_overwritten, blocks);
+        assert_eq!(read(&mut store, 1, 0, 5 * 32768).unwrap(), vec![2; 5 * 32768]);
+    }
+}
+
+#[test]
 fn writes_of_a_block_come_one_after_the_other_and_reads_see_one_of_them_whole() {
     let mut store = overwritten();
     for round in 0..40_u8 {
