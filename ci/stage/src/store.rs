@@ -11,6 +11,7 @@ use plinth_store_api::{
     Answer, Attachment, CONFIG_VERSION, Durability, Pool, PoolStatus, Reply, Request, StoreConfig,
     Verb,
 };
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -193,10 +194,20 @@ impl Store {
             let fault = used.map(|pool| &pool.fault).chain(attachments).flatten().next().cloned();
             match fault {
                 Some(fault) => bail!("{fault}"),
-                None if status.attachments.len() == count => Ok(()),
+                None if status.attachments.len() == count => self.find_sockets(),
                 None => bail!("{} of {count} attachments", status.attachments.len()),
             }
         })
+    }
+
+    /// Whether somebody listens at every socket: a killed process leaves its files behind, and an
+    /// attachment that has not been tried yet has no fault.
+    fn find_sockets(&self) -> Result<()> {
+        for attachment in &self.config.attachments {
+            let socket = &attachment.socket;
+            UnixStream::connect(socket).with_context(|| socket.display().to_string())?;
+        }
+        Ok(())
     }
 
     /// Starts a second process that takes over from the first, and waits for the end of that.

@@ -12,7 +12,7 @@ use plinth_uring::{
 };
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use plinth_uring::{Mode, OpenError, SetupError};
 
@@ -47,6 +47,10 @@ pub struct UringDisk {
     is_gone: bool,
     /// Whether the kernel was called since the last `complete`.
     was_called: bool,
+    /// How long the device may end nothing of what is under way before it is given up.
+    patience: Option<Duration>,
+    /// Since when nothing has ended, while there is a patience.
+    silent_since: Option<Instant>,
 }
 
 impl UringDisk {
@@ -75,6 +79,8 @@ impl UringDisk {
             ended: Vec::new(),
             is_gone: false,
             was_called: false,
+            patience: None,
+            silent_since: None,
         })
     }
 
@@ -82,6 +88,29 @@ impl UringDisk {
     /// one whose physical block is a lie.
     pub fn set_atomic_write_size(&mut self, size: u32) {
         self.geometry.atomic_write_size = size.max(self.geometry.sector_size);
+    }
+
+    /// Gives the device up once nothing of what is under way has ended for so long: everything
+    /// then ends with [`DiskError::Hung`], and later requests with [`DiskError::Gone`]. `None`,
+    /// as it is in the beginning, waits for ever: a device in service may take its time, but who
+    /// mounts and unmounts polls until there is an end, and must come to one.
+    pub fn set_patience(&mut self, patience: Option<Duration>) {
+        self.patience = patience;
+        self.silent_since = None;
+    }
+
+    /// Looks whether the patience has come to its end.
+    fn watch(&mut self, patience: Duration, has_ended: bool) {
+        if has_ended || self.ring.in_flight() == 0 {
+            self.silent_since = None;
+            return;
+        }
+        let now = Instant::now();
+        let since = *self.silent_since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= patience {
+            let millis = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+            self.lose_as(DiskError::Hung { millis });
+        }
     }
 
     /// Sleeps until something can be completed or `timeout` has passed. For tools that have
@@ -105,12 +134,16 @@ impl UringDisk {
     /// The ring failed for good: everything under way ends with [`DiskError::Gone`]. The kernel
     /// may still have the buffers, so others go back in their place.
     fn lose(&mut self) {
+        self.lose_as(DiskError::Gone);
+    }
+
+    fn lose_as(&mut self, error: DiskError) {
         self.is_gone = true;
         for lost in self.ring.abandon() {
             self.ended.push(DiskCompletion {
                 tag: DiskTag(lost.tag),
                 buffer: lost.buffer_size.map(IoBuffer::zeroed),
-                result: Err(DiskError::Gone),
+                result: Err(error),
             });
         }
     }
@@ -188,8 +221,14 @@ impl Disk for UringDisk {
             self.submit();
             self.was_called = false;
         }
+        let before = into.len();
         into.append(&mut self.ended);
         self.ring.reap(&mut self.reaped);
+        if let Some(patience) = self.patience {
+            let has_ended = into.len() > before || !self.reaped.is_empty();
+            self.watch(patience, has_ended);
+            into.append(&mut self.ended);
+        }
         into.extend(self.reaped.drain(..).map(|done| DiskCompletion {
             tag: DiskTag(done.tag),
             buffer: done.buffer.map(|(blocks, length)| IoBuffer::from_blocks(blocks, length)),

@@ -6,9 +6,13 @@
 mod support;
 
 use plinth_disks::uring::{Mode, OpenError, UringDisk, UringDiskError};
-use plinth_store::{Disk, DiskError, DiskRequest, DiskTag, IoBuffer};
+use plinth_store::{
+    Disk, DiskError, DiskRequest, DiskTag, FormatOptions, IoBuffer, MountError, ObjectId,
+    ObjectKey, Store, StoreOptions, StoreRequest, StoreTag,
+};
 use std::fs::{self, File, OpenOptions};
 use std::process::Command;
+use std::time::{Duration, Instant};
 use support::{Scratch, finish, write};
 
 fn open(scratch: &Scratch) -> UringDisk {
@@ -163,11 +167,100 @@ fn who_only_completes_is_served_too() {
     let mut disk = open(&scratch);
     disk.enqueue(DiskTag(5), DiskRequest::Flush).unwrap();
     disk.submit();
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let mut ended = Vec::new();
     while ended.is_empty() {
         disk.complete(&mut ended);
         assert!(started.elapsed().as_secs() < 30, "the flush never ended");
     }
     assert_eq!(ended[0].tag, DiskTag(5));
+}
+
+/// A small ext4 that can be frozen: whoever writes to it then waits in the kernel.
+struct Freezable {
+    folder: Scratch,
+    _image: Scratch,
+}
+
+impl Freezable {
+    fn mount() -> Option<Self> {
+        let image = Scratch::file(64 << 20);
+        let folder = Scratch::folder();
+        let run = |program: &str, arguments: &[&str]| {
+            let output = Command::new(program).args(arguments).output();
+            output.is_ok_and(|output| output.status.success())
+        };
+        let paths = [image.path(), folder.path()].map(|path| path.to_str().unwrap());
+        let is_made = run("mkfs.ext4", &["-q", "-F", paths[0]])
+            && run("mount", &["-o", "loop", paths[0], paths[1]]);
+        is_made.then_some(Self { folder, _image: image })
+    }
+
+    fn freeze(&self, is_frozen: bool) -> bool {
+        let how = if is_frozen { "--freeze" } else { "--unfreeze" };
+        let done = Command::new("fsfreeze").arg(how).arg(self.folder.path()).output();
+        done.is_ok_and(|output| output.status.success())
+    }
+}
+
+impl Drop for Freezable {
+    fn drop(&mut self) {
+        self.freeze(false);
+        let _ = Command::new("umount").arg("-l").arg(self.folder.path()).status();
+    }
+}
+
+#[test]
+fn a_device_that_hangs_is_given_up_while_it_is_mounted_or_unmounted() {
+    let Some(system) = Freezable::mount() else {
+        println!("skipped: no ext4 can be mounted");
+        return;
+    };
+    let scratch = Scratch::file_in(system.folder.path(), 32 << 20);
+    let mut disk = UringDisk::open(scratch.path(), Mode::Worker, 64).unwrap();
+    Store::format(&mut disk, &FormatOptions { id: [3; 16], limits: None }).unwrap();
+    let patience = Duration::from_millis(300);
+    let hung = DiskError::Hung { millis: 300 };
+    disk.set_patience(Some(patience));
+    let mut store = Store::mount(disk, StoreOptions::default()).unwrap();
+    let key = ObjectKey { object: ObjectId(1), ..ObjectKey::default() };
+    if !system.freeze(true) {
+        println!("skipped: nothing can be frozen");
+        return;
+    }
+    let started = Instant::now();
+    let buffer = IoBuffer::zeroed(4096);
+    store
+        .submit(StoreTag(1), StoreRequest::Write { key, offset: 0, length: 4096, buffer })
+        .unwrap();
+    // An unmount would wait for ever for the write and its checkpoint.
+    drop(store.unmount());
+    assert!(started.elapsed() >= patience && started.elapsed() < Duration::from_secs(10));
+    assert!(system.freeze(false));
+    // The kernel has the old ring's writes, and with them the file's lock, a little longer.
+    let mut disk = loop {
+        match UringDisk::open(scratch.path(), Mode::Worker, 64) {
+            Ok(disk) => break disk,
+            Err(error) => assert!(started.elapsed() < Duration::from_secs(20), "{error}"),
+        }
+    };
+    disk.set_patience(Some(patience));
+    assert!(system.freeze(true));
+    let failed = Store::mount(disk, StoreOptions::default()).unwrap_err();
+    let is_named = match failed {
+        MountError::Disk(error) => error == hung,
+        MountError::ReadOnly(reason) => reason.to_string().contains("has not answered for 300 ms"),
+        _ => false,
+    };
+    assert!(is_named, "{failed}");
+    assert!(system.freeze(false));
+    // It is a store as before, for who comes when the device answers.
+    let started = Instant::now();
+    let mounted = loop {
+        match UringDisk::open(scratch.path(), Mode::Worker, 64) {
+            Ok(disk) => break Store::mount(disk, StoreOptions::default()),
+            Err(error) => assert!(started.elapsed() < Duration::from_secs(20), "{error}"),
+        }
+    };
+    mounted.unwrap().check().unwrap();
 }

@@ -3,7 +3,7 @@
 
 use crate::message::EngineRefusal;
 use crate::meter::DiskMeter;
-use crate::place::{DiskMember, Place, PlaceError, PoolVolumes};
+use crate::place::{DiskMember, DiskStore, Place, PlaceError, PoolVolumes};
 use crate::worker::WorkerPort;
 use plinth_disks::uring::{OpenError, UringDiskError};
 use plinth_ids::{DiskId, PoolId};
@@ -265,6 +265,8 @@ pub(crate) fn mount_disk(
     let options = StoreOptions { durability, ladder, discard, ..StoreOptions::default() };
     let mut store = Store::mount(disk, options)?;
     let map = read_map(&mut store)?.map(|(_, map)| map);
+    // In service it may take its time: guests wait, and are answered when it is back.
+    store.disk_mut().be_patient(false);
     let store = port.seat(pool.id, number, worker, store)?;
     Ok(DiskMember { disk: number, serial, store, map })
 }
@@ -286,4 +288,11 @@ pub(crate) fn unmount(volumes: PoolVolumes, port: &WorkerPort) {
     for (_, seat) in volumes.stop().into_stores() {
         port.unmount(seat);
     }
+}
+
+/// Writes a checkpoint and lets go of the disk. One that hangs is given up; its store is mended by
+/// its next mount.
+pub(crate) fn unmount_store(mut store: DiskStore) {
+    store.disk_mut().be_patient(true);
+    drop(store.unmount());
 }

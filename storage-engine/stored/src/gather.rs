@@ -3,6 +3,7 @@
 //! what is known of a pool in more than one place.
 
 use crate::door::door;
+use crate::format::unmount_store;
 use crate::hosted::Hosted;
 use crate::message::{AttachSpec, Attached, EngineRefusal, Message, PoolFacts};
 use crate::place::DiskStore;
@@ -38,7 +39,7 @@ impl WorkerPort {
     /// Takes a seat apart that its pool has let go of, and lets go of the disk, which waits for it.
     pub(crate) fn unmount(&self, seat: DiskSeat) {
         match self.take_back(seat) {
-            Ok(store) => drop(store.unmount()),
+            Ok(store) => unmount_store(store),
             // Only a worker that has ended does not give it back.
             Err(error) => tracing::error!(%error, "a disk was not unmounted"),
         }

@@ -42,7 +42,8 @@ impl Hosted {
     pub(crate) fn announces(&self) -> bool {
         let store = self.host.store();
         let is_told = store.is_idle() || store.disk().descriptor().is_some();
-        is_told && store.scrub_progress().is_none()
+        // A disk that hangs tells nobody when it is given up.
+        is_told && store.scrub_progress().is_none() && self.leaving.is_none()
     }
 
     /// When freed space is given back to its device.
@@ -54,6 +55,7 @@ impl Hosted {
     pub(crate) fn leave(&mut self, answer: Answer<Box<DiskStore>>) {
         self.host.store_mut().scrub_stop();
         self.host.store_mut().stop_discards();
+        self.host.store_mut().disk_mut().be_patient(true);
         self.leaving = Some(answer);
     }
 

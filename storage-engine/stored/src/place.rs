@@ -16,6 +16,10 @@ use std::time::{Duration, Instant};
 /// device, are taken down by the kernel a little after the process.
 const IN_USE_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a device may answer nothing while a pool is formatted, mounted or unmounted, which
+/// wait for nothing else: longer than a disk that spins up or a path that fails over takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// The largest memory disk: more is a slip of the pen.
 const MEMORY_MAX: u64 = 1 << 40;
 
@@ -71,14 +75,16 @@ impl Place {
         }
     }
 
-    /// Opens the disk. Blocks, so not for the worker's thread.
+    /// Opens the disk, which is given up when it hangs. Blocks, so not for the worker's thread.
     pub(crate) fn open(&self) -> Result<PoolDisk, UringDiskError> {
         let bare = match self {
             Self::Memory { size } => BareDisk::Memory(memory(*size)?),
             Self::Null { size } => BareDisk::Null(memory(*size)?),
             Self::Device(path) => BareDisk::Uring(Box::new(open_patiently(path)?)),
         };
-        Ok(PoolDisk::from(bare))
+        let mut disk = PoolDisk::from(bare);
+        disk.be_patient(true);
+        Ok(disk)
     }
 }
 
@@ -156,6 +162,13 @@ impl PoolDisk {
     /// Whether guests' requests are answered without being carried out.
     pub(crate) const fn is_null(&self) -> bool {
         matches!(self.bare, BareDisk::Null(_))
+    }
+
+    /// Has the device be given up when it answers nothing for [`PATIENCE`], or not.
+    pub(crate) fn be_patient(&mut self, is_bounded: bool) {
+        if let BareDisk::Uring(disk) = &mut self.bare {
+            disk.set_patience(is_bounded.then_some(PATIENCE));
+        }
     }
 
     /// Counts into `meter` from here on.

@@ -92,7 +92,10 @@ impl Pool {
         self.volumes.store_mut().pause(true);
         let _ = self.scrub(None, crate::scrub::Order::Stop);
         let seats = self.volumes.store_mut().stores_mut();
-        seats.filter_map(|(_, seat)| seat.here_mut()).for_each(DiskStore::stop_discards);
+        for store in seats.filter_map(|(_, seat)| seat.here_mut()) {
+            store.stop_discards();
+            store.disk_mut().be_patient(true);
+        }
     }
 
     pub(crate) const fn is_ending(&self) -> bool {
@@ -123,7 +126,9 @@ impl Pool {
     /// nothing; while it has something, the worker looks by the clock.
     pub(crate) fn announces(&self) -> bool {
         let is_told = self.in_flight == 0 || self.disks().all(|disk| disk.descriptor().is_some());
+        // A disk that hangs tells nobody when it is given up.
         is_told
+            && !self.is_ending()
             && !self.is_scrubbing()
             && !self.volumes.waits_for_time()
             && !self.volumes.store().is_moving()
