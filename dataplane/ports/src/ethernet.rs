@@ -44,6 +44,42 @@ impl EthernetPort {
 
     #[inline]
     pub(crate) fn deliver(&mut self, delivery: &Delivery<'_>) -> Result<(), DropReason> {
+        if delivery.segmentation.is_some() {
+            return self.deliver_segments(delivery);
+        }
+        let length = delivery.head.len() + delivery.payload.len();
+        self.put(length, |frame| {
+            let (head, payload) = frame.split_at_mut(delivery.head.len());
+            head.copy_from_slice(delivery.head);
+            delivery.payload.copy_to(payload);
+            let Some(partial) = delivery.partial else { return Ok(()) };
+            // On the wire nobody else will fill it in. The machine has checked where it is, so this
+            // cannot be refused; if it is, the packet must not go out with half a sum.
+            checksum::complete(frame, partial).map_err(|_| DropReason::PortBufferInvalid)
+        })
+    }
+
+    /// Cuts a packet into frames. When no more are taken in the middle, what was put out stays, and
+    /// TCP sends the rest again.
+    fn deliver_segments(&mut self, delivery: &Delivery<'_>) -> Result<(), DropReason> {
+        let segments = delivery.segments().ok_or(DropReason::PortBufferInvalid)?;
+        for nth in 0..segments.count() {
+            let length = segments.headers() + segments.payload(nth).len();
+            self.put(length, |frame| {
+                delivery.cut(&segments, nth, frame);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// One frame of `length` bytes, filled by `fill`.
+    #[inline]
+    fn put(
+        &mut self,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), DropReason>,
+    ) -> Result<(), DropReason> {
         if self.backlog.len() >= BACKLOG_MAX {
             self.flush();
             if self.backlog.len() >= BACKLOG_MAX {
@@ -51,16 +87,7 @@ impl EthernetPort {
             }
         }
         let mut mbuf = self.pool.take().ok_or(DropReason::PortQueueFull)?;
-        let length = delivery.head.len() + delivery.payload.len();
-        let frame = mbuf.append(length).ok_or(DropReason::PortBufferInvalid)?;
-        let (head, payload) = frame.split_at_mut(delivery.head.len());
-        head.copy_from_slice(delivery.head);
-        delivery.payload.copy_to(payload);
-        if let Some(partial) = delivery.partial {
-            // On the wire nobody else will fill it in. The machine has checked where it is, so
-            // this cannot be refused; if it is, the packet must not go out with half a sum.
-            checksum::complete(frame, partial).map_err(|_| DropReason::PortBufferInvalid)?;
-        }
+        fill(mbuf.append(length).ok_or(DropReason::PortBufferInvalid)?)?;
         self.backlog.push(mbuf);
         Ok(())
     }

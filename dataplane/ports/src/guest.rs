@@ -3,10 +3,13 @@
 
 use crate::Delivery;
 use crate::port::{counts, reason};
-use plinth_backends::net::{ChecksumRequest, Inbound, NetDevice, Offload, OutboundBurst};
+use plinth_backends::net::{
+    ChecksumRequest, Inbound, NetDevice, Offload, OutboundBurst, Payload, SegmentRequest,
+};
 use plinth_backends::{DeviceToken, QueueChange};
 use plinth_switch_api::DropCount;
 use plinth_vswitch::DropReason;
+use plinth_wire::Segmentation;
 use std::os::fd::BorrowedFd;
 
 /// The worker's side of one NIC: its rings, and which of its queue pairs run.
@@ -16,13 +19,19 @@ pub struct GuestPort {
     device: NetDevice,
     /// Pairs of which both rings run, lowest first.
     running: Vec<u16>,
+    /// One segment of a packet that is cut here; reused.
+    segment: Vec<u8>,
 }
+
+/// A segment's frame, at most: the longest MTU and its Ethernet header.
+const SEGMENT_MAX: usize = 65_535 + 14;
 
 impl GuestPort {
     /// `token` is the one of the device's events.
     pub fn new(token: DeviceToken, queue_pairs: u16) -> Self {
         let running = Vec::with_capacity(usize::from(queue_pairs));
-        Self { token, device: NetDevice::new(queue_pairs), running }
+        let segment = Vec::with_capacity(SEGMENT_MAX);
+        Self { token, device: NetDevice::new(queue_pairs), running, segment }
     }
 
     pub const fn token(&self) -> DeviceToken {
@@ -67,8 +76,29 @@ impl GuestPort {
             [pair] => pair,
             ref pairs => pairs[steer(delivery.head) % pairs.len()],
         };
+        if delivery.segmentation.is_some() {
+            return self.deliver_long(pair, delivery);
+        }
         let Inbound { head, payload, offload } = inbound(delivery);
         self.device.deliver(pair, head, payload, offload).map_err(reason)
+    }
+
+    /// A packet that is to be cut: uncut to a guest that takes it so, else cut here. When the queue
+    /// is full in the middle, what was delivered stays, and TCP sends the rest again.
+    fn deliver_long(&mut self, pair: u16, delivery: &Delivery<'_>) -> Result<(), DropReason> {
+        let Inbound { head, payload, offload } = inbound(delivery);
+        if offload.segments.is_none_or(|request| self.device.takes_segments(pair, request)) {
+            return self.device.deliver(pair, head, payload, offload).map_err(reason);
+        }
+        let segments = delivery.segments().ok_or(DropReason::PortBufferInvalid)?;
+        for nth in 0..segments.count() {
+            self.segment.clear();
+            self.segment.resize(segments.headers() + segments.payload(nth).len(), 0);
+            delivery.cut(&segments, nth, &mut self.segment);
+            let frame = Payload::bytes(&self.segment);
+            self.device.deliver(pair, &[], frame, Offload::default()).map_err(reason)?;
+        }
+        Ok(())
     }
 
     /// Prepares for packets that will probably come.
@@ -87,7 +117,10 @@ impl GuestPort {
         delivery: impl Fn(usize) -> Delivery<'a>,
         mut refused: impl FnMut(usize, DropReason),
     ) {
-        if let [pair] = self.running[..] {
+        let is_plain = (0..count).all(|nth| delivery(nth).segmentation.is_none());
+        if let [pair] = self.running[..]
+            && is_plain
+        {
             self.device.deliver_burst(
                 pair,
                 count,
@@ -144,7 +177,11 @@ fn inbound<'a>(delivery: &Delivery<'a>) -> Inbound<'a> {
     let checksum = delivery
         .partial
         .map(|partial| ChecksumRequest { start: partial.start, offset: partial.offset });
-    let offload = Offload { checksum, is_verified: false };
+    let segments = delivery.segmentation.map(|plan| {
+        let Segmentation { size, is_ipv6, has_ecn, headers, .. } = plan;
+        SegmentRequest { size, is_ipv6, has_ecn, headers }
+    });
+    let offload = Offload { checksum, is_verified: false, segments };
     Inbound { head: delivery.head, payload: delivery.payload, offload }
 }
 

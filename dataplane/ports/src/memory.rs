@@ -4,6 +4,7 @@
 
 use crate::Delivery;
 use plinth_vswitch::{DropReason, Offload};
+use plinth_wire::Segmentation;
 use plinth_wire::checksum::PartialChecksum;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +15,8 @@ pub struct Frame {
     pub bytes: Vec<u8>,
     /// A checksum that its sender left to be filled in.
     pub partial: Option<PartialChecksum>,
+    /// How it is to be cut: its sender's wish, or the switch's plan.
+    pub segmentation: Option<Segmentation>,
 }
 
 /// The switch's end.
@@ -84,7 +87,8 @@ impl MemoryPort {
         let mut bytes = delivery.head.to_vec();
         bytes.resize(delivery.head.len() + delivery.payload.len(), 0);
         delivery.payload.copy_to(&mut bytes[delivery.head.len()..]);
-        wire.from_switch.push(Frame { bytes, partial: delivery.partial });
+        let Delivery { partial, segmentation, .. } = *delivery;
+        wire.from_switch.push(Frame { bytes, partial, segmentation });
         Ok(())
     }
 

@@ -2,13 +2,14 @@
 //! From one port's burst to the ports that it goes to.
 
 use crate::{Delivery, Frame, GuestPort, Port};
-use plinth_backends::net::{BURST, HEAD_MAX, OutboundBurst, Payload};
+use plinth_backends::net::{BURST, HEAD_MAX, OutboundBurst, Payload, SegmentRequest};
 use plinth_dpdk::Mbuf;
 use plinth_ids::Moment;
 use plinth_rt::cycles;
 use plinth_vswitch::{
     BURST_MAX, DropReason, HEADERS_MAX, Offload, Packet, PortIndex, Switch, Verdict,
 };
+use plinth_wire::Segmentation;
 use plinth_wire::checksum::{PartialChecksum, rx_checksum};
 use std::ops::Range;
 
@@ -160,7 +161,12 @@ impl Path {
     /// Sends what is due of the switch's own accord.
     pub(crate) fn tick(&mut self, now: Moment) {
         while let Some(frame) = self.switch.tick(now) {
-            let delivery = Delivery { head: frame.bytes(), payload: Payload::EMPTY, partial: None };
+            let delivery = Delivery {
+                head: frame.bytes(),
+                payload: Payload::EMPTY,
+                partial: None,
+                segmentation: None,
+            };
             // A question that cannot be asked now is asked again by the machine's own timer.
             let _ = self.deliver(frame.port, &delivery);
         }
@@ -208,6 +214,10 @@ impl Path {
                 .map(|asked| PartialChecksum { start: asked.start, offset: asked.offset });
             let offload = Offload { partial, ..Offload::default() };
             outbound.copy_head(packet.load(index, length, offload));
+            if let Some(SegmentRequest { size, is_ipv6, has_ecn, .. }) = outbound.offload().segments
+            {
+                packet.ask_segmentation(size, is_ipv6, has_ecn);
+            }
         }
         let longest = burst.iter().map(|outbound| outbound.length()).max().unwrap_or(0);
         self.expect(index, count, longest);
@@ -278,6 +288,9 @@ impl Path {
                 offload.udp = rx_checksum(&frame.bytes);
             }
             load(packet, index, &frame.bytes, offload);
+            if let Some(Segmentation { size, is_ipv6, has_ecn, .. }) = frame.segmentation {
+                packet.ask_segmentation(size, is_ipv6, has_ecn);
+            }
         }
         self.switch.process(now, &mut self.packets[..count]);
         self.carry_out(count, |nth, tail| Payload::bytes(&frames[nth].bytes[tail]));
@@ -349,7 +362,9 @@ impl Path {
             let nth = usize::from(group[nth]);
             let packet = &packets[nth];
             let partial = packet.partial_checksum();
-            Delivery { head: packet.head(), payload: payload(nth, packet.tail()), partial }
+            let segmentation = packet.segmentation();
+            let payload = payload(nth, packet.tail());
+            Delivery { head: packet.head(), payload, partial, segmentation }
         };
         slot.port.deliver_burst(group.len(), delivery, refused);
         self.touch(target);

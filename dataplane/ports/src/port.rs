@@ -6,6 +6,7 @@ use plinth_backends::net::{DeliverRefusal, Payload};
 use plinth_switch_api::DropCount;
 use plinth_vswitch::DropReason;
 use plinth_wire::checksum::PartialChecksum;
+use plinth_wire::{Segmentation, Segments};
 
 /// A port of one of the three kinds. An enum and not a trait object: the call is on the path of
 /// every packet, and the kinds are known.
@@ -23,6 +24,36 @@ pub struct Delivery<'a> {
     pub payload: Payload<'a>,
     /// A checksum that is still to be filled in, by us or by the receiver.
     pub partial: Option<PartialChecksum>,
+    /// How the packet is to be cut into segments, by us or by the receiver.
+    pub segmentation: Option<Segmentation>,
+}
+
+impl Delivery<'_> {
+    /// The segments, if there are to be any.
+    pub(crate) fn segments(&self) -> Option<Segments> {
+        let plan = self.segmentation?;
+        let segments = Segments::new(plan, self.head.len() + self.payload.len());
+        // The machine gives no other plan.
+        debug_assert!(segments.is_some(), "a judged plan can be carried out: {plan:?}");
+        segments
+    }
+
+    /// Puts segment `nth` together in `frame`, which has its length: a whole frame with every sum
+    /// completed.
+    pub(crate) fn cut(&self, segments: &Segments, nth: usize, frame: &mut [u8]) {
+        let range = segments.payload(nth);
+        let (headers, data) = frame.split_at_mut(segments.headers());
+        headers.copy_from_slice(&self.head[..segments.headers()]);
+        // The front of the payload was copied with the head.
+        let at = segments.headers() + range.start;
+        let ours = self.head.get(at..).unwrap_or_default();
+        let (front, back) = data.split_at_mut(ours.len().min(range.len()));
+        front.copy_from_slice(&ours[..front.len()]);
+        if !back.is_empty() {
+            self.payload.copy_part_to(at + front.len() - self.head.len(), back);
+        }
+        segments.finish(nth, frame);
+    }
 }
 
 impl Port {

@@ -7,21 +7,23 @@ mod support;
 
 use crossbeam_channel::{Sender, bounded};
 use plinth_backends::fake::{FakeNic, Received};
-use plinth_backends::net::{ChecksumRequest, Offload};
+use plinth_backends::net::{ChecksumRequest, Offload, SegmentRequest};
 use plinth_backends::{DeviceToken, QueueEvent};
 use plinth_dpdk::{Eal, EalConfig, EthDev, EthOptions, Mbuf, Mempool};
 use plinth_ids::{Epoch, Moment, PortId, Vni};
 use plinth_ports::{
-    Answer, DataPath, EthernetPort, GuestPort, Message, Port, PortSet, Question, UplinkChange,
+    Answer, DataPath, EthernetPort, Frame, GuestPort, Message, Port, PortSet, Question,
+    UplinkChange,
 };
 use plinth_rt::{CountingAllocator, InboxSender, Poller, Wake, allocations, inbox};
 use plinth_switch_api::{Remote, SwitchConfig};
 use plinth_vswitch::{Limits, Snapshot};
-use plinth_wire::checksum::PartialChecksum;
+use plinth_wire::checksum::{self, PartialChecksum};
 use std::sync::{Arc, OnceLock};
-use support::{PEER, PEER_MAC, VTEP, VTEP_MAC, address, mac, port, udp, underlay};
+use support::{PEER, PEER_MAC, VTEP, VTEP_MAC, address, cut, mac, port, tcp, udp, underlay};
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_HOST_TSO4,
+    VIRTIO_NET_F_MRG_RXBUF,
 };
 
 #[global_allocator]
@@ -123,7 +125,7 @@ fn a_checksum_is_passed_on_to_a_guest_that_takes_it_and_completed_for_one_that_d
     for target in [2, 3] {
         let frame = udp(1, target, 700, true);
         let checksum = Some(request(frame.partial.unwrap()));
-        guests[0].send(&frame.bytes, Offload { checksum, is_verified: false }, 60);
+        guests[0].send(&frame.bytes, Offload { checksum, ..Offload::default() }, 60);
         bench.rounds();
     }
     let Received { bytes, offload, .. } = guests[1].receive().unwrap();
@@ -131,6 +133,71 @@ fn a_checksum_is_passed_on_to_a_guest_that_takes_it_and_completed_for_one_that_d
     assert_eq!(offload.checksum, udp(1, 2, 700, true).partial.map(request));
     let Received { bytes, offload, .. } = guests[2].receive().unwrap();
     assert_eq!((bytes, offload.checksum), (udp(1, 3, 700, false).bytes, None));
+}
+
+const SEGMENTED: u64 = FEATURES | 1 << VIRTIO_NET_F_HOST_TSO4 | 1 << VIRTIO_NET_F_GUEST_TSO4;
+
+fn segmented(frame: &Frame, size: u16, headers: u16) -> Offload {
+    let segments = SegmentRequest { size, is_ipv6: false, has_ecn: false, headers };
+    Offload { checksum: frame.partial.map(request), segments: Some(segments), ..Offload::default() }
+}
+
+#[test]
+fn a_long_packet_passes_whole_to_a_guest_that_takes_it_and_cut_to_one_that_does_not() {
+    // The third guest takes no checksums either, and the fourth only those.
+    let none = 1 << VIRTIO_NET_F_MRG_RXBUF;
+    let (mut bench, mut guests) = bench(&[SEGMENTED, SEGMENTED, none, FEATURES], None);
+    for (length, round) in [(20_000, 0), (65_535 - 40, 1), (1396 + 1, 2), (20_000, 3)] {
+        for target in [2, 3, 4] {
+            let frame = tcp(1, target, length, 0x18);
+            // What a guest says of its headers' length is not believed.
+            guests[0].send(&frame.bytes, segmented(&frame, 1396, 999), 12);
+        }
+        let allocated = bench.rounds();
+        assert!(allocated == 0 || round < 2, "{allocated} allocations in round {round}");
+        let Received { bytes, offload, .. } = guests[1].receive().unwrap();
+        let frame = tcp(1, 2, length, 0x18);
+        assert!(bytes == frame.bytes, "the whole packet");
+        assert_eq!(offload, segmented(&frame, 1396, 54));
+        for target in [3, 4] {
+            let guest = &mut guests[target as usize - 1];
+            for expected in cut(&tcp(1, target, length, 0x18).bytes, 1396) {
+                let Received { bytes, offload, .. } = guest.receive().unwrap();
+                assert!(bytes == expected && offload == Offload::default(), "round {round}");
+            }
+            assert_eq!(guest.receive(), None);
+        }
+        guests[0].reclaim();
+    }
+}
+
+#[test]
+fn a_long_packet_for_the_wire_is_cut_into_frames_with_their_own_outer_headers() {
+    let pool = Mempool::new(eal(), 1023, 2048).unwrap();
+    let (mut bench, mut guests) = bench(&[SEGMENTED], Some(uplink(2, pool)));
+    let frame = tcp(1, 9, 30_000, 0x19);
+    guests[0].send(&frame.bytes, segmented(&frame, 1396, 54), 12);
+    assert_eq!(bench.path.poll(bench.now), 1);
+    let (answer, discarded) = bounded(1);
+    bench.sender.try_send(Message::TakeUplink { answer }).unwrap();
+    bench.rounds();
+    let Some(Port::Ethernet(port)) = discarded.try_recv().unwrap().ports.pop() else {
+        panic!("the uplink is given back")
+    };
+    let mut sent: Vec<Mbuf> = Vec::with_capacity(32);
+    port.into_queue().receive(&mut sent, &mut 0);
+    let tunnelled: Vec<&Mbuf> = sent.iter().filter(|mbuf| mbuf.len() > 100).collect();
+    let expected = cut(&frame.bytes, 1396);
+    assert_eq!(tunnelled.len(), expected.len());
+    for (mbuf, inner) in tunnelled.iter().zip(&expected) {
+        let bytes = mbuf.data();
+        assert!(bytes[50..] == inner[..]);
+        assert!(checksum::is_right(&bytes[14..34]), "the outer header's sum");
+        let word = |at: usize| usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
+        assert_eq!((word(16), word(38)), (bytes.len() - 14, bytes.len() - 34));
+    }
+    drop(sent);
+    assert_eq!(pool.available(), 1023, "a buffer was lost");
 }
 
 #[test]
@@ -176,7 +243,7 @@ fn bursts_to_a_device_allocate_nothing_and_give_every_buffer_back() {
     let checksum = Some(request(frame.partial.unwrap()));
     for round in 0..20 {
         for _ in 0..40 {
-            guests[0].send(&frame.bytes, Offload { checksum, is_verified: false }, 12);
+            guests[0].send(&frame.bytes, Offload { checksum, ..Offload::default() }, 12);
         }
         let allocated = bench.rounds();
         assert!(allocated == 0 || round == 0, "{allocated} allocations in round {round}");
@@ -196,7 +263,7 @@ fn a_frame_for_the_wire_is_whole_with_its_checksum_completed() {
     let (mut bench, mut guests) = bench(&[FEATURES], Some(uplink(1, pool)));
     let frame = udp(1, 9, 1000, true);
     let checksum = Some(request(frame.partial.unwrap()));
-    guests[0].send(&frame.bytes, Offload { checksum, is_verified: false }, 12);
+    guests[0].send(&frame.bytes, Offload { checksum, ..Offload::default() }, 12);
     // One round: the uplink is looked at first, so what goes out now has not come back yet.
     assert_eq!(bench.path.poll(bench.now), 1);
     let (answer, discarded) = bounded(1);

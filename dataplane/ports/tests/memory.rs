@@ -16,9 +16,10 @@ use plinth_switch_api::{
     DropCount, GuestPort as PortConfig, PortStatus, Remote, SwitchConfig, UPLINK, Underlay,
 };
 use plinth_vswitch::{Limits, Snapshot};
+use plinth_wire::Segmentation;
 use plinth_wire::checksum::{self, PartialChecksum};
 use std::sync::Arc;
-use support::{PEER, PEER_MAC, VTEP, VTEP_MAC, address, mac, port, udp, underlay};
+use support::{PEER, PEER_MAC, VTEP, VTEP_MAC, address, mac, port, tcp, udp, underlay};
 
 const SECOND: Moment = Moment::from_secs(1);
 
@@ -171,7 +172,7 @@ fn learn_peer(bench: &mut Bench, uplink: &MemoryLink) {
     answer.extend(PEER.octets());
     answer.extend(VTEP_MAC.0);
     answer.extend(VTEP.octets());
-    uplink.send(Frame { bytes: answer, partial: None });
+    uplink.send(Frame { bytes: answer, partial: None, segmentation: None });
     bench.rounds();
 }
 
@@ -206,7 +207,7 @@ fn what_the_peer_sends_reaches_the_guest_whole() {
     let inner = udp(3, 1, 1000, false);
     back.extend(&inner.bytes);
     back.extend([0xee; 7]);
-    uplink.send(Frame { bytes: back, partial: None });
+    uplink.send(Frame { bytes: back, partial: None, segmentation: None });
     bench.rounds();
     assert_eq!(guest.take(), [inner], "{:?}", bench.drops());
 }
@@ -253,7 +254,7 @@ fn frames_of_any_length_are_dropped_or_sent_and_counted() {
     let links = bench.install(vec![port(1, 5), port(2, 5)], None, Vec::new());
     let whole = udp(1, 2, 300, false).bytes;
     for length in 0..whole.len() {
-        links[0].send(Frame { bytes: whole[..length].to_vec(), partial: None });
+        links[0].send(Frame { bytes: whole[..length].to_vec(), partial: None, segmentation: None });
         bench.rounds();
     }
     let delivered = links[1].take().len() as u64;
@@ -333,4 +334,60 @@ fn memory_ports_let_the_worker_sleep_on_descriptors() {
     let mut watched = 0;
     bench.path.watch(&mut |_| watched += 1);
     assert_eq!(watched, 1, "the inbox");
+}
+
+/// A guest's wish to have a packet cut is a claim like any other.
+#[test]
+fn what_may_not_be_cut_is_dropped_with_its_reason() {
+    type Change = fn(&mut Frame);
+    let wish = |size| Segmentation {
+        size,
+        is_ipv6: false,
+        has_ecn: false,
+        network: 0,
+        transport: 0,
+        headers: 0,
+    };
+    let cases: [(&str, u16, Change); 13] = [
+        ("port-mtu-exceeded", 1411, |_| {}),
+        ("port-mtu-exceeded", 65_535, |_| {}),
+        ("port-mtu-exceeded", 1400, |frame| frame.segmentation = None),
+        ("offload-invalid", 70, |_| {}),
+        ("offload-invalid", 1400, |frame| frame.partial = None),
+        ("offload-invalid", 1400, |frame| frame.partial.as_mut().unwrap().offset = 20),
+        ("offload-invalid", 1400, |frame| frame.segmentation.as_mut().unwrap().is_ipv6 = true),
+        ("offload-invalid", 1400, |frame| frame.bytes[47] |= 0x02),
+        ("offload-invalid", 1400, |frame| frame.bytes[47] |= 0x04),
+        ("offload-invalid", 1400, |frame| frame.bytes[47] |= 0x20),
+        // Bytes behind the packet.
+        ("offload-invalid", 1400, |frame| frame.bytes.push(0)),
+        // A fragment.
+        ("offload-invalid", 1400, |frame| frame.bytes[20] = 0x20),
+        // Another protocol.
+        ("offload-invalid", 1400, |frame| frame.bytes[23] = 47),
+    ];
+    for (reason, size, change) in cases {
+        let mut bench = Bench::new();
+        let links = bench.install(vec![port(1, 5), port(2, 5)], None, Vec::new());
+        let mut frame = tcp(1, 2, 9000, 0x18);
+        frame.segmentation = Some(wish(size));
+        change(&mut frame);
+        links[0].send(frame);
+        bench.rounds();
+        assert_eq!(bench.drops(), [(reason.to_owned(), 1)], "size {size}");
+        assert!(links[1].take().is_empty());
+    }
+    // What is not longer than a segment needs no cutting, and passes as what it is.
+    let mut bench = Bench::new();
+    let links = bench.install(vec![port(1, 5), port(2, 5)], None, Vec::new());
+    for (payload, is_cut) in [(1410, false), (1411, true)] {
+        let mut frame = tcp(1, 2, payload, 0x18);
+        frame.segmentation = Some(wish(1410));
+        links[0].send(frame);
+        bench.rounds();
+        let seen = links[1].take().pop().unwrap();
+        assert_eq!(seen.segmentation.is_some(), is_cut);
+        let plan = Segmentation { network: 14, transport: 34, headers: 54, ..wish(1410) };
+        assert_eq!(seen.segmentation.unwrap_or(plan), plan);
+    }
 }

@@ -29,7 +29,7 @@ pub(crate) fn carry_out(
     match way.action {
         Action::Deliver(to) => {
             let port = isolated(snapshot, to, vni)?;
-            if packet.output_length() > port.frame_length_max {
+            if packet.frame_length() > port.frame_length_max {
                 return Err(DropReason::PortMtuExceeded);
             }
             Ok(Verdict::Send(to))

@@ -16,8 +16,8 @@
 //! ```
 
 use crate::DropReason;
-use plinth_wire::TUNNEL_OVERHEAD;
 use plinth_wire::checksum::{PartialChecksum, RxChecksum};
+use plinth_wire::{Segmentation, TUNNEL_OVERHEAD};
 use std::ops::Range;
 
 /// The most bytes of a frame that are copied and looked at.
@@ -84,6 +84,9 @@ pub struct Packet {
     length: u32,
     port: PortIndex,
     offload: Offload,
+    /// How the packet is to be cut: as its sender asked for it, and once it was judged, so that it
+    /// can be done.
+    segmentation: Option<Segmentation>,
     verdict: Verdict,
 }
 
@@ -99,6 +102,7 @@ impl Packet {
             length: 0,
             port: PortIndex::UPLINK,
             offload: Offload { partial: None, udp: RxChecksum::Unknown },
+            segmentation: None,
             verdict: Verdict::Drop(DropReason::Truncated),
         }
     }
@@ -115,8 +119,25 @@ impl Packet {
         self.length = length;
         self.port = port;
         self.offload = offload;
+        self.segmentation = None;
         self.verdict = Verdict::Drop(DropReason::Truncated);
         self.head_mut()
+    }
+
+    /// Says, after [`Self::load`], that the sender leaves it to the switch to cut the packet into
+    /// TCP segments of `size` bytes. The machine checks that; nothing else of what a guest says
+    /// about its segments is believed, so nothing else is asked for.
+    pub fn ask_segmentation(&mut self, size: u16, is_ipv6: bool, has_ecn: bool) {
+        let (network, transport, headers) = (NETWORK, 0, 0);
+        self.segmentation =
+            Some(Segmentation { size, is_ipv6, has_ecn, network, transport, headers });
+    }
+
+    /// How the outgoing frame is to be cut, if it is: by the driver, or by a receiver that takes
+    /// packets of this kind uncut. [`Segments::new`](plinth_wire::Segments::new) takes it.
+    #[inline]
+    pub const fn segmentation(&self) -> Option<Segmentation> {
+        self.segmentation
     }
 
     /// Where it came in.
@@ -168,6 +189,22 @@ impl Packet {
         self.offload
     }
 
+    /// What [`Self::ask_segmentation`] said, found to be possible, or `None` when the packet needs
+    /// no cutting.
+    pub(crate) const fn set_segmentation(&mut self, segmentation: Option<Segmentation>) {
+        self.segmentation = segmentation;
+    }
+
+    /// The longest frame that this packet will be: its own length, or that of a segment of it.
+    pub(crate) fn frame_length(&self) -> u32 {
+        match self.segmentation {
+            Some(Segmentation { size, headers, .. }) => {
+                self.output_length().min(u32::from(headers) + u32::from(size))
+            }
+            None => self.output_length(),
+        }
+    }
+
     pub(crate) fn head_mut(&mut self) -> &mut [u8] {
         &mut self.buffer[self.start as usize..self.end as usize]
     }
@@ -194,6 +231,11 @@ impl Packet {
         if let Some(partial) = &mut self.offload.partial {
             partial.start += TUNNEL_START;
         }
+        if let Some(segmentation) = &mut self.segmentation {
+            segmentation.network += TUNNEL_START;
+            segmentation.transport += TUNNEL_START;
+            segmentation.headers += TUNNEL_START;
+        }
         let room = self.buffer[self.start as usize..].first_chunk_mut();
         room.expect("the headroom holds one tunnel's headers")
     }
@@ -205,12 +247,15 @@ impl Packet {
         self.end = HEADROOM + length;
         self.tail_end = self.tail_start;
         self.offload.partial = None;
+        self.segmentation = None;
         self.head_mut().copy_from_slice(frame);
     }
 }
 
 /// [`TUNNEL_OVERHEAD`], in the types in which lengths and checksum places are kept.
 const TUNNEL_LENGTH: u32 = 50;
+/// Where IP begins behind an Ethernet header without tags.
+const NETWORK: u16 = 14;
 const TUNNEL_START: u16 = 50;
 const _: () = assert!(TUNNEL_LENGTH as usize == TUNNEL_OVERHEAD);
 const _: () = assert!(TUNNEL_START as usize == TUNNEL_OVERHEAD);

@@ -148,13 +148,14 @@ fn arrive_from_guest(
 ) -> Result<Pass, DropReason> {
     let index = packet.port();
     let port = snapshot.port(index).ok_or(DropReason::PortUnknown)?;
-    if packet.length() > port.frame_length_max {
+    if packet.length() > port.frame_length_max && packet.segmentation().is_none() {
         return Err(DropReason::PortMtuExceeded);
     }
     let length = packet.length() as usize;
     parse(packet.head(), length, &mut flow.parsed)?;
     let partial = packet.offload().partial;
     guard::check_offload(partial, &flow.parsed, length)?;
+    guard::check_segmentation(packet, &flow.parsed, port.frame_length_max)?;
     if !matches!(flow.parsed.class, Class::Flow | Class::Error) {
         let asker = Asker::Guest { index, port };
         let checksum = if partial.is_some() { NdChecksum::Partial } else { NdChecksum::Complete };
@@ -175,7 +176,7 @@ fn arrive_from_wire(
 ) -> Result<Pass, DropReason> {
     let uplink = snapshot.uplink.as_ref().ok_or(DropReason::PortUnknown)?;
     // What the wire brings is whole: nobody there could have left a checksum to us.
-    if packet.offload().partial.is_some() {
+    if packet.offload().partial.is_some() || packet.segmentation().is_some() {
         return Err(DropReason::OffloadInvalid);
     }
     let datagram = match underlay::arrive(uplink, &mut switch.neighbors, now, packet)? {

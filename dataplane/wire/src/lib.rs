@@ -21,6 +21,7 @@ mod icmp;
 mod ipv4;
 mod ipv6;
 mod nd;
+mod segment;
 mod tcp;
 mod udp;
 mod vxlan;
@@ -44,6 +45,7 @@ pub use nd::{
     ND_ADVERTISEMENT, ND_REDIRECT, ND_ROUTER_ADVERTISEMENT, ND_ROUTER_SOLICITATION,
     ND_SOLICITATION, NdAdvertisement, NdChecksum, NdError, NdSolicitation, solicited_node,
 };
+pub use segment::{SEGMENTS_MAX, Segmentation, Segments};
 pub use tcp::{TcpError, TcpHeader, window_scale};
 pub use udp::{UdpError, UdpHeader};
 pub use vxlan::{

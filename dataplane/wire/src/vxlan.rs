@@ -138,4 +138,21 @@ impl TunnelHeaders {
         headers.udp = UdpHeader::new(source_port, VXLAN_PORT, inner_length + UDP_OVERHEAD);
         headers.vxlan = VxlanHeader::new(vni);
     }
+
+    /// Bytes of these headers.
+    pub const LENGTH: usize = TUNNEL_OVERHEAD;
+
+    /// Makes the lengths in front of `frame` those of the frame as it is, for a frame that was cut
+    /// out of a longer one behind headers like these.
+    ///
+    /// # Panics
+    /// If the frame is shorter than the headers or longer than an IP packet.
+    pub fn set_length(frame: &mut [u8]) {
+        let inner = u16::try_from(frame.len() - Self::LENGTH).expect("a frame fits an IP packet");
+        let headers = frame.first_chunk_mut::<{ Self::LENGTH }>().expect("the headers are there");
+        let headers: &mut Self = bytemuck::cast_mut(headers);
+        headers.ip.set_total_length(inner + IP_OVERHEAD);
+        let source_port = headers.udp.source_port();
+        headers.udp = UdpHeader::new(source_port, VXLAN_PORT, inner + UDP_OVERHEAD);
+    }
 }

@@ -12,7 +12,8 @@ use plinth_vhost::QueueChange;
 use plinth_virtio::DeviceQueue;
 use std::sync::Arc;
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
+    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MRG_RXBUF,
 };
 
 const SIZE: u16 = 16;
@@ -45,7 +46,11 @@ pub fn net(data: &[u8]) {
     let bit = |at: u32, feature: u32| u64::from(choice >> at & 1) << feature;
     let features = bit(0, VIRTIO_NET_F_CSUM)
         | bit(1, VIRTIO_NET_F_GUEST_CSUM)
-        | bit(2, VIRTIO_NET_F_MRG_RXBUF);
+        | bit(2, VIRTIO_NET_F_MRG_RXBUF)
+        | bit(3, VIRTIO_NET_F_HOST_TSO4)
+        | bit(4, VIRTIO_NET_F_HOST_TSO6)
+        | bit(5, VIRTIO_NET_F_GUEST_TSO4)
+        | bit(6, VIRTIO_NET_F_GUEST_TSO6);
     let base = u16::from(*base);
     let Some(guest) = guest(2, features, base, image) else { return };
     let mut device = NetDevice::new(1);

@@ -99,7 +99,7 @@ fn a_packet_reaches_our_own_memory_and_comes_from_it() {
         assert_eq!(payload.is_empty(), skip == 1000);
     }
     device.release(&mut burst);
-    let offload = Offload { is_verified: true, checksum: None };
+    let offload = Offload { is_verified: true, ..Offload::default() };
     device.deliver(0, b"edited head of ", Payload::bytes(b"our own bytes"), offload).unwrap();
     device.flush();
     let received = nic.receive().unwrap();
@@ -184,7 +184,7 @@ fn buffers_of_every_shape_are_filled_alike() {
 #[test]
 fn a_checksum_is_left_to_a_guest_that_takes_it_and_completed_for_one_that_does_not() {
     let request = ChecksumRequest { start: 14, offset: 6 };
-    let offload = Offload { checksum: Some(request), is_verified: false };
+    let offload = Offload { checksum: Some(request), ..Offload::default() };
     for (features, is_left) in [(ALL, true), (ALL & !(1 << VIRTIO_NET_F_GUEST_CSUM), false)] {
         let ((mut a, mut left), (mut b, mut right)) = (nic(ALL), nic(features));
         b.provide(4, 2048);

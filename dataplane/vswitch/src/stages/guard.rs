@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a guest may claim: its own MAC, its own addresses, and a checksum where there is one.
 
-use super::parse::Parsed;
-use crate::DropReason;
+use super::parse::{Class, Parsed};
 use crate::snapshot::Port;
+use crate::{DropReason, Packet};
 use plinth_ids::MacAddress;
 use plinth_wire::checksum::PartialChecksum;
 use plinth_wire::{
     DHCP_SERVER_PORT, DHCPV6_SERVER_PORT, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP,
-    PROTOCOL_UDP,
+    PROTOCOL_UDP, Segmentation, Segments, TcpHeader,
 };
 use std::net::IpAddr;
 
@@ -39,9 +39,60 @@ pub(crate) fn check_offload(
         None => start >= upper,
     };
     // ARP has no upper layer; of a fragment, nobody knows where the upper layer's header is.
-    let may_have = parsed.class != super::parse::Class::Arp && !parsed.key.is_fragment();
+    let may_have = parsed.class != Class::Arp && !parsed.key.is_fragment();
     if may_have && is_inside && is_harmless { Ok(()) } else { Err(DropReason::OffloadInvalid) }
 }
+
+/// Whether a packet may be cut as its guest asked, and if so how: after [`check_offload`].
+///
+/// Only TCP that carries data, whole and in the copied headers, with its checksum left to us at
+/// TCP's own place, and segments that the port's MTU allows: a frame longer than the MTU is legal
+/// in no other form. What is not longer than one segment needs no cutting.
+pub(crate) fn check_segmentation(
+    packet: &mut Packet,
+    parsed: &Parsed,
+    frame_length_max: u32,
+) -> Result<(), DropReason> {
+    let Some(asked) = packet.segmentation() else { return Ok(()) };
+    let plan = plan_of(packet, parsed, asked).ok_or(DropReason::OffloadInvalid)?;
+    packet.set_segmentation(Some(plan));
+    if packet.frame_length() > frame_length_max {
+        return Err(DropReason::PortMtuExceeded);
+    }
+    if packet.frame_length() == packet.length() {
+        packet.set_segmentation(None);
+    }
+    Ok(())
+}
+
+fn plan_of(packet: &Packet, parsed: &Parsed, asked: Segmentation) -> Option<Segmentation> {
+    let is_tcp = parsed.class == Class::Flow
+        && parsed.key.protocol() == PROTOCOL_TCP
+        && !parsed.key.is_fragment()
+        && parsed.key.addresses().0.is_ipv6() == asked.is_ipv6;
+    let transport = u16::try_from(parsed.upper).ok()?;
+    let has_sum = packet.offload().partial
+        == Some(PartialChecksum { start: transport, offset: TCP_CHECKSUM_OFFSET });
+    // Bytes behind the IP packet would become a segment's.
+    let is_whole = parsed.end == packet.length();
+    if !(is_tcp && has_sum && is_whole) {
+        return None;
+    }
+    let tcp = TcpHeader::parse(packet.head().get(usize::from(transport)..)?).ok()?;
+    // A connection is not begun or ended by many, and the urgent pointer is of one segment.
+    if tcp.flags() & (TcpHeader::SYN | TcpHeader::RST | TCP_URGENT) != 0 {
+        return None;
+    }
+    let headers = transport + u16::try_from(tcp.header_length()).ok()?;
+    if usize::from(headers) > packet.head().len() {
+        return None;
+    }
+    let plan = Segmentation { transport, headers, ..asked };
+    Segments::new(plan, packet.length() as usize).map(|_| plan)
+}
+
+const TCP_CHECKSUM_OFFSET: u16 = 16;
+const TCP_URGENT: u8 = 0x20;
 
 /// Only the port's own MAC is a source.
 pub(crate) fn check_mac(port: &Port, source: MacAddress) -> Result<(), DropReason> {

@@ -64,7 +64,8 @@ pub(crate) fn encapsulate(
     packet: &mut Packet,
     (tunnel, vni, source_port): (TunnelIndex, Vni, u16),
 ) -> Result<(), DropReason> {
-    let length = packet.output_length();
+    // Of a packet that is to be cut, every segment gets its own lengths when it is.
+    let length = packet.frame_length();
     if length + u32::from(TUNNEL_MTU_OVERHEAD) > uplink.frame_length_max {
         return Err(DropReason::UnderlayMtuExceeded);
     }

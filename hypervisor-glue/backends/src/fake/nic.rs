@@ -2,7 +2,7 @@
 //! A NIC's driver with one queue pair.
 
 use super::FakeGuest;
-use crate::net::{ChecksumRequest, Offload};
+use crate::net::{ChecksumRequest, Offload, SegmentRequest};
 use plinth_guest_memory::GuestAddress;
 use plinth_virtio::{DriverQueue, Segment};
 use std::collections::{BTreeMap, VecDeque};
@@ -67,6 +67,11 @@ impl FakeNic {
             header[6..8].copy_from_slice(&start.to_le_bytes());
             header[8..10].copy_from_slice(&offset.to_le_bytes());
         }
+        if let Some(SegmentRequest { size, is_ipv6, has_ecn, headers }) = offload.segments {
+            header[1] = if is_ipv6 { 4 } else { 1 } | if has_ecn { 0x80 } else { 0 };
+            header[2..4].copy_from_slice(&headers.to_le_bytes());
+            header[4..6].copy_from_slice(&size.to_le_bytes());
+        }
         let mut whole = header.to_vec();
         whole.extend_from_slice(packet);
         self.send_raw(&whole, cut)
@@ -107,7 +112,13 @@ impl FakeNic {
         let word = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
         let (buffers, request) = (word(10), ChecksumRequest { start: word(6), offset: word(8) });
         let checksum = (bytes[0] & 1 != 0).then_some(request);
-        let offload = Offload { checksum, is_verified: bytes[0] & 2 != 0 };
+        let segments = (bytes[1] != 0).then(|| SegmentRequest {
+            size: word(4),
+            is_ipv6: bytes[1] & 0x7F == 4,
+            has_ecn: bytes[1] & 0x80 != 0,
+            headers: word(2),
+        });
+        let offload = Offload { checksum, is_verified: bytes[0] & 2 != 0, segments };
         for _ in 1..buffers {
             let more = self.inbound.poll().expect("the device keeps the rules");
             let more = more.expect("all buffers of a packet are shown at once");

@@ -187,8 +187,26 @@ impl<'a> Payload<'a> {
         }
     }
 
+    /// Copies `into.len()` bytes from byte `from` of the payload on.
+    ///
+    /// # Panics
+    /// If the payload ends before.
+    pub fn copy_part_to(&self, from: usize, into: &mut [u8]) {
+        let ours = self.bytes.get(from..).unwrap_or_default();
+        let (front, back) = into.split_at_mut(ours.len().min(into.len()));
+        front.copy_from_slice(&ours[..front.len()]);
+        if back.is_empty() {
+            return;
+        }
+        let guest = self.guest.expect("what is not ours is the guest's");
+        let at = from + front.len() - self.bytes.len();
+        assert!(at + back.len() <= guest.length, "a part of the payload");
+        let is_whole = copy_out(guest.memory, guest.segments, guest.skip + at, back);
+        assert_eq!(is_whole, Ok(true), "a checked chain can be read");
+    }
+
     /// Copies the whole payload, once, into `window` from `at` on.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn copy_to_window(&self, window: &Window<'_>, at: usize) {
         window.copy_in(at, self.bytes);
         if let Some(guest) = self.guest

@@ -29,6 +29,21 @@ pub struct Offload {
     pub checksum: Option<ChecksumRequest>,
     /// The checksums were verified by whoever sent this; the receiver need not.
     pub is_verified: bool,
+    /// The packet is longer than its way carries and is to be cut into TCP segments.
+    pub segments: Option<SegmentRequest>,
+}
+
+/// TCP segmentation, as virtio's `gso_*` fields say it. Comes with a checksum request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SegmentRequest {
+    /// Bytes of payload in each segment, not zero.
+    pub size: u16,
+    pub is_ipv6: bool,
+    /// `VIRTIO_NET_HDR_GSO_ECN`.
+    pub has_ecn: bool,
+    /// Bytes of headers, from the Ethernet header on. From a guest it is a hint that nobody may
+    /// believe; towards a guest it is true.
+    pub headers: u16,
 }
 
 /// Offsets are from the first byte of the Ethernet header.
