@@ -4,7 +4,7 @@
 use super::cases::Case;
 use super::{Folder, Run};
 use crate::net;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use plinth_ids::MacAddress;
 use plinth_stage::daemon::{output, program};
 use plinth_stage::{Daemon, Scratch, Switch, until};
@@ -127,11 +127,29 @@ fn free_hugepages() -> u64 {
 /// A folder on a disk, not in memory: beside what cargo builds.
 pub(super) fn disk_folder() -> Result<Folder> {
     let own = program("plinth-perf")?;
-    let target = own.ancestors().nth(2).context("the target folder")?;
+    folder_in(own.ancestors().nth(2).context("the target folder")?)
+}
+
+/// A folder in memory, for so many bytes.
+pub(super) fn memory_folder(bytes: u64) -> Result<Folder> {
+    let text = std::fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok());
+    let available: u64 = kilobytes.context("the memory that is available")?;
+    ensure!(
+        available << 10 >= bytes,
+        "{} MiB of free memory are needed and {} are there: --skip this case, or stop something",
+        bytes >> 20,
+        available >> 10
+    );
+    folder_in(Path::new("/dev/shm"))
+}
+
+fn folder_in(parent: &Path) -> Result<Folder> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     // Only makes names differ; publishes nothing.
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let path = target.join(format!("bench-{}-{number}", std::process::id()));
+    let path = parent.join(format!("plinth-bench-{}-{number}", std::process::id()));
     std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
     Ok(Folder(path))
 }
