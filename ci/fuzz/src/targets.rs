@@ -169,7 +169,9 @@ fn store_disks() -> Vec<Vec<u8>> {
 fn switch_packets() -> Vec<Vec<u8>> {
     let [guest, wire] = plinth_vswitch::fuzz::examples();
     let twice = guest.repeat(2);
-    vec![guest, wire, twice]
+    let mut seeds = vec![guest, wire, twice];
+    seeds.extend(plinth_vswitch::fuzz::stories());
+    seeds
 }
 
 /// The same frames from each header on, because a parser of one header starts there.

@@ -8,6 +8,8 @@ mod room;
 mod table;
 mod tcp;
 #[cfg(test)]
+mod tcp_tests;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use connection::{Connection, ConnectionIndex, Direction, Tracked};

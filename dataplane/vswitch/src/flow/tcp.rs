@@ -319,7 +319,7 @@ impl Tcp {
         let (sender, receiver) = (&self.sides[from], &self.sides[1 - from]);
         let age = receiver.end.wrapping_sub(segment.acknowledgment);
         // What was not sent yet cannot be acknowledged: then the age is enormous.
-        if age > ACK_AGE_MIN.max(sender.window_max) {
+        if receiver.window_max > 0 && age > ACK_AGE_MIN.max(sender.window_max) {
             return Err(DropReason::TcpOutOfWindow);
         }
         Ok(())
@@ -328,6 +328,10 @@ impl Tcp {
     #[inline]
     fn check_sequence(&self, from: usize, segment: &Segment) -> Result<(), DropReason> {
         let (sender, receiver) = (&self.sides[from], &self.sides[1 - from]);
+        if sender.window_max == 0 {
+            // It was reset before it said anything, so nothing is known of it.
+            return Ok(());
+        }
         let is_ahead = before(sender.end_max, segment.sequence);
         let oldest = sender.end.wrapping_sub(receiver.window_max);
         let is_behind = receiver.window_max > 0 && before(segment.end(), oldest);
