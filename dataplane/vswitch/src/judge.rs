@@ -45,7 +45,7 @@ impl Judge<'_> {
         if parsed.class == Class::Error {
             return self.judge(None);
         }
-        let slot = match switch.flows.find(self.now, flow.hash, &parsed.key, parsed.expected) {
+        let slot = match switch.flows.find(flow.hash, &parsed.key, parsed.expected) {
             Found::Fresh(slot) => slot,
             Found::Stale(slot) => return self.judge(Some(slot)),
             Found::Nothing => return self.judge(None),
@@ -59,7 +59,7 @@ impl Judge<'_> {
             return self.judge(Some(slot));
         }
         let flows = &mut self.switch.flows;
-        flows.count(slot, self.packet.output_length());
+        flows.count(self.now, slot, self.packet.output_length());
         let entry = flows.entry(slot);
         let way = Way { action: entry.action, route: entry.route };
         carry_out(self.switch, self.snapshot, self.packet, way, self.flow)
@@ -182,7 +182,7 @@ impl Judge<'_> {
         match flows.keep(self.now, &hashed, expected, decision.way, decision.owner) {
             Ok(slot) => {
                 self.switch.flow_counters.made += 1;
-                self.switch.flows.count(slot, self.packet.output_length());
+                self.switch.flows.count(self.now, slot, self.packet.output_length());
             }
             Err(reason) => self.refused(reason),
         }
@@ -278,11 +278,13 @@ impl Judge<'_> {
             self.keep(decision);
             return Ok(None);
         };
+        let answer = self.switch.flows.hashed(answer);
+        self.switch.flows.touch_buckets(answer.hash);
         let (tracked, tcp, direction) = self.beginning(ends)?;
         let made = milliseconds(self.now);
         let generation = self.switch.flows.generation();
         let connection = Connection::new(tracked, tcp, generation, made);
-        let (own, answer) = (self.hashed(), self.switch.flows.hashed(answer));
+        let own = self.hashed();
         let flows = match direction {
             Direction::Forward => [own, answer],
             Direction::Back => [answer, own],
@@ -345,7 +347,7 @@ impl Judge<'_> {
         let answers = self.answers_come_in(decision.way.action);
         let flows = &mut self.switch.flows;
         flows.renew(self.now, slot, self.flow.parsed.expected, decision.way);
-        flows.count(slot, self.packet.output_length());
+        flows.count(self.now, slot, self.packet.output_length());
         let key = flows.entry(slot).key;
         if let Some((connection, direction)) = flows.entry(slot).link.get()
             && let Some(answer) = key.answer(answers)

@@ -253,12 +253,24 @@ impl FlowTable {
         let (first, _) = self.places(hash);
         let bucket = &self.buckets[first];
         let tag = tag_of(hash);
-        let way = bucket.tags.iter().position(|&found| found == tag).unwrap_or(0);
+        let found = bucket.tags.iter().position(|&found| found == tag);
+        if found.is_none() {
+            self.touch_buckets(hash);
+        }
+        let way = found.unwrap_or(0);
         // A load whose value nobody uses would be left out; the load is the purpose.
         let place = first * WAYS + way;
         let entry = &self.entries[place];
         std::hint::black_box((entry.key.words[0], entry.packets));
         place
+    }
+
+    /// Brings both buckets of a hash close, ahead of [`Self::open`]: of a new connection four are
+    /// read, and one after the other they took 0.4 of its 1.2 us at 100 000 flows.
+    #[inline]
+    pub(crate) fn touch_buckets(&self, hash: u64) {
+        let (first, second) = self.places(hash);
+        std::hint::black_box((self.buckets[first].tags[0], self.buckets[second].tags[0]));
     }
 
     /// Brings the connection of the entry at a place close, if it looks at every packet.
@@ -272,15 +284,9 @@ impl FlowTable {
         }
     }
 
-    /// The entry of `key`, which is then in use as of `now`.
+    /// The entry of `key`, and whether its decision holds for a packet that looks like this.
     #[inline]
-    pub(crate) fn find(
-        &mut self,
-        now: Moment,
-        hash: u64,
-        key: &FlowKey,
-        expected: Expected,
-    ) -> Found {
+    pub(crate) fn find(&self, hash: u64, key: &FlowKey, expected: Expected) -> Found {
         let Some(slot) = self.locate(hash, key) else { return Found::Nothing };
         let entry = self.entry(slot);
         let [a, b] = entry.expected.words;
@@ -288,7 +294,6 @@ impl FlowTable {
         if difference != 0 || entry.generation != self.generation {
             return Found::Stale(slot);
         }
-        self.buckets[slot.bucket()].used[slot.way()] = milliseconds(now);
         Found::Fresh(slot)
     }
 
@@ -316,9 +321,10 @@ impl FlowTable {
         &self.entries[slot.get()]
     }
 
-    /// Counts a packet of the flow.
+    /// Counts a packet of the flow, which is then in use as of `now`.
     #[inline]
-    pub(crate) fn count(&mut self, slot: Slot, length: u32) {
+    pub(crate) fn count(&mut self, now: Moment, slot: Slot, length: u32) {
+        self.buckets[slot.bucket()].used[slot.way()] = milliseconds(now);
         let entry = &mut self.entries[slot.get()];
         entry.packets += 1;
         entry.bytes += u64::from(length);

@@ -88,9 +88,8 @@ fn keep(
     table.keep(now, &flow, EXPECTED, deliver(to), PortIndex(owner))
 }
 
-fn find(table: &mut FlowTable, now: Moment, key: &FlowKey) -> Found {
-    let hash = table.hash(key);
-    table.find(now, hash, key, EXPECTED)
+fn find(table: &FlowTable, key: &FlowKey) -> Found {
+    table.find(table.hash(key), key, EXPECTED)
 }
 
 fn datagrams(table: &FlowTable) -> Connection {
@@ -186,10 +185,10 @@ proptest! {
                     prop_assert_eq!(direction, Direction::Back);
                     table.connection_mut(connection).is_answered = true;
                     table.renew(now, slot, EXPECTED, deliver(1));
-                    prop_assert_eq!(find(&mut table, now, &back.key), Found::Fresh(slot));
+                    prop_assert_eq!(find(&table, &back.key), Found::Fresh(slot));
                     answered.insert(number, now);
                 }
-                Op::Find(number) => match find(&mut table, now, &key(number)) {
+                Op::Find(number) => match find(&table, &key(number)) {
                     Found::Fresh(slot) => {
                         let action = plain.get(&number).copied();
                         prop_assert_eq!(Some(table.entry(slot).action), action.map(|to| deliver(to).action));
@@ -282,7 +281,7 @@ fn who_has_used_its_share_takes_from_itself() {
         let _ = open(&mut table, Moment::ZERO, number, 1);
         assert!(table.shares[1] <= LIMITS.flows_per_port);
     }
-    assert!(matches!(find(&mut table, Moment::ZERO, &key(77)), Found::Fresh(_)));
+    assert!(matches!(find(&table, &key(77)), Found::Fresh(_)));
     table.check();
 }
 
