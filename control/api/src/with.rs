@@ -6,8 +6,8 @@
 //! only.
 
 use plinth_ids::{
-    DiskId, Epoch, ImageId, MacAddress, Name, NodeId, PoolId, PortId, SnapshotId, VmId, Vni,
-    VolumeId,
+    DiskId, Epoch, GroupId, ImageId, MacAddress, Name, NodeId, PoolId, PortId, Prefix, SnapshotId,
+    VmId, Vni, VolumeId,
 };
 use rkyv::rancor::{Fallible, Source, fail};
 use rkyv::string::{ArchivedString, StringResolver};
@@ -48,6 +48,7 @@ raw_number!(
     DiskId: u32,
     SnapshotId: u64,
     Epoch: u64,
+    GroupId: u32,
     ImageId: u64,
     NodeId: u32,
     PoolId: u32,
@@ -131,6 +132,39 @@ where
     fn deserialize_with(field: &ArchivedString, _: &mut D) -> Result<Name, D::Error> {
         match field.as_str().parse() {
             Ok(name) => Ok(name),
+            Err(err) => fail!(err),
+        }
+    }
+}
+
+/// As text, like a name: what is read is checked to be a prefix without bits behind it.
+impl ArchiveWith<Prefix> for Raw {
+    type Archived = ArchivedString;
+    type Resolver = StringResolver;
+
+    fn resolve_with(field: &Prefix, resolver: StringResolver, out: Place<ArchivedString>) {
+        ArchivedString::resolve_from_str(&field.to_string(), resolver, out);
+    }
+}
+
+impl<S> SerializeWith<Prefix, S> for Raw
+where
+    S: Fallible + ?Sized,
+    S::Error: Source,
+    str: rkyv::SerializeUnsized<S>,
+{
+    fn serialize_with(field: &Prefix, serializer: &mut S) -> Result<StringResolver, S::Error> {
+        ArchivedString::serialize_from_str(&field.to_string(), serializer)
+    }
+}
+
+impl<D: Fallible + ?Sized> DeserializeWith<ArchivedString, Prefix, D> for Raw
+where
+    D::Error: Source,
+{
+    fn deserialize_with(field: &ArchivedString, _: &mut D) -> Result<Prefix, D::Error> {
+        match field.as_str().parse() {
+            Ok(prefix) => Ok(prefix),
             Err(err) => fail!(err),
         }
     }

@@ -5,7 +5,7 @@
 
 use plinth_api::frame::{self, FrameError, Header, Kind, Message};
 use plinth_api::*;
-use plinth_ids::{DiskId, Epoch, MacAddress, NodeId, PoolId, PortId, VmId, Vni, VolumeId};
+use plinth_ids::{DiskId, Epoch, GroupId, MacAddress, NodeId, PoolId, PortId, VmId, Vni, VolumeId};
 use std::fmt::Debug;
 use std::fmt::Write as _;
 
@@ -64,6 +64,9 @@ fn spec() -> NodeSpec {
                 addresses: vec![Address { ip: [10, 0, 0, 5].into(), prefix_length: 24 }],
                 gateway: Some([10, 0, 0, 1].into()),
                 mtu: 1450,
+                subnet: "blue-a".parse().unwrap(),
+                groups: Some(vec![GroupId(2)]),
+                allowed: vec!["10.8.0.0/16".parse().unwrap()],
             }],
             run: Run::Stopped { grace_seconds: 30 },
             start_number: 4,
@@ -73,7 +76,54 @@ fn spec() -> NodeSpec {
             mac: MacAddress([2, 0x50, 0, 0, 0, 8]),
             addresses: vec![[10, 0, 0, 6].into()],
             vtep: [172, 16, 0, 2].into(),
+            subnet: "blue-a".parse().unwrap(),
+            groups: vec![GroupId(3)],
+            allowed: Vec::new(),
         }],
+        vpcs: vec![vpc()],
+        groups: vec![GroupSpec {
+            id: GroupId(2),
+            name: "web".parse().unwrap(),
+            rules: vec![
+                RuleSpec { scope: scope(), peer: PeerSpec::Group(GroupId(3)) },
+                RuleSpec { scope: scope(), peer: PeerSpec::Prefix("fd00::/64".parse().unwrap()) },
+            ],
+        }],
+    }
+}
+
+fn vpc() -> VpcSpec {
+    let route = |destination: &str, next_hop| RouteSpec {
+        destination: destination.parse().unwrap(),
+        next_hop,
+    };
+    VpcSpec {
+        vni: Vni::new(5).unwrap(),
+        name: "blue".parse().unwrap(),
+        router_mac: MacAddress([2, 0x52, 0, 0, 0, 5]),
+        subnets: vec![SubnetSpec {
+            name: "blue-a".parse().unwrap(),
+            prefixes: vec![GatewaySpec {
+                prefix: "10.0.0.0/24".parse().unwrap(),
+                gateway: [10, 0, 0, 1].into(),
+            }],
+        }],
+        routes: vec![
+            route("0.0.0.0/0", HopSpec::Address([10, 0, 0, 5].into())),
+            route("10.1.0.0/16", HopSpec::Peer(Vni::new(6).unwrap())),
+            route("10.2.0.0/16", HopSpec::Blackhole),
+        ],
+    }
+}
+
+fn scope() -> RuleScope {
+    RuleScope {
+        direction: RuleDirection::Inbound,
+        priority: RulePriority::Mid,
+        verdict: RuleVerdict::Allow,
+        protocol: RuleProtocol::Tcp,
+        ports: Some((80, 81)),
+        icmp: None,
     }
 }
 
@@ -90,6 +140,7 @@ fn request() -> Request {
         nics: vec![NicRequest {
             subnet: "blue-a".parse().unwrap(),
             address: Some([10, 0, 0, 5].into()),
+            groups: vec!["web".parse().unwrap()],
         }],
         volumes: vec![DiskRequest { volume: "data-1".parse().unwrap(), is_read_only: false }],
         node: None,
@@ -152,6 +203,11 @@ fn messages_come_back_as_they_went() {
     comes_back(&request());
     comes_back(&refusal());
     comes_back(&AgentRequest::Apply(spec()));
+    comes_back(&Request::RuleAdd {
+        group: "web".parse().unwrap(),
+        scope: RuleScope { ports: None, icmp: Some((8, None)), ..scope() },
+        peer: RulePeer::Group("db".parse().unwrap()),
+    });
     comes_back(&Request::VpcCreate { name: "blue".parse().unwrap(), vni: Vni::new(Vni::MAX) });
 }
 

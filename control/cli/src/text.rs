@@ -2,8 +2,8 @@
 //! Small values as people write and read them.
 
 use crate::args::Interval;
-use plinth_ids::DiskId;
-use std::net::Ipv4Addr;
+use plinth_ids::{DiskId, Prefix};
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Seconds: `90`, `90s`, `5m`, `1h`, `7d`.
 pub(crate) fn seconds(text: &str) -> Result<u32, String> {
@@ -45,6 +45,14 @@ pub(crate) fn cidr(text: &str) -> Result<(Ipv4Addr, u8), String> {
         return Err(error());
     }
     Ok((address, length))
+}
+
+/// A range of either family, or one address.
+pub(crate) fn prefix(text: &str) -> Result<Prefix, String> {
+    match text.parse::<IpAddr>() {
+        Ok(address) => Ok(Prefix::host(address)),
+        Err(_) => text.parse().map_err(|err: plinth_ids::PrefixError| err.to_string()),
+    }
 }
 
 /// Bytes: `256M`, `20G`.
@@ -99,6 +107,14 @@ mod tests {
         for text in ["10.0.0.0", "10.0.0/24", "10.0.0.0/33", "10.0.0.0/-1", "fd00::/64"] {
             assert!(cidr(text).is_err(), "{text:?} was taken");
         }
+    }
+
+    #[test]
+    fn a_prefix_may_be_one_address() {
+        assert_eq!(prefix("10.0.0.5").map(|one| one.to_string()), Ok("10.0.0.5/32".to_owned()));
+        assert_eq!(prefix("fd00::/64").map(|one| one.to_string()), Ok("fd00::/64".to_owned()));
+        assert!(prefix("10.0.0.5/24").unwrap_err().contains("did you mean 10.0.0.0/24?"));
+        assert!(prefix("blue").is_err());
     }
 
     #[test]

@@ -5,7 +5,8 @@
 use plinth_api::*;
 use plinth_cli::output::{json, json_error, text};
 use plinth_ids::{
-    DiskId, Epoch, ImageId, MacAddress, NodeId, PoolId, PortId, SnapshotId, VmId, Vni, VolumeId,
+    DiskId, Epoch, GroupId, ImageId, MacAddress, NodeId, PoolId, PortId, SnapshotId, VmId, Vni,
+    VolumeId,
 };
 
 const NOW: u64 = 1_000_000;
@@ -415,12 +416,14 @@ fn networks_are_listed() {
         name: "blue".parse().unwrap(),
         vni: Vni::new(1).unwrap(),
         subnets: 1,
+        routes: 3,
         nics: 2,
+        router_mac: MacAddress([2, 0x52, 0, 0, 0, 1]),
         created_at: NOW,
     };
     assert_eq!(
         text(&Answer::Vpcs(vec![vpc]), NOW),
-        "NAME  VNI  SUBNETS  NICS\nblue  1    1        2\n"
+        "NAME  VNI  SUBNETS  ROUTES  NICS\nblue  1    1        3       2\n"
     );
     let subnet = SubnetView {
         name: "blue-a".parse().unwrap(),
@@ -428,6 +431,7 @@ fn networks_are_listed() {
         network: [10, 0, 0, 0].into(),
         prefix_length: 24,
         gateway: [10, 0, 0, 1].into(),
+        ipv6: Some("fd00:1::/64".parse().unwrap()),
         addresses_used: 2,
         addresses_free: 251,
         created_at: NOW,
@@ -435,10 +439,116 @@ fn networks_are_listed() {
     assert_eq!(
         text(&Answer::Subnets(vec![subnet]), NOW),
         "\
-NAME    VPC   CIDR         GATEWAY   USED  FREE
-blue-a  blue  10.0.0.0/24  10.0.0.1  2     251
+NAME    VPC   CIDR         GATEWAY   IPV6         USED  FREE
+blue-a  blue  10.0.0.0/24  10.0.0.1  fd00:1::/64  2     251
 "
     );
+}
+
+#[test]
+fn routes_and_groups_are_listed() {
+    let route = |destination: &str, next_hop, pending: Option<&str>| RouteView {
+        vpc: "blue".parse().unwrap(),
+        destination: destination.parse().unwrap(),
+        next_hop,
+        pending: pending.map(str::to_owned),
+        created_at: NOW,
+    };
+    let routes = vec![
+        route("0.0.0.0/0", RouteHop::Address([10, 0, 0, 5].into()), None),
+        route("10.1.0.0/16", RouteHop::Peer("red".parse().unwrap()), Some("no route back")),
+        route("10.9.0.0/16", RouteHop::Blackhole, None),
+    ];
+    assert_eq!(
+        json(&Answer::Route(routes[1].clone())),
+        "{\"vpc\":\"blue\",\"destination\":\"10.1.0.0/16\",\"next_hop\":{\"peer\":\"red\"},\
+         \"pending\":\"no route back\",\"created_at\":1000000}\n"
+    );
+    assert_eq!(
+        text(&Answer::Routes(routes), NOW),
+        "\
+VPC   DESTINATION  NEXT HOP   WAITS FOR
+blue  0.0.0.0/0    10.0.0.5   -
+blue  10.1.0.0/16  vpc red    no route back
+blue  10.9.0.0/16  blackhole  -
+"
+    );
+    let scope = RuleScope {
+        direction: RuleDirection::Inbound,
+        priority: RulePriority::Mid,
+        verdict: RuleVerdict::Allow,
+        protocol: RuleProtocol::Tcp,
+        ports: Some((80, 81)),
+        icmp: None,
+    };
+    let ping = RuleScope {
+        direction: RuleDirection::Outbound,
+        verdict: RuleVerdict::Deny,
+        protocol: RuleProtocol::Icmp,
+        ports: None,
+        icmp: Some((8, None)),
+        ..scope
+    };
+    let group = GroupView {
+        id: GroupId(2),
+        name: "web".parse().unwrap(),
+        vpc: "blue".parse().unwrap(),
+        is_default: false,
+        rules: vec![
+            RuleView { number: 1, scope, peer: RulePeer::Group("db".parse().unwrap()) },
+            RuleView { number: 4, scope: ping, peer: RulePeer::Any },
+        ],
+        nics: vec!["web-1-0".parse().unwrap()],
+        created_at: NOW,
+    };
+    assert_eq!(
+        text(&Answer::Group(group.clone()), NOW),
+        "\
+name:    web
+id:      group-2
+vpc:     blue
+default: no
+nics:    web-1-0
+
+RULE  DIRECTION  PRIORITY  VERDICT  PROTOCOL  PORTS   PEER
+1     in         mid       allow    tcp       80-81   group db
+4     out        mid       deny     icmp      type 8  any
+"
+    );
+    assert_eq!(
+        text(&Answer::Groups(vec![group]), NOW),
+        "NAME  VPC   DEFAULT  RULES  NICS\nweb   blue  no       2      1\n"
+    );
+}
+
+#[test]
+fn nics_are_listed_with_what_filters_them() {
+    let nic = |name: &str, groups: Option<Vec<&str>>| EniView {
+        name: name.parse().unwrap(),
+        vm: "web-1".parse().unwrap(),
+        port: PortId(1),
+        vpc: "blue".parse().unwrap(),
+        subnet: "blue-a".parse().unwrap(),
+        mac: MacAddress([2, 0x50, 0, 0, 0, 1]),
+        addresses: vec![[10, 0, 0, 2].into()],
+        groups: groups.map(|list| list.iter().map(|name| name.parse().unwrap()).collect()),
+        allowed: vec!["10.8.0.0/16".parse().unwrap()],
+    };
+    let all = vec![
+        nic("web-1-0", Some(vec!["web", "db"])),
+        nic("web-1-1", Some(Vec::new())),
+        nic("web-1-2", None),
+    ];
+    assert_eq!(
+        text(&Answer::Nics(all.clone()), NOW),
+        "\
+NAME     VM     VPC   SUBNET  MAC                ADDRESSES  GROUPS
+web-1-0  web-1  blue  blue-a  02:50:00:00:00:01  10.0.0.2   web,db
+web-1-1  web-1  blue  blue-a  02:50:00:00:00:01  10.0.0.2   none: all denied
+web-1-2  web-1  blue  blue-a  02:50:00:00:00:01  10.0.0.2   not filtered
+"
+    );
+    assert!(text(&Answer::Nic(all[0].clone()), NOW).contains("may speak from: 10.8.0.0/16\n"));
 }
 
 #[test]

@@ -26,6 +26,7 @@ mod contract;
 mod daemon;
 mod facts;
 mod keeper;
+mod network;
 mod perform;
 mod places;
 mod preflight;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a spec means for the daemons and for QEMU: pure functions.
 
-use crate::Places;
+use crate::{Places, network};
 use plinth_api::{
     Boot, DiskSpec, Durability, NicSpec, NodeSpec, PoolClass, PoolDiskSpec, PoolSpec, Run, VmSpec,
     VolumeLimits,
@@ -37,7 +37,14 @@ pub fn needs(wanted: &[VmSpec], held: &BTreeMap<VmId, VmSpec>) -> Needs {
         nics.extend(vm.nics.iter().map(|nic| (nic.port, nic.clone())));
         disks.extend(vm.disks.iter().map(|disk| (disk.volume, (disk.clone(), disk_queues(vm)))));
     }
-    // Limits alone reach a living process: they are the store's, not QEMU's.
+    // Security groups and ranges reach a living process: they are the switch's, not QEMU's.
+    for nic in wanted.iter().flat_map(|vm| &vm.nics) {
+        if let Some(needed) = nics.get_mut(&nic.port) {
+            needed.groups = nic.groups.clone();
+            needed.allowed = nic.allowed.clone();
+        }
+    }
+    // So do limits of disks: they are the store's.
     for disk in wanted.iter().flat_map(|vm| &vm.disks) {
         if let Some((needed, _)) = disks.get_mut(&disk.volume) {
             needed.limits = disk.limits;
@@ -69,23 +76,25 @@ pub fn switch_config(spec: &NodeSpec, needs: &Needs, places: &Places) -> switch:
         socket: places.port_socket(nic.port),
         mtu: nic.mtu,
         queue_pairs: 1,
-        subnet: None,
-        security_groups: None,
-        allowed: Vec::new(),
+        subnet: network::known_subnet(spec, nic),
+        security_groups: network::known_groups(spec, nic),
+        allowed: nic.allowed.clone(),
     });
     let remotes = spec.remotes.iter().map(|remote| switch::Remote {
         vni: remote.vni,
         mac: remote.mac,
         addresses: remote.addresses.clone(),
         vtep: remote.vtep,
-        subnet: None,
-        security_groups: Vec::new(),
-        allowed: Vec::new(),
+        subnet: Some(remote.subnet.clone()),
+        security_groups: remote.groups.clone(),
+        allowed: remote.allowed.clone(),
     });
     switch::SwitchConfig {
         underlay,
         ports: ports.collect(),
         remotes: remotes.collect(),
+        vpcs: spec.vpcs.iter().map(network::vpc).collect(),
+        security_groups: spec.groups.iter().map(network::security_group).collect(),
         ..switch::SwitchConfig::empty(Epoch(0))
     }
 }
@@ -222,7 +231,7 @@ pub fn sockets(vm: &VmSpec, places: &Places) -> Vec<PathBuf> {
 mod tests {
     use super::*;
     use plinth_api::Address;
-    use plinth_ids::{DiskId, MacAddress, NodeId, PoolId, PortId, Vni};
+    use plinth_ids::{DiskId, GroupId, MacAddress, NodeId, PoolId, PortId, Vni};
 
     fn vm(number: u64, run: Run) -> VmSpec {
         VmSpec {
@@ -246,6 +255,9 @@ mod tests {
                 addresses: vec![Address { ip: "10.0.0.2".parse().unwrap(), prefix_length: 24 }],
                 gateway: Some("10.0.0.1".parse().unwrap()),
                 mtu: 1450,
+                subnet: "blue-a".parse().unwrap(),
+                groups: Some(vec![GroupId(1)]),
+                allowed: Vec::new(),
             }],
             run,
             start_number: 1,
@@ -294,6 +306,19 @@ mod tests {
     }
 
     #[test]
+    fn security_groups_and_ranges_reach_a_living_process() {
+        let mut newer = vm(1, Run::Running);
+        newer.nics[0].groups = Some(vec![GroupId(2)]);
+        newer.nics[0].allowed = vec!["10.8.0.0/16".parse().unwrap()];
+        newer.nics[0].mtu = 1000;
+        let held = BTreeMap::from([(VmId(1), vm(1, Run::Running))]);
+        let needs = needs(std::slice::from_ref(&newer), &held);
+        let nic = &needs.nics[0];
+        assert_eq!((&nic.groups, &nic.allowed), (&newer.nics[0].groups, &newer.nics[0].allowed));
+        assert_eq!(nic.mtu, 1450, "QEMU was told this one");
+    }
+
+    #[test]
     fn a_fresh_pool_is_served_until_the_spec_names_it() {
         let pool = |device: &str| PoolSpec {
             id: PoolId(1),
@@ -316,6 +341,8 @@ mod tests {
             pools: Vec::new(),
             vms: Vec::new(),
             remotes: Vec::new(),
+            vpcs: Vec::new(),
+            groups: Vec::new(),
         };
         let devices = |spec: &NodeSpec| -> Vec<PathBuf> {
             let config = store_config(spec, &[pool("/fresh")], &Needs::default(), &places);

@@ -121,6 +121,9 @@ fn vm(number: u64) -> VmSpec {
             addresses: vec![Address { ip: "10.0.0.2".parse().unwrap(), prefix_length: 24 }],
             gateway: None,
             mtu: 1450,
+            subnet: "blue-a".parse().unwrap(),
+            groups: None,
+            allowed: Vec::new(),
         }],
         run: Run::Running,
         start_number: 1,
@@ -136,6 +139,8 @@ fn spec(epoch: u64, vms: Vec<VmSpec>) -> NodeSpec {
         pools: Vec::new(),
         vms,
         remotes: Vec::new(),
+        vpcs: Vec::new(),
+        groups: Vec::new(),
     }
 }
 

@@ -2,8 +2,8 @@
 //! Records by key, and atomic changes of them.
 
 use crate::record::{
-    ImageRecord, Meta, NodeRecord, PoolRecord, SnapshotRecord, SubnetRecord, TokenRecord, VmRecord,
-    VolumeRecord, VpcRecord,
+    GroupRecord, ImageRecord, Meta, NodeRecord, PoolRecord, SnapshotRecord, SubnetRecord,
+    TokenRecord, VmRecord, VolumeRecord, VpcRecord,
 };
 use plinth_ids::Name;
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,7 @@ pub enum Key {
     Snapshot(Name, Name),
     Vpc(Name),
     Subnet(Name),
+    Group(Name),
     Vm(Name),
 }
 
@@ -38,6 +39,7 @@ impl fmt::Display for Key {
             Self::Snapshot(volume, name) => write!(f, "snapshot/{volume}/{name}"),
             Self::Vpc(name) => write!(f, "vpc/{name}"),
             Self::Subnet(name) => write!(f, "subnet/{name}"),
+            Self::Group(name) => write!(f, "group/{name}"),
             Self::Vm(name) => write!(f, "vm/{name}"),
         }
     }
@@ -56,6 +58,7 @@ pub enum Record {
     Snapshot(SnapshotRecord),
     Vpc(VpcRecord),
     Subnet(SubnetRecord),
+    Group(GroupRecord),
     Vm(VmRecord),
 }
 
@@ -81,6 +84,7 @@ impl Record {
             }
             Self::Vpc(vpc) => Key::Vpc(vpc.name.clone()),
             Self::Subnet(subnet) => Key::Subnet(subnet.name.clone()),
+            Self::Group(group) => Key::Group(group.name.clone()),
             Self::Vm(vm) => Key::Vm(vm.name.clone()),
         }
     }

@@ -3,6 +3,7 @@
 
 use crate::cluster::Cluster;
 use crate::record::State;
+use plinth_api::{HopSpec, PeerSpec};
 use std::collections::BTreeSet;
 
 impl Cluster {
@@ -11,6 +12,7 @@ impl Cluster {
         let mut faults = Vec::new();
         self.check_networks(&mut faults);
         self.check_nics(&mut faults);
+        self.check_groups(&mut faults);
         self.check_disks(&mut faults);
         self.check_references(&mut faults);
         faults
@@ -55,6 +57,53 @@ impl Cluster {
                     if subnet.gateway == nic.address {
                         faults.push(format!("{} is also the gateway", nic.address));
                     }
+                }
+            }
+        }
+    }
+
+    fn check_groups(&self, faults: &mut Vec<String>) {
+        let mut ids = BTreeSet::new();
+        for group in self.groups.values() {
+            if !ids.insert(group.id) || group.id.0 >= self.meta.next_group {
+                faults.push(format!("{} is given out twice or not at all", group.id));
+            }
+            if self.vpc(group.vpc).is_none() {
+                faults.push(format!("security group {} has no vpc", group.name));
+            }
+            let peers = group.rules.iter().filter_map(|rule| match rule.peer {
+                PeerSpec::Group(peer) => Some(peer),
+                PeerSpec::Any | PeerSpec::Prefix(_) => None,
+            });
+            for peer in peers {
+                if self.group(peer).is_none_or(|peer| peer.vpc != group.vpc) {
+                    faults
+                        .push(format!("a rule of group {} names no group of its vpc", group.name));
+                }
+            }
+        }
+        for vpc in self.vpcs.values() {
+            if vpc.default_group.is_some_and(|id| self.group(id).is_none()) {
+                faults.push(format!("vpc {} has lost its default group", vpc.name));
+            }
+            for route in &vpc.routes {
+                let is_there = match route.next_hop {
+                    HopSpec::Address(hop) => self
+                        .subnets
+                        .values()
+                        .any(|subnet| subnet.vpc == vpc.vni && subnet.has_address(hop)),
+                    HopSpec::Peer(peer) => peer != vpc.vni && self.vpc(peer).is_some(),
+                    HopSpec::Blackhole => true,
+                };
+                if !is_there {
+                    faults.push(format!("the route to {} leads nowhere", route.destination));
+                }
+            }
+        }
+        for (vm, nic) in self.vms.values().flat_map(|vm| vm.nics.iter().map(move |nic| (vm, nic))) {
+            for id in nic.groups.iter().flatten() {
+                if self.group(*id).is_none_or(|group| group.vpc != nic.vpc) {
+                    faults.push(format!("a NIC of VM {} is in no group of its vpc", vm.name));
                 }
             }
         }

@@ -3,11 +3,11 @@
 
 use crate::change::{Change, Key, Record, Write};
 use crate::record::{
-    ImageRecord, Meta, NodeRecord, PoolRecord, SnapshotRecord, SubnetRecord, TokenRecord, VmRecord,
-    VolumeRecord, VpcRecord,
+    GroupRecord, ImageRecord, Meta, NodeRecord, PoolRecord, SnapshotRecord, SubnetRecord,
+    TokenRecord, VmRecord, VolumeRecord, VpcRecord,
 };
 use plinth_api::{NodeStatus, PoolStatus, VmStatus};
-use plinth_ids::{Epoch, Name, NodeId, PoolId, VmId, Vni, VolumeId};
+use plinth_ids::{Epoch, GroupId, Name, NodeId, PoolId, VmId, Vni, VolumeId};
 use std::collections::BTreeMap;
 
 /// The registry's records, by name. Reading it never fails: a reference that leads nowhere reads
@@ -26,6 +26,7 @@ pub struct Cluster {
     pub snapshots: BTreeMap<(Name, Name), SnapshotRecord>,
     pub vpcs: BTreeMap<Name, VpcRecord>,
     pub subnets: BTreeMap<Name, SubnetRecord>,
+    pub groups: BTreeMap<Name, GroupRecord>,
     pub vms: BTreeMap<Name, VmRecord>,
 }
 
@@ -42,6 +43,7 @@ impl Cluster {
             snapshots: BTreeMap::new(),
             vpcs: BTreeMap::new(),
             subnets: BTreeMap::new(),
+            groups: BTreeMap::new(),
             vms: BTreeMap::new(),
         }
     }
@@ -85,6 +87,9 @@ impl Cluster {
             Record::Subnet(subnet) => {
                 self.subnets.insert(subnet.name.clone(), subnet);
             }
+            Record::Group(group) => {
+                self.groups.insert(group.name.clone(), group);
+            }
             Record::Vm(vm) => {
                 self.vms.insert(vm.name.clone(), vm);
             }
@@ -104,6 +109,7 @@ impl Cluster {
             }
             Key::Vpc(name) => drop(self.vpcs.remove(name)),
             Key::Subnet(name) => drop(self.subnets.remove(name)),
+            Key::Group(name) => drop(self.groups.remove(name)),
             Key::Vm(name) => drop(self.vms.remove(name)),
         }
     }
@@ -122,6 +128,10 @@ impl Cluster {
 
     pub fn vpc(&self, vni: Vni) -> Option<&VpcRecord> {
         self.vpcs.values().find(|vpc| vpc.vni == vni)
+    }
+
+    pub fn group(&self, id: GroupId) -> Option<&GroupRecord> {
+        self.groups.values().find(|group| group.id == id)
     }
 
     pub fn vm(&self, id: VmId) -> Option<&VmRecord> {

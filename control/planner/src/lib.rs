@@ -21,12 +21,15 @@ mod check;
 mod clock;
 mod cluster;
 mod disk;
+mod group;
 mod image;
 mod names;
+mod nic;
 mod node;
 mod place;
 mod pool;
 mod record;
+mod route;
 mod size;
 mod snapshot;
 mod spec;
@@ -44,8 +47,9 @@ pub use names::find;
 pub use node::TOKENS_MAX;
 pub use place::{Candidate, Demand, NodeRefusal, place};
 pub use record::{
-    Copy, Disk, DiskRecord, ImageRecord, Meta, Nic, NodeRecord, PoolRecord, Schedule,
-    SnapshotRecord, Source, State, SubnetRecord, TokenRecord, VmRecord, VolumeRecord, VpcRecord,
+    Copy, Disk, DiskRecord, GroupRecord, ImageRecord, Meta, Nic, NodeRecord, PoolRecord,
+    RouteRecord, RuleRecord, Schedule, SnapshotRecord, Source, State, SubnetRecord, TokenRecord,
+    VmRecord, VolumeRecord, VpcRecord,
 };
 pub use size::Size;
 pub use subnet::Network;

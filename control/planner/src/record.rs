@@ -4,10 +4,13 @@
 //! A record refers to others by id where the other may be renamed one day, and holds what is
 //! wanted; what is seen lives in [`crate::Observed`] and is never stored.
 
-use plinth_api::{Boot, Durability, PoolClass, Run, ScrubSchedule, Underlay, VolumeLimits};
+use plinth_api::{
+    Boot, Durability, HopSpec, PeerSpec, PoolClass, RuleScope, Run, ScrubSchedule, Underlay,
+    VolumeLimits,
+};
 use plinth_ids::{
-    DiskId, Epoch, ImageId, MacAddress, Name, NodeId, PoolId, PortId, SnapshotId, VmId, Vni,
-    VolumeId,
+    DiskId, Epoch, GroupId, ImageId, MacAddress, Name, NodeId, PoolId, PortId, Prefix, SnapshotId,
+    VmId, Vni, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -29,12 +32,18 @@ pub struct Meta {
     pub next_vm: u64,
     pub next_port: u32,
     pub next_vni: u32,
+    #[serde(default = "first_group")]
+    pub next_group: u32,
     /// vCPUs that may be given to VMs for each host thread.
     pub vcpus_per_cpu: u32,
 }
 
 /// The first number of a kind, for records that are older than the kind.
 const fn first() -> u64 {
+    1
+}
+
+const fn first_group() -> u32 {
     1
 }
 
@@ -50,6 +59,7 @@ impl Meta {
             next_vm: 1,
             next_port: 1,
             next_vni: 1,
+            next_group: first_group(),
             vcpus_per_cpu: 4,
         }
     }
@@ -249,7 +259,42 @@ pub struct SnapshotRecord {
 pub struct VpcRecord {
     pub name: Name,
     pub vni: Vni,
+    /// Of NICs that name no group. `None` in records from before there were groups: such NICs are
+    /// not filtered.
+    #[serde(default)]
+    pub default_group: Option<GroupId>,
+    /// Beside the subnets; a destination once.
+    #[serde(default)]
+    pub routes: Vec<RouteRecord>,
     pub created_at: u64,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteRecord {
+    pub destination: Prefix,
+    pub next_hop: HopSpec,
+    pub created_at: u64,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupRecord {
+    pub id: GroupId,
+    pub name: Name,
+    pub vpc: Vni,
+    pub rules: Vec<RuleRecord>,
+    /// The number of the next rule: a number is never given out twice in a group.
+    pub next_rule: u32,
+    pub created_at: u64,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleRecord {
+    pub number: u32,
+    pub scope: RuleScope,
+    pub peer: PeerSpec,
 }
 
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -260,6 +305,9 @@ pub struct SubnetRecord {
     pub network: Ipv4Addr,
     pub prefix_length: u8,
     pub gateway: Ipv4Addr,
+    /// A /64: a NIC's address in it is made of its MAC, and the router's is its first.
+    #[serde(default)]
+    pub ipv6: Option<Prefix>,
     pub created_at: u64,
 }
 
@@ -292,6 +340,12 @@ pub struct Nic {
     pub subnet: Name,
     pub mac: MacAddress,
     pub address: Ipv4Addr,
+    /// `None`: not filtered.
+    #[serde(default)]
+    pub groups: Option<Vec<GroupId>>,
+    /// Ranges that the guest may speak from beside its addresses.
+    #[serde(default)]
+    pub allowed: Vec<Prefix>,
 }
 
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]

@@ -2,7 +2,7 @@
 //! The spec of one node, made whole from the records.
 
 use crate::cluster::Cluster;
-use crate::record::{DiskRecord, Nic, NodeRecord, PoolRecord, State, VmRecord};
+use crate::record::{DiskRecord, Nic, NodeRecord, PoolRecord, State, SubnetRecord, VmRecord};
 use plinth_api::{Address, DiskSpec, NicSpec, NodeSpec, PoolDiskSpec, PoolSpec, Remote, VmSpec};
 use plinth_ids::{Name, NodeId, Vni};
 use std::collections::BTreeSet;
@@ -35,15 +35,18 @@ impl Cluster {
             .filter(|vm| vm.node == id && vm.state == State::Ready)
             .map(|vm| self.vm_spec(node, vm))
             .collect();
-        let vpcs: BTreeSet<Vni> = vms.iter().flat_map(|vm| &vm.nics).map(|nic| nic.vni).collect();
+        let own: BTreeSet<Vni> = vms.iter().flat_map(|vm| &vm.nics).map(|nic| nic.vni).collect();
+        let vpcs = self.with_peers(&own);
         Some(NodeSpec {
             epoch: self.epoch(),
             node: id,
             name: node.name.clone(),
             underlay: node.underlay.clone(),
             pools,
-            vms,
             remotes: self.remotes(id, &vpcs),
+            groups: self.group_specs(&vms),
+            vpcs: self.vpc_specs(&vpcs),
+            vms,
         })
     }
 
@@ -84,18 +87,22 @@ impl Cluster {
             name: port_name(vm, index),
             vni: nic.vpc,
             mac: nic.mac,
-            addresses: vec![Address {
-                ip: nic.address.into(),
-                prefix_length: subnet.map_or(32, |subnet| subnet.prefix_length),
-            }],
+            addresses: addresses(nic, subnet),
             gateway: subnet.map(|subnet| subnet.gateway.into()),
             mtu: underlay_mtu.map_or(GUEST_MTU, |mtu| mtu.saturating_sub(VXLAN_OVERHEAD)),
+            subnet: nic.subnet.clone(),
+            groups: nic.groups.clone(),
+            allowed: nic.allowed.clone(),
         }
     }
 
     /// The NICs of other nodes in these VPCs.
     fn remotes(&self, id: NodeId, vpcs: &BTreeSet<Vni>) -> Vec<Remote> {
         let mut remotes = Vec::new();
+        // Without tunnels nothing is reached: of a peer's NICs elsewhere it need not hear.
+        if self.node(id).is_none_or(|node| node.underlay.is_none()) {
+            return remotes;
+        }
         let elsewhere = |vm: &&VmRecord| vm.node != id && vm.state == State::Ready;
         for vm in self.vms.values().filter(elsewhere) {
             let Some(underlay) = self.node(vm.node).and_then(|node| node.underlay.as_ref()) else {
@@ -105,8 +112,11 @@ impl Cluster {
                 remotes.push(Remote {
                     vni: nic.vpc,
                     mac: nic.mac,
-                    addresses: vec![nic.address.into()],
+                    addresses: self.nic_addresses(nic),
                     vtep: underlay.vtep,
+                    subnet: nic.subnet.clone(),
+                    groups: nic.groups.clone().unwrap_or_default(),
+                    allowed: nic.allowed.clone(),
                 });
             }
         }
@@ -124,8 +134,17 @@ pub(crate) fn disk_spec(disk: &DiskRecord) -> PoolDiskSpec {
     PoolDiskSpec { id: disk.id, device: disk.device.clone(), is_draining: disk.is_draining }
 }
 
+/// What a NIC carries, with the lengths of its subnet's ranges.
+fn addresses(nic: &Nic, subnet: Option<&SubnetRecord>) -> Vec<Address> {
+    let prefix_length = subnet.map_or(32, |subnet| subnet.prefix_length);
+    let ipv4 = Address { ip: nic.address.into(), prefix_length };
+    let ipv6 = subnet.and_then(|subnet| subnet.ipv6_of(nic.mac));
+    let ipv6 = ipv6.map(|address| Address { ip: address.into(), prefix_length: 64 });
+    std::iter::once(ipv4).chain(ipv6).collect()
+}
+
 /// `VM-INDEX`. The index is the last part, so no two VMs have ports of one name.
-fn port_name(vm: &VmRecord, index: usize) -> Name {
+pub(crate) fn port_name(vm: &VmRecord, index: usize) -> Name {
     format!("{}-{index}", vm.name)
         .parse()
         .expect("the VM's name was checked to leave room for the index")

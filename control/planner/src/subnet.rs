@@ -4,11 +4,14 @@
 use crate::change::{Change, Key, Record};
 use crate::cluster::Cluster;
 use crate::names;
-use crate::record::SubnetRecord;
-use plinth_api::{Code, Refusal};
-use plinth_ids::Name;
+use crate::record::{SubnetRecord, VpcRecord};
+use plinth_api::{Code, GatewaySpec, HopSpec, Refusal};
+use plinth_ids::{MacAddress, Name, Prefix};
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Of one VPC; the switch takes as many.
+const SUBNETS_MAX: usize = 256;
 
 /// An IPv4 range of 2 to 2^24 hosts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -76,6 +79,33 @@ impl SubnetRecord {
     pub const fn range(&self) -> Network {
         Network { address: self.network, prefix_length: self.prefix_length }
     }
+
+    /// Its ranges with the router's address in each.
+    pub fn prefixes(&self) -> Vec<GatewaySpec> {
+        let ipv4 = Prefix::new(self.network.into(), self.prefix_length);
+        let ipv4 = ipv4.ok().map(|prefix| GatewaySpec { prefix, gateway: self.gateway.into() });
+        let ipv6 = self.ipv6.and_then(|prefix| match prefix.network() {
+            IpAddr::V6(network) => {
+                let gateway = Ipv6Addr::from_bits(network.to_bits() | 1).into();
+                Some(GatewaySpec { prefix, gateway })
+            }
+            IpAddr::V4(_) => None,
+        });
+        ipv4.into_iter().chain(ipv6).collect()
+    }
+
+    /// Whether an address of either family is in one of its ranges.
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        self.prefixes().iter().any(|given| given.prefix.contains(address))
+    }
+
+    /// The address of IPv6 that a NIC makes of its MAC (RFC 4291, appendix A).
+    pub fn ipv6_of(&self, mac: MacAddress) -> Option<Ipv6Addr> {
+        let IpAddr::V6(network) = self.ipv6?.network() else { return None };
+        let [a, b, c, d, e, f] = mac.0;
+        let host = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+        Some(Ipv6Addr::from_bits(network.to_bits() | u128::from(host)))
+    }
 }
 
 impl Cluster {
@@ -85,6 +115,7 @@ impl Cluster {
         vpc: &Name,
         cidr: (Ipv4Addr, u8),
         gateway: Option<Ipv4Addr>,
+        ipv6: Option<Prefix>,
         now: u64,
     ) -> Result<Change, Refusal> {
         names::free(&self.subnets, "subnet", &name)?;
@@ -113,19 +144,68 @@ impl Cluster {
             .field("--gateway")
             .remedy(format!("give one from {first} on, or leave it out")));
         }
+        if let Some(ipv6) = ipv6 {
+            self.check_ipv6(vpc, ipv6)?;
+        }
+        let range = Prefix::new(cidr.0.into(), cidr.1).expect("Network::parse checked it");
+        for prefix in std::iter::once(range).chain(ipv6) {
+            if vpc.routes.iter().any(|route| route.destination == prefix) {
+                let text = format!("vpc {} has a route to {prefix}", vpc.name);
+                return Err(Refusal::new(Code::Exists, text)
+                    .field("--cidr")
+                    .remedy("remove the route first: a subnet is one by itself"));
+            }
+        }
+        let count = self.subnets.values().filter(|subnet| subnet.vpc == vpc.vni).count();
+        if count >= SUBNETS_MAX {
+            let text = format!("vpc {} has {SUBNETS_MAX} subnets, which is the limit", vpc.name);
+            return Err(Refusal::new(Code::NoRoom, text)
+                .field("--vpc")
+                .remedy("delete one, or make another vpc"));
+        }
         let subnet = SubnetRecord {
             name,
             vpc: vpc.vni,
             network: cidr.0,
             prefix_length: cidr.1,
             gateway,
+            ipv6,
             created_at: now,
         };
         Ok(Change::default().put(Record::Subnet(subnet)))
     }
 
+    /// Checks a range of IPv6 for a subnet of `vpc`.
+    fn check_ipv6(&self, vpc: &VpcRecord, ipv6: Prefix) -> Result<(), Refusal> {
+        let refuse = |code, text: String, remedy: &str| {
+            Err(Refusal::new(code, text).field("--ipv6").remedy(remedy))
+        };
+        if ipv6.is_ipv4() || ipv6.length() != 64 {
+            let text = format!("{ipv6} is no /64 of IPv6");
+            return refuse(Code::Invalid, text, "give one, as in fd00:1::/64");
+        }
+        let network = ipv6.network();
+        let is_special = network.is_multicast()
+            || network.is_loopback()
+            || network.is_unspecified()
+            || matches!(network, IpAddr::V6(address) if address.is_unicast_link_local());
+        if is_special {
+            let text = format!("{ipv6} is reserved");
+            return refuse(Code::Invalid, text, "give a private range, as in fd00:1::/64");
+        }
+        let clash = |subnet: &&SubnetRecord| subnet.vpc == vpc.vni && subnet.ipv6 == Some(ipv6);
+        match self.subnets.values().find(clash) {
+            None => Ok(()),
+            Some(other) => refuse(
+                Code::Exists,
+                format!("{ipv6} is that of subnet {} of the same vpc", other.name),
+                "choose a range apart from it",
+            ),
+        }
+    }
+
     pub fn subnet_delete(&self, name: &Name) -> Result<Change, Refusal> {
-        names::find(&self.subnets, "subnet", "NAME", name)?;
+        let subnet = names::find(&self.subnets, "subnet", "NAME", name)?;
         let user = self.vms.values().find(|vm| vm.nics.iter().any(|nic| nic.subnet == *name));
         if let Some(vm) = user {
             return Err(Refusal::new(
@@ -134,6 +214,17 @@ impl Cluster {
             )
             .field("NAME")
             .remedy(format!("delete the VM first: plinth vm delete {}", vm.name)));
+        }
+        // A next hop in no subnet would have the switches refuse the whole configuration.
+        let vpc = self.vpc(subnet.vpc);
+        let through = vpc.into_iter().flat_map(|vpc| &vpc.routes).find(
+            |route| matches!(route.next_hop, HopSpec::Address(hop) if subnet.has_address(hop)),
+        );
+        if let Some(route) = through {
+            let text = format!("the route to {} leads through subnet {name}", route.destination);
+            return Err(Refusal::new(Code::InUse, text)
+                .field("NAME")
+                .remedy("remove it first: plinth route remove"));
         }
         Ok(Change::default().delete(Key::Subnet(name.clone())))
     }

@@ -6,6 +6,7 @@ use crate::record::{
     DiskRecord, ImageRecord, NodeRecord, PoolRecord, SnapshotRecord, SubnetRecord, VmRecord,
     VolumeRecord, VpcRecord,
 };
+use crate::route::router_mac;
 use plinth_api::{
     CheckState, ClusterView, Code, DaemonState, DiskState, DiskView, ImageCopy, ImageView, Level,
     LimitView, NicView, NodeView, PoolDiskView, PoolView, Refusal, ScheduleView, SnapshotUsage,
@@ -246,7 +247,9 @@ impl Cluster {
             name: vpc.name.clone(),
             vni: vpc.vni,
             subnets: self.subnets.values().filter(|subnet| subnet.vpc == vpc.vni).count() as u64,
+            routes: vpc.routes.len() as u64,
             nics: nics.count() as u64,
+            router_mac: router_mac(vpc.vni),
             created_at: vpc.created_at,
         }
     }
@@ -259,6 +262,7 @@ impl Cluster {
             network: subnet.network,
             prefix_length: subnet.prefix_length,
             gateway: subnet.gateway,
+            ipv6: subnet.ipv6,
             addresses_used: used,
             // The gateway's address is neither used by a NIC nor free.
             addresses_free: (subnet.range().host_count() - 1).saturating_sub(used),
@@ -293,7 +297,7 @@ impl Cluster {
                     vpc: self.vpc_name(nic.vpc),
                     subnet: nic.subnet.clone(),
                     mac: nic.mac,
-                    addresses: vec![nic.address.into()],
+                    addresses: self.nic_addresses(nic),
                 })
                 .collect(),
             disks: vm.disks.iter().filter_map(|disk| self.disk_view(disk)).collect(),
@@ -316,7 +320,7 @@ impl Cluster {
         self.node(id).map_or_else(|| numbered(&id.to_string()), |node| node.name.clone())
     }
 
-    fn vpc_name(&self, vni: Vni) -> Name {
+    pub(crate) fn vpc_name(&self, vni: Vni) -> Name {
         self.vpc(vni).map_or_else(|| numbered(&format!("vni-{vni}")), |vpc| vpc.name.clone())
     }
 

@@ -129,7 +129,9 @@ impl Cluster {
         let mut nics = Vec::new();
         for (request, port) in requests.iter().zip(self.meta.next_port..) {
             let subnet = names::find(&self.subnets, "subnet", "--nic subnet", &request.subnet)?;
-            nics.push(self.plan_nic(subnet, request.address, PortId(port), &mut taken)?);
+            let mut nic = self.plan_nic(subnet, request.address, PortId(port), &mut taken)?;
+            nic.groups = self.plan_groups(subnet, &request.groups)?;
+            nics.push(nic);
         }
         Ok(nics)
     }
@@ -147,7 +149,8 @@ impl Cluster {
         let address = self.pick_address(subnet, wanted, others)?;
         in_request.insert(address);
         let mac = mac_of(port);
-        Ok(Nic { port, vpc: subnet.vpc, subnet: subnet.name.clone(), mac, address })
+        let (vpc, name) = (subnet.vpc, subnet.name.clone());
+        Ok(Nic { port, vpc, subnet: name, mac, address, groups: None, allowed: Vec::new() })
     }
 
     fn pick_node(

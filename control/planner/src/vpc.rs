@@ -5,7 +5,7 @@ use crate::change::{Change, Key, Record};
 use crate::cluster::Cluster;
 use crate::names;
 use crate::record::{Meta, VpcRecord};
-use plinth_api::{Code, Refusal};
+use plinth_api::{Code, HopSpec, Refusal};
 use plinth_ids::{Name, Vni};
 
 impl Cluster {
@@ -18,10 +18,17 @@ impl Cluster {
             }
             None => self.free_vni()?,
         };
+        let group = self.default_group(&name, vni, now)?;
         // The next search starts after this one, so that a VNI rests before it is used again.
-        let meta = Meta { next_vni: vni.get() % Vni::MAX + 1, ..self.meta.clone() };
-        let vpc = VpcRecord { name, vni, created_at: now };
-        Ok(Change::default().put(Record::Meta(meta)).put(Record::Vpc(vpc)))
+        let meta = Meta {
+            next_vni: vni.get() % Vni::MAX + 1,
+            next_group: self.meta.next_group + 1,
+            ..self.meta.clone()
+        };
+        let default_group = Some(group.id);
+        let vpc = VpcRecord { name, vni, default_group, routes: Vec::new(), created_at: now };
+        let change = Change::default().put(Record::Meta(meta));
+        Ok(change.put(Record::Group(group)).put(Record::Vpc(vpc)))
     }
 
     fn check_vni(&self, vni: Vni) -> Result<(), Refusal> {
@@ -60,6 +67,18 @@ impl Cluster {
             .field("NAME")
             .remedy(format!("delete it first: plinth subnet delete {}", subnet.name)));
         }
-        Ok(Change::default().delete(Key::Vpc(name.clone())))
+        let leads_here = |other: &&VpcRecord| {
+            other.routes.iter().any(|route| route.next_hop == HopSpec::Peer(vpc.vni))
+        };
+        if let Some(other) = self.vpcs.values().find(leads_here) {
+            let text = format!("vpc {} has a route to vpc {name}", other.name);
+            return Err(Refusal::new(Code::InUse, text)
+                .field("NAME")
+                .remedy(format!("`plinth route list {}` shows it; remove it first", other.name)));
+        }
+        let groups = self.groups.values().filter(|group| group.vpc == vpc.vni);
+        Ok(groups.fold(Change::default().delete(Key::Vpc(name.clone())), |change, group| {
+            change.delete(Key::Group(group.name.clone()))
+        }))
     }
 }

@@ -364,7 +364,7 @@ impl Run {
             let (_, range) = self.model.subnets.get(subnet).cloned().unwrap_or_default();
             let (third, first, _) = RANGES[usize::from(range)];
             let address = host.map(|host| Ipv4Addr::new(10, 0, third, first + host));
-            NicRequest { subnet: name(subnet), address }
+            NicRequest { subnet: name(subnet), address, groups: Vec::new() }
         };
         let request = VmCreate {
             nics: nics.iter().map(nic).collect(),
@@ -433,8 +433,19 @@ impl Run {
 }
 
 fn records(cluster: &Cluster) -> Vec<Record> {
-    let Cluster { tokens, nodes, pools, images, volumes, snapshots, vpcs, subnets, vms, .. } =
-        cluster;
+    let Cluster {
+        tokens,
+        nodes,
+        pools,
+        images,
+        volumes,
+        snapshots,
+        vpcs,
+        subnets,
+        groups,
+        vms,
+        ..
+    } = cluster;
     let mut records: Vec<Record> = tokens.values().cloned().map(Record::Token).collect();
     records.extend(nodes.values().cloned().map(Record::Node));
     records.extend(pools.values().cloned().map(Record::Pool));
@@ -443,6 +454,7 @@ fn records(cluster: &Cluster) -> Vec<Record> {
     records.extend(snapshots.values().cloned().map(Record::Snapshot));
     records.extend(vpcs.values().cloned().map(Record::Vpc));
     records.extend(subnets.values().cloned().map(Record::Subnet));
+    records.extend(groups.values().cloned().map(Record::Group));
     records.extend(vms.values().cloned().map(Record::Vm));
     records
 }

@@ -450,6 +450,14 @@ fn records_of_the_first_release_are_read() {
         panic!("it was the cluster")
     };
     assert_eq!(meta.next_snapshot, 1);
+    assert_eq!(meta.next_group, 1);
+    let vpc = r#"{"vpc":{"name":"blue","vni":1,"created_at":5}}"#;
+    let Record::Vpc(vpc) = Record::parse("vpc/blue", vpc.as_bytes()).unwrap() else {
+        panic!("it was a vpc")
+    };
+    assert_eq!((vpc.default_group, vpc.routes), (None, Vec::new()));
+    let subnet = r#"{"subnet":{"name":"blue-a","vpc":1,"network":"10.0.0.0","prefix_length":24,"gateway":"10.0.0.1","created_at":5}}"#;
+    assert!(Record::parse("subnet/blue-a", subnet.as_bytes()).is_ok());
     // A field that nobody knows is still an error.
     assert!(Record::parse("meta", br#"{"meta":{"extra":1}}"#).is_err());
 }

@@ -180,7 +180,7 @@ fn a_subnet_gives_out_every_address_once_and_then_says_so() {
     let mut bench = Bench::new();
     bench.subnet("tiny", "blue", [10, 0, 1, 0], 29).unwrap();
     let in_tiny = |vm_name: &str, address| VmCreate {
-        nics: vec![NicRequest { subnet: name("tiny"), address }],
+        nics: vec![NicRequest { subnet: name("tiny"), address, groups: Vec::new() }],
         vcpus: 1,
         memory: 32 << 20,
         ..vm(vm_name)
@@ -210,6 +210,7 @@ fn addresses_asked_for_come_before_free_choices() {
     let nic = |address: Option<[u8; 4]>| NicRequest {
         subnet: name("blue-a"),
         address: address.map(Ipv4Addr::from),
+        groups: Vec::new(),
     };
     let nics = vec![nic(None), nic(Some([10, 0, 0, 2])), nic(None)];
     bench.create(&VmCreate { nics, ..vm("web-1") }).unwrap();
@@ -327,7 +328,7 @@ fn nodes_hear_of_each_others_nics_in_shared_vpcs_only() {
     bench.subnet("red-a", "red", [10, 0, 0, 0], 24).unwrap();
     let at = |vm_name: &str, node: &str, subnet: &str| VmCreate {
         node: Some(name(node)),
-        nics: vec![NicRequest { subnet: name(subnet), address: None }],
+        nics: vec![NicRequest { subnet: name(subnet), address: None, groups: Vec::new() }],
         ..vm(vm_name)
     };
     bench.create(&at("blue-1", "node-1", "blue-a")).unwrap();

@@ -4,7 +4,7 @@
 use crate::join::hex;
 use crate::service::Shared;
 use crate::store::{State, now};
-use crate::{image, storage, wait};
+use crate::{image, network, storage, wait};
 use plinth_api::{
     AgentAnswer, AgentRequest, Answer, Code, Command, PoolCreate, Refusal, Request, SwitchTable,
     VmCreate, VolumeCreate,
@@ -33,36 +33,6 @@ pub(crate) async fn answer(shared: &Shared, request: Request) -> Result<Answer, 
             show(shared, |state| volume(state, &name)).await
         }
         Request::VolumeDelete { name, wipe } => volume_delete(shared, &name, wipe).await,
-        Request::VpcCreate { name, vni } => {
-            let plan =
-                |cluster: &Cluster, _: &Observed| cluster.vpc_create(name.clone(), vni, now());
-            shared.store.change(plan).await?;
-            show(shared, |state| {
-                let vpc = find(&state.cluster.vpcs, "vpc", &name)?;
-                Ok(Answer::Vpc(state.cluster.vpc_view(vpc)))
-            })
-            .await
-        }
-        Request::VpcDelete(name) => {
-            shared.store.change(|cluster, _| cluster.vpc_delete(&name)).await?;
-            Ok(Answer::Done)
-        }
-        Request::SubnetCreate { name, vpc, network, prefix_length, gateway } => {
-            let cidr = (network, prefix_length);
-            let plan = |cluster: &Cluster, _: &Observed| {
-                cluster.subnet_create(name.clone(), &vpc, cidr, gateway, now())
-            };
-            shared.store.change(plan).await?;
-            show(shared, |state| {
-                let subnet = find(&state.cluster.subnets, "subnet", &name)?;
-                Ok(Answer::Subnet(state.cluster.subnet_view(subnet)))
-            })
-            .await
-        }
-        Request::SubnetDelete(name) => {
-            shared.store.change(|cluster, _| cluster.subnet_delete(&name)).await?;
-            Ok(Answer::Done)
-        }
         Request::VmCreate(request) => vm_create(shared, request).await,
         Request::VmStart { name, wait_ms } => {
             shared.store.change(|cluster, observed| cluster.vm_start(&name, observed)).await?;
@@ -83,6 +53,7 @@ pub(crate) async fn answer(shared: &Shared, request: Request) -> Result<Answer, 
         }
         Request::Switch { node, table } => switch(shared, &node, table).await,
         reading if is_reading(&reading) => show(shared, |state| read(state, &reading)).await,
+        other if network::is_ours(&other) => network::answer(shared, other).await,
         other => storage::answer(shared, other).await,
     }
 }

@@ -18,6 +18,7 @@ mod api;
 mod image;
 mod join;
 mod link;
+mod network;
 mod schedule;
 mod service;
 mod storage;

@@ -6,6 +6,7 @@
 
 mod command;
 mod join;
+mod network;
 mod operator;
 mod refusal;
 mod spec;
@@ -15,6 +16,11 @@ mod view;
 
 pub use command::{AgentAnswer, AgentReply, AgentRequest, Command, DiskFormat, ImportSource};
 pub use join::{Join, JoinReply, Joined};
+pub use network::{
+    EniView, GatewaySpec, GroupSpec, GroupView, HopSpec, PeerSpec, RouteHop, RouteSpec, RouteView,
+    RuleDirection, RulePeer, RulePriority, RuleProtocol, RuleScope, RuleSpec, RuleVerdict,
+    RuleView, SubnetSpec, VpcSpec,
+};
 pub use operator::{
     Answer, DeltaExport, DiskAdd, DiskRequest, ImageImport, NicRequest, PoolCreate, Reply, Request,
     SwitchTable, VmCreate, VolumeClone, VolumeCreate,

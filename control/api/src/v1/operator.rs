@@ -6,13 +6,14 @@
 //! reply; after the reply to [`Request::VmConsole`] the stream is the console, raw, both ways.
 
 use super::{
-    ClusterView, DiffRange, DiskFormat, DropCount, Durability, FlowStatus, ImageView, ImportSource,
-    LimitView, NodeView, PoolClass, PoolDiskView, PoolView, Refusal, ScheduleView, ScrubKind,
-    ScrubSchedule, ScrubView, SlowRequestView, SnapshotView, SubnetView, SwitchPort, VmView,
-    VolumeLimits, VolumeStatsView, VolumeView, VpcView,
+    ClusterView, DiffRange, DiskFormat, DropCount, Durability, EniView, FlowStatus, GroupView,
+    ImageView, ImportSource, LimitView, NodeView, PoolClass, PoolDiskView, PoolView, Refusal,
+    RouteHop, RouteView, RulePeer, RuleScope, ScheduleView, ScrubKind, ScrubSchedule, ScrubView,
+    SlowRequestView, SnapshotView, SubnetView, SwitchPort, VmView, VolumeLimits, VolumeStatsView,
+    VolumeView, VpcView,
 };
 use crate::with::Raw;
-use plinth_ids::{DiskId, Name, Vni};
+use plinth_ids::{DiskId, Name, Prefix, Vni};
 use rkyv::with::Map;
 use std::net::Ipv4Addr;
 
@@ -164,9 +165,67 @@ pub enum Request {
         prefix_length: u8,
         /// `None` takes the first address.
         gateway: Option<Ipv4Addr>,
+        /// A /64 beside it: every NIC has the address in it that its MAC makes.
+        #[rkyv(with = Map<Raw>)]
+        ipv6: Option<Prefix>,
     },
     SubnetList,
     SubnetDelete(#[rkyv(with = Raw)] Name),
+    RouteAdd {
+        #[rkyv(with = Raw)]
+        vpc: Name,
+        #[rkyv(with = Raw)]
+        destination: Prefix,
+        next_hop: RouteHop,
+    },
+    RouteRemove {
+        #[rkyv(with = Raw)]
+        vpc: Name,
+        #[rkyv(with = Raw)]
+        destination: Prefix,
+    },
+    /// Of one VPC, or of all.
+    RouteList(#[rkyv(with = Map<Raw>)] Option<Name>),
+    GroupCreate {
+        #[rkyv(with = Raw)]
+        name: Name,
+        #[rkyv(with = Raw)]
+        vpc: Name,
+    },
+    /// Of one VPC, or of all.
+    GroupList(#[rkyv(with = Map<Raw>)] Option<Name>),
+    GroupShow(#[rkyv(with = Raw)] Name),
+    GroupDelete(#[rkyv(with = Raw)] Name),
+    RuleAdd {
+        #[rkyv(with = Raw)]
+        group: Name,
+        scope: RuleScope,
+        peer: RulePeer,
+    },
+    RuleRemove {
+        #[rkyv(with = Raw)]
+        group: Name,
+        number: u32,
+    },
+    /// Of one VM, or of all.
+    NicList(#[rkyv(with = Map<Raw>)] Option<Name>),
+    NicShow(#[rkyv(with = Raw)] Name),
+    /// Puts a NIC into a group, or takes it out.
+    NicGroup {
+        #[rkyv(with = Raw)]
+        nic: Name,
+        #[rkyv(with = Raw)]
+        group: Name,
+        is_member: bool,
+    },
+    /// Lets a NIC speak from a range that is not its own, or no longer.
+    NicAllow {
+        #[rkyv(with = Raw)]
+        nic: Name,
+        #[rkyv(with = Raw)]
+        range: Prefix,
+        is_allowed: bool,
+    },
     VmCreate(VmCreate),
     VmStart {
         #[rkyv(with = Raw)]
@@ -310,6 +369,9 @@ pub struct NicRequest {
     pub subnet: Name,
     /// `None` takes the next free one.
     pub address: Option<Ipv4Addr>,
+    /// None means the VPC's default group.
+    #[rkyv(with = Map<Raw>)]
+    pub groups: Vec<Name>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]
@@ -368,6 +430,12 @@ pub enum Answer {
     Disk(PoolDiskView),
     Disks(Vec<PoolDiskView>),
     Scrubs(Vec<ScrubView>),
+    Routes(Vec<RouteView>),
+    Route(RouteView),
+    Groups(Vec<GroupView>),
+    Group(GroupView),
+    Nics(Vec<EniView>),
+    Nic(EniView),
     SwitchPorts(Vec<SwitchPort>),
     SwitchFlows(Vec<FlowStatus>),
     SwitchDrops(Vec<DropCount>),

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What one node is to be: the service pushes it whole, the agent makes it true.
 
-use super::{PoolClass, PoolDiskSpec, ScrubSchedule, VolumeLimits};
+use super::{GroupSpec, PoolClass, PoolDiskSpec, ScrubSchedule, VolumeLimits, VpcSpec};
 use crate::with::Raw;
-use plinth_ids::{Epoch, MacAddress, Name, NodeId, PoolId, PortId, VmId, Vni, VolumeId};
+use plinth_ids::{
+    Epoch, GroupId, MacAddress, Name, NodeId, PoolId, PortId, Prefix, VmId, Vni, VolumeId,
+};
+use rkyv::with::Map;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Everything that one node is to have and run. What is not in it is to be gone, except what is
@@ -32,6 +35,10 @@ pub struct NodeSpec {
     pub vms: Vec<VmSpec>,
     /// The NICs of other nodes in every VPC that this node has a NIC in.
     pub remotes: Vec<Remote>,
+    /// The VPCs of the NICs here, and their peers.
+    pub vpcs: Vec<VpcSpec>,
+    /// That a NIC here is in.
+    pub groups: Vec<GroupSpec>,
 }
 
 /// The node's own end of every tunnel.
@@ -222,11 +229,22 @@ pub struct NicSpec {
     #[rkyv(with = Raw)]
     pub mac: MacAddress,
     pub addresses: Vec<Address>,
-    /// The subnet's gateway. Nothing answers at it until VPCs route.
+    /// The subnet's gateway of IPv4.
     pub gateway: Option<IpAddr>,
     /// Largest IP packet of the guest, in bytes.
     pub mtu: u16,
+    #[rkyv(with = Raw)]
+    pub subnet: Name,
+    /// `None`: not filtered.
+    #[rkyv(with = Map<Groups>)]
+    pub groups: Option<Vec<GroupId>>,
+    /// Ranges that the guest may speak from beside its addresses.
+    #[rkyv(with = Map<Raw>)]
+    pub allowed: Vec<Prefix>,
 }
+
+/// A list of groups inside an option.
+type Groups = Map<Raw>;
 
 /// An address and the length of its subnet's prefix.
 #[derive(
@@ -265,4 +283,10 @@ pub struct Remote {
     pub mac: MacAddress,
     pub addresses: Vec<IpAddr>,
     pub vtep: Ipv4Addr,
+    #[rkyv(with = Raw)]
+    pub subnet: Name,
+    #[rkyv(with = Map<Raw>)]
+    pub groups: Vec<GroupId>,
+    #[rkyv(with = Map<Raw>)]
+    pub allowed: Vec<Prefix>,
 }

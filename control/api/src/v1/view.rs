@@ -6,7 +6,9 @@ use super::{
     VolumeLimits, VolumeUsage,
 };
 use crate::with::Raw;
-use plinth_ids::{Epoch, ImageId, MacAddress, Name, NodeId, PoolId, PortId, VmId, Vni, VolumeId};
+use plinth_ids::{
+    Epoch, ImageId, MacAddress, Name, NodeId, PoolId, PortId, Prefix, VmId, Vni, VolumeId,
+};
 use rkyv::with::Map;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -232,7 +234,11 @@ pub struct VpcView {
     #[rkyv(with = Raw)]
     pub vni: Vni,
     pub subnets: u64,
+    pub routes: u64,
     pub nics: u64,
+    /// Of the gateway of every subnet.
+    #[rkyv(with = Raw)]
+    pub router_mac: MacAddress,
     pub created_at: u64,
 }
 
@@ -255,6 +261,8 @@ pub struct SubnetView {
     pub network: Ipv4Addr,
     pub prefix_length: u8,
     pub gateway: Ipv4Addr,
+    #[rkyv(with = Map<Raw>)]
+    pub ipv6: Option<Prefix>,
     pub addresses_used: u64,
     pub addresses_free: u64,
     pub created_at: u64,

@@ -4,6 +4,7 @@
 mod cluster;
 mod disk;
 mod network;
+mod security;
 mod storage;
 mod switch;
 mod vm;
@@ -11,7 +12,8 @@ mod volume;
 
 pub use cluster::{ClusterVerb, InitArguments, JoinArguments, NodeVerb, UnderlayArguments};
 pub use disk::{DiskVerb, Interval, ScrubVerb};
-pub use network::{SubnetVerb, VpcVerb};
+pub use network::{HopArguments, NicGroupVerb, NicVerb, RouteVerb, SubnetVerb, VpcVerb};
+pub use security::{DirectionWord, PriorityWord, RuleArguments, RuleVerb, SecurityGroupVerb};
 pub use storage::{ImageVerb, ImportArguments, PoolVerb};
 pub use switch::SwitchVerb;
 pub use vm::VmVerb;
@@ -85,6 +87,15 @@ pub enum Area {
     /// Address ranges of a vpc
     #[command(subcommand)]
     Subnet(SubnetVerb),
+    /// Where a vpc's packets go beyond its subnets
+    #[command(subcommand)]
+    Route(RouteVerb),
+    /// Rules for who may speak with whom
+    #[command(subcommand)]
+    SecurityGroup(SecurityGroupVerb),
+    /// Network cards of VMs
+    #[command(subcommand)]
+    Nic(NicVerb),
     /// Virtual machines
     #[command(subcommand)]
     Vm(VmVerb),
@@ -128,6 +139,9 @@ impl Area {
             Self::Snapshot(verb) => Deed::Call(verb.request()),
             Self::Vpc(verb) => Deed::Call(verb.request()),
             Self::Subnet(verb) => Deed::Call(verb.request()),
+            Self::Route(verb) => Deed::Call(verb.request()),
+            Self::SecurityGroup(verb) => Deed::Call(verb.request()),
+            Self::Nic(verb) => Deed::Call(verb.request()),
             Self::Vm(verb) => verb.deed(),
             Self::Switch(verb) => verb.deed(),
             Self::Completion { shell } => Deed::Completion(shell),

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `plinth vpc` and `plinth subnet`.
+//! `plinth vpc`, `plinth subnet`, `plinth route` and `plinth nic`.
 
 use crate::text;
-use clap::Subcommand;
-use plinth_api::Request;
-use plinth_ids::{Name, Vni};
-use std::net::Ipv4Addr;
+use clap::{Args, Subcommand};
+use plinth_api::{Request, RouteHop};
+use plinth_ids::{Name, Prefix, Vni};
+use std::net::{IpAddr, Ipv4Addr};
 
 #[derive(Debug, Subcommand)]
 pub enum VpcVerb {
@@ -49,9 +49,12 @@ pub enum SubnetVerb {
         /// The range
         #[arg(long, value_parser = text::cidr, value_name = "ADDRESS/LENGTH")]
         cidr: (Ipv4Addr, u8),
-        /// Kept free for the vpc's router [default: the first address]
+        /// Of the vpc's router [default: the first address]
         #[arg(long, value_name = "ADDRESS")]
         gateway: Option<Ipv4Addr>,
+        /// A /64 beside it; NICs take the address in it that their MAC makes
+        #[arg(long, value_name = "ADDRESS/64")]
+        ipv6: Option<Prefix>,
     },
     /// All subnets
     List,
@@ -62,11 +65,114 @@ pub enum SubnetVerb {
 impl SubnetVerb {
     pub(super) fn request(self) -> Request {
         match self {
-            Self::Create { name, vpc, cidr: (network, prefix_length), gateway } => {
-                Request::SubnetCreate { name, vpc, network, prefix_length, gateway }
+            Self::Create { name, vpc, cidr: (network, prefix_length), gateway, ipv6 } => {
+                Request::SubnetCreate { name, vpc, network, prefix_length, gateway, ipv6 }
             }
             Self::List => Request::SubnetList,
             Self::Delete { name } => Request::SubnetDelete(name),
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RouteVerb {
+    /// Lead a range of addresses somewhere
+    #[command(after_help = "Examples:\n  plinth route add blue 0.0.0.0/0 --via 10.0.0.5\n  \
+        plinth route add blue 10.1.0.0/16 --peer red\n  plinth route add blue 10.9.0.0/16 \
+        --blackhole")]
+    Add {
+        vpc: Name,
+        /// The longest one that has a packet's address decides
+        #[arg(value_parser = text::prefix, value_name = "ADDRESS/LENGTH")]
+        destination: Prefix,
+        #[command(flatten)]
+        hop: HopArguments,
+    },
+    /// Forget a route
+    Remove {
+        vpc: Name,
+        #[arg(value_parser = text::prefix, value_name = "ADDRESS/LENGTH")]
+        destination: Prefix,
+    },
+    /// The routes of a vpc, or of all
+    List { vpc: Option<Name> },
+}
+
+#[derive(Args, Clone, Debug)]
+#[group(required = true, multiple = false)]
+pub struct HopArguments {
+    /// The address of a NIC of the vpc, whose VM routes
+    #[arg(long, value_name = "ADDRESS")]
+    via: Option<IpAddr>,
+    /// The subnets of another vpc, once it has a route back
+    #[arg(long, value_name = "VPC")]
+    peer: Option<Name>,
+    /// Drop it
+    #[arg(long)]
+    blackhole: bool,
+}
+
+impl RouteVerb {
+    pub(super) fn request(self) -> Request {
+        match self {
+            Self::Add { vpc, destination, hop } => {
+                let next_hop = match (hop.via, hop.peer) {
+                    (Some(address), _) => RouteHop::Address(address),
+                    (None, Some(peer)) => RouteHop::Peer(peer),
+                    (None, None) => RouteHop::Blackhole,
+                };
+                Request::RouteAdd { vpc, destination, next_hop }
+            }
+            Self::Remove { vpc, destination } => Request::RouteRemove { vpc, destination },
+            Self::List { vpc } => Request::RouteList(vpc),
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NicVerb {
+    /// The NICs of a VM, or of all
+    List { vm: Option<Name> },
+    /// One NIC: addresses, groups, ranges that it may speak from
+    Show { nic: Name },
+    /// Security groups of a NIC
+    #[command(subcommand)]
+    Group(NicGroupVerb),
+    /// Let a NIC speak from a range that is not its own, as a router or a VPN does
+    Allow {
+        nic: Name,
+        #[arg(value_parser = text::prefix, value_name = "ADDRESS/LENGTH")]
+        range: Prefix,
+    },
+    /// Take such a range back
+    Disallow {
+        nic: Name,
+        #[arg(value_parser = text::prefix, value_name = "ADDRESS/LENGTH")]
+        range: Prefix,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NicGroupVerb {
+    /// Put a NIC into a group
+    Add { nic: Name, group: Name },
+    /// Take a NIC out of a group; in none, everything is denied
+    Remove { nic: Name, group: Name },
+}
+
+impl NicVerb {
+    pub(super) fn request(self) -> Request {
+        match self {
+            Self::List { vm } => Request::NicList(vm),
+            Self::Show { nic } => Request::NicShow(nic),
+            Self::Group(NicGroupVerb::Add { nic, group }) => {
+                Request::NicGroup { nic, group, is_member: true }
+            }
+            Self::Group(NicGroupVerb::Remove { nic, group }) => {
+                Request::NicGroup { nic, group, is_member: false }
+            }
+            Self::Allow { nic, range } => Request::NicAllow { nic, range, is_allowed: true },
+            Self::Disallow { nic, range } => Request::NicAllow { nic, range, is_allowed: false },
         }
     }
 }

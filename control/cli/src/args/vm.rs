@@ -77,7 +77,7 @@ pub struct CreateArguments {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub append: Option<String>,
     /// A NIC; may be given several times
-    #[arg(long, value_parser = nic, value_name = "[subnet=]SUBNET[,address=ADDRESS]")]
+    #[arg(long, value_parser = nic, value_name = "[subnet=]SUBNET[,address=ADDRESS][,group=GROUP]...")]
     pub nic: Vec<NicRequest>,
     /// A further disk; may be given several times
     #[arg(long, value_parser = volume, value_name = "VOLUME[,ro]")]
@@ -148,10 +148,11 @@ impl CreateArguments {
     }
 }
 
-/// `blue-a`, `subnet=blue-a`, `subnet=blue-a,address=10.0.0.5`.
+/// `blue-a`, `subnet=blue-a`, `subnet=blue-a,address=10.0.0.5,group=web,group=db`.
 fn nic(text: &str) -> Result<NicRequest, String> {
     let mut subnet = None;
     let mut address = None;
+    let mut groups = Vec::new();
     for part in text.split(',') {
         match part.split_once('=') {
             None | Some(("subnet", _)) if subnet.is_some() => {
@@ -163,13 +164,14 @@ fn nic(text: &str) -> Result<NicRequest, String> {
                 let parsed = value.parse();
                 address = Some(parsed.map_err(|_| format!("{value:?} is no IPv4 address"))?);
             }
+            Some(("group", name)) => groups.push(name.parse().map_err(error)?),
             Some((key, _)) => {
-                return Err(format!("a NIC has no {key:?}; it has subnet and address"));
+                return Err(format!("a NIC has no {key:?}; it has subnet, address and group"));
             }
         }
     }
     let subnet = subnet.ok_or("a NIC needs a subnet, as in subnet=blue-a")?;
-    Ok(NicRequest { subnet, address })
+    Ok(NicRequest { subnet, address, groups })
 }
 
 /// `data-1`, `data-1,ro`.
@@ -196,12 +198,16 @@ mod tests {
     #[test]
     fn a_nic_is_a_subnet_and_maybe_an_address() {
         let subnet: Name = "blue-a".parse().unwrap();
-        let plain = NicRequest { subnet: subnet.clone(), address: None };
+        let plain = NicRequest { subnet: subnet.clone(), address: None, groups: Vec::new() };
         assert_eq!(nic("blue-a"), Ok(plain.clone()));
         assert_eq!(nic("subnet=blue-a"), Ok(plain));
         let address = Some(Ipv4Addr::new(10, 0, 0, 5));
-        assert_eq!(nic("subnet=blue-a,address=10.0.0.5"), Ok(NicRequest { subnet, address }));
-        for text in ["", "address=10.0.0.5", "a,b", "a,mtu=9", "a,address=x", "subnet=A"] {
+        let groups = vec!["web".parse().unwrap(), "db".parse().unwrap()];
+        let full = NicRequest { subnet, address, groups };
+        assert_eq!(nic("subnet=blue-a,address=10.0.0.5,group=web,group=db"), Ok(full));
+        for text in
+            ["", "address=10.0.0.5", "a,b", "a,mtu=9", "a,address=x", "a,group=", "subnet=A"]
+        {
             assert!(nic(text).is_err(), "{text:?} was taken");
         }
     }

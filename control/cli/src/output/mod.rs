@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Answers as text for people and as JSON for programs.
 
+mod network;
 mod storage;
 
 use crate::table::{Details, Table};
 use crate::text::age;
 use plinth_api::{
     Answer, CheckState, ClusterView, DropCount, Durability, FlowStatus, ImageView, NodeView,
-    PoolView, Refusal, ResourceState, Run, SubnetView, SwitchPort, VmState, VmView, VpcView,
+    PoolView, Refusal, ResourceState, Run, SwitchPort, VmState, VmView,
 };
 use plinth_planner::Size;
 use serde::Serialize;
@@ -42,6 +43,12 @@ pub fn json(answer: &Answer) -> String {
         Answer::Disk(view) => line(view),
         Answer::Disks(views) => line(views),
         Answer::Scrubs(views) => line(views),
+        Answer::Routes(views) => line(views),
+        Answer::Route(view) => line(view),
+        Answer::Groups(views) => line(views),
+        Answer::Group(view) => line(view),
+        Answer::Nics(views) => line(views),
+        Answer::Nic(view) => line(view),
         Answer::SwitchPorts(rows) => line(rows),
         Answer::SwitchFlows(rows) => line(rows),
         Answer::SwitchDrops(rows) => line(rows),
@@ -72,15 +79,15 @@ pub fn text(answer: &Answer, now: u64) -> String {
         Answer::Pools(views) => pools(views),
         Answer::Images(views) => images(views, now),
         Answer::Volumes(views) => storage::volumes(views),
-        Answer::Vpcs(views) => vpcs(views),
-        Answer::Subnets(views) => subnets(views),
+        Answer::Vpcs(views) => network::vpcs(views),
+        Answer::Subnets(views) => network::subnets(views),
         Answer::Vms(views) => vms(views),
         Answer::Node(view) => node(view, now),
         Answer::Pool(view) => pool(view),
         Answer::Image(view) => images(std::slice::from_ref(view), now),
         Answer::Volume(view) => storage::volume(view, now),
-        Answer::Vpc(view) => vpcs(std::slice::from_ref(view)),
-        Answer::Subnet(view) => subnets(std::slice::from_ref(view)),
+        Answer::Vpc(view) => network::vpcs(std::slice::from_ref(view)),
+        Answer::Subnet(view) => network::subnets(std::slice::from_ref(view)),
         Answer::Vm(view) => vm(view, now),
         Answer::Snapshot(view) => storage::snapshots(std::slice::from_ref(view), now),
         Answer::Snapshots(views) => storage::snapshots(views, now),
@@ -92,6 +99,12 @@ pub fn text(answer: &Answer, now: u64) -> String {
         Answer::Disk(view) => storage::disk(view, now),
         Answer::Disks(views) => storage::disks(views),
         Answer::Scrubs(views) => storage::scrubs(views, now),
+        Answer::Routes(views) => network::routes(views),
+        Answer::Route(view) => network::routes(std::slice::from_ref(view)),
+        Answer::Groups(views) => network::groups(views),
+        Answer::Group(view) => network::group(view),
+        Answer::Nics(views) => network::nics(views),
+        Answer::Nic(view) => network::nic(view),
         Answer::SwitchPorts(rows) => ports(rows),
         Answer::SwitchFlows(rows) => flows(rows),
         Answer::SwitchDrops(rows) => drops(rows),
@@ -271,34 +284,6 @@ fn images(views: &[ImageView], now: u64) -> String {
             bytes(view.size),
             pools.join(","),
             age(now, view.created_at),
-        ]);
-    }
-    table.print()
-}
-
-fn vpcs(views: &[VpcView]) -> String {
-    let mut table = Table::new(["NAME", "VNI", "SUBNETS", "NICS"]);
-    for view in views {
-        table.row([
-            view.name.to_string(),
-            view.vni.to_string(),
-            view.subnets.to_string(),
-            view.nics.to_string(),
-        ]);
-    }
-    table.print()
-}
-
-fn subnets(views: &[SubnetView]) -> String {
-    let mut table = Table::new(["NAME", "VPC", "CIDR", "GATEWAY", "USED", "FREE"]);
-    for view in views {
-        table.row([
-            view.name.to_string(),
-            view.vpc.to_string(),
-            format!("{}/{}", view.network, view.prefix_length),
-            view.gateway.to_string(),
-            view.addresses_used.to_string(),
-            view.addresses_free.to_string(),
         ]);
     }
     table.print()

@@ -80,7 +80,7 @@ impl Bench {
         length: u8,
     ) -> Result<(), Refusal> {
         let cidr = (Ipv4Addr::from(network), length);
-        self.plan(self.cluster.subnet_create(name(subnet), &name(vpc), cidr, None, NOW))
+        self.plan(self.cluster.subnet_create(name(subnet), &name(vpc), cidr, None, None, NOW))
     }
 
     pub(crate) fn volume(&mut self, volume: &str, pool: &str) -> Result<(), Refusal> {
@@ -188,7 +188,7 @@ pub(crate) fn vm(vm: &str) -> VmCreate {
         kernel: Some("/boot/vmlinuz".to_owned()),
         initrd: None,
         append: None,
-        nics: vec![NicRequest { subnet: name("blue-a"), address: None }],
+        nics: vec![NicRequest { subnet: name("blue-a"), address: None, groups: Vec::new() }],
         volumes: Vec::new(),
         node: None,
         start: true,

@@ -148,6 +148,7 @@ impl Running {
             network: [10, 0, 0, 0].into(),
             prefix_length: 24,
             gateway: None,
+            ipv6: None,
         })
         .await?;
         vpc.map(drop)
@@ -193,7 +194,7 @@ pub(crate) fn vm(vm: &str) -> VmCreate {
         kernel: None,
         initrd: None,
         append: None,
-        nics: vec![NicRequest { subnet: name("blue-a"), address: None }],
+        nics: vec![NicRequest { subnet: name("blue-a"), address: None, groups: Vec::new() }],
         volumes: Vec::new(),
         node: None,
         start: true,

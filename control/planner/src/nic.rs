@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+//! NICs by themselves: the groups they are in, and what they may speak from.
+
+use crate::change::{Change, Record};
+use crate::cluster::Cluster;
+use crate::group::check_group_count;
+use crate::names;
+use crate::record::{Nic, VmRecord};
+use crate::spec::port_name;
+use plinth_api::{Code, EniView, Refusal};
+use plinth_ids::{Name, Prefix};
+
+/// Ranges of one NIC; the switch takes as many.
+const ALLOWED_MAX: usize = 64;
+
+impl Cluster {
+    /// Every NIC with its VM and its place in it.
+    pub(crate) fn nics(&self) -> impl Iterator<Item = (&VmRecord, usize, &Nic)> {
+        self.vms
+            .values()
+            .flat_map(|vm| vm.nics.iter().enumerate().map(move |(index, nic)| (vm, index, nic)))
+    }
+
+    fn find_nic(&self, name: &Name) -> Result<(&VmRecord, usize, &Nic), Refusal> {
+        self.nics().find(|(vm, index, _)| port_name(vm, *index) == *name).ok_or_else(|| {
+            Refusal::new(Code::NotFound, format!("there is no NIC {name}"))
+                .field("NIC")
+                .remedy("`plinth nic list` shows what there is")
+        })
+    }
+
+    /// A change of one NIC's settings, which reach a running VM: its spec's epoch rises, and the
+    /// guest sees nothing of it.
+    fn change_nic(
+        &self,
+        name: &Name,
+        change: impl FnOnce(&mut Nic) -> Result<(), Refusal>,
+    ) -> Result<Change, Refusal> {
+        let (vm, index, _) = self.find_nic(name)?;
+        let mut vm = vm.clone();
+        change(&mut vm.nics[index])?;
+        vm.changed_after = self.epoch();
+        Ok(Change::default().put(Record::Vm(vm)))
+    }
+
+    /// Puts a NIC into a group, or takes it out. A NIC in no group is denied everything.
+    pub fn nic_group(&self, name: &Name, group: &Name, is_member: bool) -> Result<Change, Refusal> {
+        let group = self.find_group("GROUP", group)?;
+        self.change_nic(name, |nic| {
+            let refuse = |code, text: String, remedy: &str| {
+                Err(Refusal::new(code, text).field("GROUP").remedy(remedy))
+            };
+            if group.vpc != nic.vpc {
+                let text =
+                    format!("security group {} is of another vpc than NIC {name}", group.name);
+                return refuse(Code::Invalid, text, "name a group of the NIC's vpc");
+            }
+            let groups = nic.groups.get_or_insert_default();
+            let is_in = groups.contains(&group.id);
+            match (is_in, is_member) {
+                (true, true) => {
+                    let text = format!("NIC {name} is in security group {} already", group.name);
+                    return refuse(Code::Exists, text, "nothing is left to do");
+                }
+                (false, false) => {
+                    let text = format!("NIC {name} is not in security group {}", group.name);
+                    return refuse(Code::NotFound, text, "`plinth nic show` lists its groups");
+                }
+                (false, true) => groups.push(group.id),
+                (true, false) => groups.retain(|id| *id != group.id),
+            }
+            check_group_count(groups.len(), "GROUP")
+        })
+    }
+
+    /// Lets a NIC speak from a range that is not its own, or no longer.
+    pub fn nic_allow(
+        &self,
+        name: &Name,
+        range: Prefix,
+        is_allowed: bool,
+    ) -> Result<Change, Refusal> {
+        self.change_nic(name, |nic| {
+            let refuse = |code, text: String, remedy: &str| {
+                Err(Refusal::new(code, text).field("RANGE").remedy(remedy))
+            };
+            let is_there = nic.allowed.contains(&range);
+            match (is_there, is_allowed) {
+                (true, true) => {
+                    let text = format!("NIC {name} may speak from {range} already");
+                    refuse(Code::Exists, text, "nothing is left to do")
+                }
+                (false, false) => {
+                    let text = format!("{range} is no range that was allowed to NIC {name}");
+                    refuse(Code::NotFound, text, "`plinth nic show` lists them")
+                }
+                (false, true) if nic.allowed.len() >= ALLOWED_MAX => {
+                    let text = format!("a NIC has {ALLOWED_MAX} allowed ranges at most");
+                    refuse(Code::NoRoom, text, "join some into a larger one")
+                }
+                (false, true) => {
+                    nic.allowed.push(range);
+                    Ok(())
+                }
+                (true, false) => {
+                    nic.allowed.retain(|one| *one != range);
+                    Ok(())
+                }
+            }
+        })
+    }
+
+    /// The NICs of one VM, or of all.
+    pub fn eni_views(&self, vm: Option<&Name>) -> Result<Vec<EniView>, Refusal> {
+        if let Some(name) = vm {
+            names::find(&self.vms, "vm", "VM", name)?;
+        }
+        let chosen = self.nics().filter(|(owner, _, _)| vm.is_none_or(|name| owner.name == *name));
+        Ok(chosen.map(|(vm, index, nic)| self.nic_view(vm, index, nic)).collect())
+    }
+
+    pub fn eni_view(&self, name: &Name) -> Result<EniView, Refusal> {
+        let (vm, index, nic) = self.find_nic(name)?;
+        Ok(self.nic_view(vm, index, nic))
+    }
+
+    fn nic_view(&self, vm: &VmRecord, index: usize, nic: &Nic) -> EniView {
+        let groups = nic.groups.as_ref();
+        EniView {
+            name: port_name(vm, index),
+            vm: vm.name.clone(),
+            port: nic.port,
+            vpc: self.vpc_name(nic.vpc),
+            subnet: nic.subnet.clone(),
+            mac: nic.mac,
+            addresses: self.nic_addresses(nic),
+            groups: groups.map(|list| list.iter().map(|id| self.group_name(*id)).collect()),
+            allowed: nic.allowed.clone(),
+        }
+    }
+}
