@@ -446,7 +446,7 @@ blue-a  blue  10.0.0.0/24  10.0.0.1  fd00:1::/64  2     251
 }
 
 #[test]
-fn routes_and_groups_are_listed() {
+fn routes_are_listed_with_what_they_wait_for() {
     let route = |destination: &str, next_hop, pending: Option<&str>| RouteView {
         vpc: "blue".parse().unwrap(),
         destination: destination.parse().unwrap(),
@@ -473,6 +473,10 @@ blue  10.1.0.0/16  vpc red    no route back
 blue  10.9.0.0/16  blackhole  -
 "
     );
+}
+
+#[test]
+fn groups_are_shown_with_their_rules() {
     let scope = RuleScope {
         direction: RuleDirection::Inbound,
         priority: RulePriority::Mid,

@@ -186,7 +186,6 @@ impl Store {
                     busy_cycles: 0,
                     requests: 0,
                     sleeps: 0,
-                    stages: Vec::new(),
                     costs: store::Costs::default(),
                 }))
             }
