@@ -66,6 +66,33 @@ fn a_discard_gives_the_files_space_back() {
 }
 
 #[test]
+fn a_burst_goes_to_the_device_and_comes_back_in_portions() {
+    let scratch = Scratch::file(1 << 20);
+    let mut disk = open(&scratch);
+    write(&mut disk, 0, 1 << 19, 9).unwrap();
+    let calls = disk.system_calls();
+    for tag in 0..16 {
+        let read = DiskRequest::Read { offset: tag * 4096, buffer: IoBuffer::zeroed(4096) };
+        disk.enqueue(DiskTag(tag), read).unwrap();
+    }
+    assert!(disk.system_calls() > calls, "the device has work before the burst is whole");
+    let before = disk.system_calls();
+    disk.enqueue(DiskTag(16), DiskRequest::Read { offset: 0, buffer: IoBuffer::zeroed(1 << 18) })
+        .unwrap();
+    assert!(disk.system_calls() > before, "so much is not held back for company");
+    disk.submit();
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let (mut ended, mut rounds) = (Vec::new(), 0);
+    while ended.len() < 17 {
+        let before = ended.len();
+        disk.complete(&mut ended);
+        rounds += usize::from(ended.len() > before);
+        assert!(ended.len() - before <= 4, "{} at once", ended.len() - before);
+    }
+    assert!(rounds >= 5 && ended.iter().all(|end| end.result == Ok(())));
+}
+
+#[test]
 fn a_disk_has_one_owner() {
     let scratch = Scratch::file(1 << 20);
     let disk = open(&scratch);

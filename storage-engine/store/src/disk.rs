@@ -82,7 +82,7 @@ pub struct DiskCompletion {
 pub trait Disk {
     fn geometry(&self) -> DiskGeometry;
 
-    /// Takes a request. It need not start before [`Disk::submit`].
+    /// Takes a request. It may start at once, and need not before [`Disk::submit`].
     ///
     /// # Errors
     /// Gives the request back when the queue is full: try again after some completions.
@@ -91,8 +91,8 @@ pub trait Disk {
     /// Starts everything that was enqueued: one system call for a batch, where it takes one.
     fn submit(&mut self);
 
-    /// Appends what has completed. Never waits. A queue that was full has room afterwards
-    /// if anything was appended.
+    /// Appends what has completed, all of it or a portion: only when nothing was appended there is
+    /// no more. Never waits. A queue that was full has room afterwards if anything was appended.
     fn complete(&mut self, into: &mut Vec<DiskCompletion>);
 
     /// Whether [`Disk::view`] may give anything: the disk is memory of this process.

@@ -391,7 +391,9 @@ impl<D: Disk> Store<D> {
         self.now = now;
         self.calls += 1;
         self.io.poll();
+        let mut has_ended = false;
         while let Some(done) = self.io.next() {
+            has_ended = true;
             self.has_moved = true;
             self.finish(done);
         }
@@ -410,9 +412,11 @@ impl<D: Disk> Store<D> {
         self.advance_scrub();
         self.advance_discards();
         self.io.submit();
-        let ended = !self.completions.is_empty();
+        // The disk may have more that has ended than it gave out at once: who sleeps when nothing
+        // moved must not sleep now.
+        has_ended |= !self.completions.is_empty();
         into.append(&mut self.completions);
-        ended || self.has_moved
+        has_ended || self.has_moved
     }
 
     /// How many more requests `submit` takes.

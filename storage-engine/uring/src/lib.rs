@@ -30,5 +30,5 @@ mod sparse;
 
 pub use error::{OpenError, OperationError, SetupError};
 pub use file::{Access, DirectFile, FileKind, Geometry};
-pub use ring::{Abandoned, Completion, Mode, Operation, Options, Ring};
+pub use ring::{Abandoned, Batch, Completion, Mode, Operation, Options, Ring};
 pub use sparse::next_data;

@@ -48,6 +48,13 @@ impl Default for Options {
     }
 }
 
+/// So many operations, or operations that move so many bytes: whichever is reached first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Batch {
+    pub operations: usize,
+    pub bytes: usize,
+}
+
 /// What the ring is asked to do. The buffer's first `length` bytes are transferred.
 ///
 /// `T` sets the alignment: with `O_DIRECT` it must be that of the file's logical sector at least.
@@ -265,8 +272,19 @@ impl<T: Pod> Ring<T> {
     /// An operation that must go on (short transfer, `EAGAIN`) does so at the next
     /// [`Ring::submit`].
     pub fn reap(&mut self, completions: &mut Vec<Completion<T>>) -> usize {
+        self.reap_batch(completions, Batch { operations: usize::MAX, bytes: usize::MAX })
+    }
+
+    /// The same, but stops as soon as `batch` is full: the rest stays delivered for the next call,
+    /// and [`Ring::has_work`] says so.
+    pub fn reap_batch(&mut self, completions: &mut Vec<Completion<T>>, batch: Batch) -> usize {
         let before = completions.len();
-        for entry in self.ring.completion() {
+        let mut bytes = 0;
+        let mut delivered = self.ring.completion();
+        while completions.len() - before < batch.operations
+            && bytes < batch.bytes
+            && let Some(entry) = delivered.next()
+        {
             let Ok(slot) = u32::try_from(entry.user_data()) else { continue };
             // A completion for a slot that is not taken would be a bug of the kernel's; nothing
             // is owed to anybody for it.
@@ -284,7 +302,10 @@ impl<T: Pod> Ring<T> {
                     let finished = self.slots.release(slot).expect("it was taken just above");
                     let buffer = match finished.operation {
                         Operation::Read { buffer, length, .. }
-                        | Operation::Write { buffer, length, .. } => Some((buffer, length)),
+                        | Operation::Write { buffer, length, .. } => {
+                            bytes += length;
+                            Some((buffer, length))
+                        }
                         Operation::Flush | Operation::Discard { .. } => None,
                     };
                     completions.push(Completion { tag: finished.tag, buffer, result });
@@ -292,6 +313,11 @@ impl<T: Pod> Ring<T> {
             }
         }
         completions.len() - before
+    }
+
+    /// Completions that the kernel has delivered and that were not reaped.
+    pub fn delivered(&mut self) -> usize {
+        self.ring.completion().len()
     }
 
     /// Whether a round has work: something queued to submit, or something to reap.

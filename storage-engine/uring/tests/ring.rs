@@ -5,8 +5,8 @@
 
 use bytemuck::{Pod, Zeroable};
 use plinth_uring::{
-    Access, Completion, DirectFile, FileKind, OpenError, Operation, OperationError, Options, Ring,
-    SetupError,
+    Access, Batch, Completion, DirectFile, FileKind, OpenError, Operation, OperationError, Options,
+    Ring, SetupError,
 };
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd};
@@ -108,6 +108,36 @@ fn a_part_of_a_buffer_is_transferred_and_no_more() {
         let buffer = finish(&mut ring, 1).remove(0).buffer.unwrap().0;
         assert_eq!((buffer[0].0[0], buffer[1].0[0]), (0, 0xee));
     }
+}
+
+#[test]
+fn a_full_batch_leaves_the_rest_for_the_next() {
+    let scratch = Scratch::new(&std::env::temp_dir(), 8 * PAGE as u64);
+    let mut ring = scratch.ring(8);
+    for tag in 0..8 {
+        let length = PAGE << u32::from(tag > 4);
+        push(&mut ring, tag, Operation::Read { at: 0, buffer: pages(2, 0), length });
+    }
+    // Until all of them have ended, so that a batch is cut by its limits and by nothing else.
+    for _ in 0..10_000 {
+        ring.wait(Duration::from_secs(1)).unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+        ring.submit().unwrap();
+        if ring.delivered() == 8 {
+            break;
+        }
+    }
+    let mut reap = |operations, bytes| {
+        let mut reaped = Vec::new();
+        let count = ring.reap_batch(&mut reaped, Batch { operations, bytes });
+        assert_eq!(count, reaped.len());
+        (count, ring.has_work())
+    };
+    assert_eq!(reap(3, usize::MAX), (3, true), "so many operations");
+    assert_eq!(reap(0, usize::MAX), (0, true));
+    assert!((1..=2).contains(&reap(9, 2 * PAGE).0), "so many bytes, which no operation here is without");
+    assert!(!reap(9, usize::MAX).1, "nothing is left");
+    assert_eq!(ring.in_flight(), 0);
 }
 
 #[test]
