@@ -10,6 +10,9 @@ use plinth_format::journal::{EntryHeader, entry_length, seal};
 
 /// An open entry that is at least so long is sealed although another one is on its way.
 const SEAL_BYTES: usize = 64 * 1024;
+/// The same for one with so many changes. They need not wait for the device to end the entry before
+/// them, and one page for so many blocks is an eighth of their bytes.
+const SEAL_CHANGES: usize = 8;
 /// The most blocks on their way back to their places: what keeps a device busy, and no more.
 const WRITE_BACKS_MAX: usize = 128;
 /// The most entries on their way to the disk.
@@ -198,7 +201,8 @@ impl<D: Disk> Store<D> {
             }
             return;
         }
-        let is_long = self.journal.records.len() + self.journal.data.len() >= SEAL_BYTES;
+        let is_long = self.journal.records.len() + self.journal.data.len() >= SEAL_BYTES
+            || self.journal.open_entry().ops.len() >= SEAL_CHANGES;
         if in_flight == 0 || (is_long && in_flight < ENTRIES_IN_FLIGHT) {
             self.seal_entry();
         }
@@ -225,15 +229,15 @@ impl<D: Disk> Store<D> {
         self.has_moved = true;
     }
 
-    /// A flush request waits for everything that was submitted before it, then for a flush of
-    /// the device that begins after that.
+    /// A flush request ends behind a flush of the device that began after everything that was
+    /// acknowledged before the request was complete. What is not acknowledged yet is not waited
+    /// for: no disk promises that, and with many writers there is always something.
     pub(crate) fn start_flush(&mut self, op: u32) {
         if self.state != StoreState::Writable {
             self.complete(op, Err(crate::request::StoreRefusal::ReadOnly));
             return;
         }
-        let open = self.journal.open_seq();
-        let target = if self.journal.is_open_empty() { open - 1 } else { open };
+        let target = self.journal.durable_seq;
         self.counters.flushes += 1;
         if target <= self.journal.flushed_seq {
             // A flush that began after all of it was complete has ended: where every change is

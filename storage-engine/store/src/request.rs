@@ -105,9 +105,8 @@ pub enum StoreRequest {
     /// Writes the whole journal over, so that no bytes of earlier changes are left in it. Answered
     /// with [`StoreAnswer::Flushed`] when the device has that; durable behind a later flush.
     TurnJournal,
-    /// Makes durable every write that was acknowledged, and every change that was submitted,
-    /// before this. Whatever the pool's durability is: it ends after a
-    /// flush of the device that began when all of that was written.
+    /// Makes durable every change that was acknowledged before this, whatever the pool's
+    /// durability is: it ends after a flush of the device that began when all of that was written.
     Flush,
 }
 
