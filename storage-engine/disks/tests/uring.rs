@@ -81,7 +81,7 @@ fn a_burst_goes_to_the_device_and_comes_back_in_portions() {
         .unwrap();
     assert!(disk.system_calls() > before, "so much is not held back for company");
     disk.submit();
-    std::thread::sleep(std::time::Duration::from_millis(50));
+    std::thread::sleep(Duration::from_millis(50));
     let (mut ended, mut rounds) = (Vec::new(), 0);
     while ended.len() < 17 {
         let before = ended.len();

@@ -65,7 +65,9 @@ pub enum DiskError {
     #[error("the device is gone")]
     Gone,
     /// Nothing that was under way ended in this time; the disk was given up.
-    #[error("the device has not answered for {millis} ms and was given up: look at its cables, its driver's log, its file system")]
+    #[error(
+        "the device has not answered for {millis} ms and was given up: look at its cables, its driver's log, its file system"
+    )]
     Hung { millis: u64 },
 }
 

@@ -135,7 +135,10 @@ fn a_full_batch_leaves_the_rest_for_the_next() {
     };
     assert_eq!(reap(3, usize::MAX), (3, true), "so many operations");
     assert_eq!(reap(0, usize::MAX), (0, true));
-    assert!((1..=2).contains(&reap(9, 2 * PAGE).0), "so many bytes, which no operation here is without");
+    assert!(
+        (1..=2).contains(&reap(9, 2 * PAGE).0),
+        "so many bytes, which no operation here is without"
+    );
     assert!(!reap(9, usize::MAX).1, "nothing is left");
     assert_eq!(ring.in_flight(), 0);
 }
