@@ -5,6 +5,7 @@
 //! address, so a client that wants another one is told so (NAK) at once instead of being left to
 //! time out.
 
+use crate::Dhcp;
 use crate::directory::{Lease, Nic, Silence};
 use crate::frame::{Macs, datagram};
 use dhcproto::v4::{
@@ -13,7 +14,6 @@ use dhcproto::v4::{
 use dhcproto::{Decodable, Decoder, Encodable};
 use ipnet::Ipv4Net;
 use plinth_ids::MacAddress;
-use plinth_switch_api::Dhcp;
 use plinth_wire::DHCP_SERVER_PORT;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

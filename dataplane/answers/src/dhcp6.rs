@@ -2,13 +2,13 @@
 //! DHCPv6 (RFC 8415): settings for a guest that makes its own address, and for one that wants to
 //! be told it, the address that control assigned.
 
+use crate::Dhcp;
 use crate::directory::{Lease, Nic, Silence};
 use crate::frame::{Macs, datagram};
 use dhcproto::v6::{
     DhcpOption, DhcpOptions, IAAddr, IANA, Message, MessageType, OptionCode, Status, StatusCode,
 };
 use dhcproto::{Decodable, Decoder, Encodable, Name};
-use plinth_switch_api::Dhcp;
 use plinth_wire::{DHCPV6_SERVER_PORT, link_local_of};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;

@@ -3,9 +3,9 @@
 
 use crate::dns::Zone;
 use crate::frame::{Kind, Received};
-use crate::{Question, dhcp4, dhcp6, dns, router};
+use crate::{Dhcp, Question, Settings, dhcp4, dhcp6, dns, router};
 use plinth_ids::{MacAddress, PortId, Vni};
-use plinth_switch_api::{Dhcp, GuestPort, Subnet, SwitchConfig, VpcDns};
+use plinth_switch_api::{GuestPort, Subnet, SwitchConfig};
 use plinth_wire::{DHCP_SERVER_PORT, DHCPV6_SERVER_PORT, ND_ROUTER_SOLICITATION};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -78,7 +78,7 @@ pub struct Directory {
 impl Directory {
     /// Of a configuration that the switch has taken: what does not fit together there is
     /// answered with silence here.
-    pub fn new(config: &SwitchConfig) -> Self {
+    pub fn new(config: &SwitchConfig, settings: &Settings) -> Self {
         let mut nics = BTreeMap::new();
         let mut zones = BTreeMap::new();
         for vpc in &config.vpcs {
@@ -86,12 +86,12 @@ impl Directory {
             for port in config.ports.iter().filter(|port| port.vni == vpc.vni) {
                 let subnet = port.subnet.as_ref().and_then(|name| subnets.get(name));
                 if let Some(subnet) = subnet {
-                    let nic = Nic::new(port, subnet, vpc.router_mac, vpc.dns.as_ref());
+                    let nic = Nic::new(port, subnet, vpc.router_mac, settings);
                     nics.insert(port.id, nic);
                 }
             }
-            if let Some(dns) = &vpc.dns {
-                zones.insert(vpc.vni, Zone::new(vpc, dns, config));
+            if let Some(dns) = settings.dns.get(&vpc.vni) {
+                zones.insert(vpc.vni, Zone::new(vpc, dns, config, settings));
             }
         }
         Self { nics, zones }
@@ -142,12 +142,10 @@ fn said(answer: Result<Vec<u8>, Silence>) -> Answer {
 }
 
 impl Nic {
-    fn new(
-        port: &GuestPort,
-        subnet: &Subnet,
-        router_mac: MacAddress,
-        dns: Option<&VpcDns>,
-    ) -> Self {
+    fn new(port: &GuestPort, subnet: &Subnet, router_mac: MacAddress, settings: &Settings) -> Self {
+        let dns = settings.dns.get(&port.vni);
+        let dhcp = settings.dhcp.get(&(port.vni, subnet.name.clone()));
+        let host_name = settings.host_names.get(&(port.vni, port.mac));
         let mut ipv4 = None;
         let mut ipv6 = None;
         for &address in &port.addresses {
@@ -165,21 +163,21 @@ impl Nic {
             }
         }
         let gateways = || subnet.prefixes.iter().map(|range| range.gateway);
-        let told = subnet.dhcp.as_ref().map_or(&[][..], |dhcp| &dhcp.dns);
+        let told = dhcp.map_or(&[][..], |dhcp| &dhcp.dns);
         let servers = match dns {
             Some(_) if told.is_empty() => gateways().collect(),
             _ => told.to_vec(),
         };
-        let domain = subnet.dhcp.as_ref().and_then(|dhcp| dhcp.domain.clone());
+        let domain = dhcp.and_then(|dhcp| dhcp.domain.clone());
         Self {
             mac: port.mac,
             mtu: port.mtu,
-            host_name: port.host_name.as_ref().map(|name| name.as_str().to_owned()),
+            host_name: host_name.map(|name| name.as_str().to_owned()),
             router_mac,
             ipv4,
             ipv6,
             terms: Terms {
-                dhcp: subnet.dhcp.clone(),
+                dhcp: dhcp.cloned(),
                 dns: servers,
                 domain: domain.or_else(|| dns.map(|dns| dns.zone.clone())),
             },

@@ -4,11 +4,12 @@
 use crate::directory::{Answer, DNS_PORT, Silence};
 use crate::frame::{Kind, Macs, Received, datagram};
 use crate::question::Question;
+use crate::{Settings, VpcDns};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, PTR, SOA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use plinth_ids::{MacAddress, Vni};
-use plinth_switch_api::{SwitchConfig, Vpc, VpcDns};
+use plinth_switch_api::{SwitchConfig, Vpc};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -31,7 +32,7 @@ pub(crate) struct Zone {
 }
 
 impl Zone {
-    pub(crate) fn new(vpc: &Vpc, dns: &VpcDns, config: &SwitchConfig) -> Self {
+    pub(crate) fn new(vpc: &Vpc, dns: &VpcDns, config: &SwitchConfig, told: &Settings) -> Self {
         let zone = Name::from_ascii(&dns.zone).ok().map(|mut name| {
             name.set_fqdn(true);
             name.to_lowercase()
@@ -45,7 +46,7 @@ impl Zone {
             addresses: BTreeMap::new(),
             names: BTreeMap::new(),
         };
-        for (host, addresses) in hosts(config, vpc.vni) {
+        for (host, addresses) in hosts(config, told, vpc.vni) {
             filled.add(host, addresses);
         }
         filled
@@ -67,12 +68,18 @@ impl Zone {
 }
 
 /// Named NICs of a VPC, wherever they are.
-fn hosts(config: &SwitchConfig, vni: Vni) -> impl Iterator<Item = (&str, &[IpAddr])> {
-    let here = config.ports.iter().filter(move |port| port.vni == vni);
-    let here = here.map(|port| (port.host_name.as_ref(), &port.addresses[..]));
-    let remotes = config.remotes.iter().filter(move |remote| remote.vni == vni);
-    let remotes = remotes.map(|remote| (remote.host_name.as_ref(), &remote.addresses[..]));
-    here.chain(remotes).filter_map(|(name, addresses)| Some((name?.as_str(), addresses)))
+fn hosts<'a>(
+    config: &'a SwitchConfig,
+    told: &'a Settings,
+    vni: Vni,
+) -> impl Iterator<Item = (&'a str, &'a [IpAddr])> {
+    let here = config.ports.iter().map(|port| (port.vni, port.mac, &port.addresses[..]));
+    let remotes = config.remotes.iter();
+    let remotes = remotes.map(|remote| (remote.vni, remote.mac, &remote.addresses[..]));
+    let ours = here.chain(remotes).filter(move |&(of, ..)| of == vni);
+    ours.filter_map(|(of, mac, addresses)| {
+        Some((told.host_names.get(&(of, mac))?.as_str(), addresses))
+    })
 }
 
 /// Answers a datagram to port 53.

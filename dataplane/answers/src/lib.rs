@@ -20,6 +20,8 @@ mod dns;
 mod frame;
 mod question;
 mod router;
+mod settings;
 
 pub use directory::{Answer, Directory, Silence};
 pub use question::Question;
+pub use settings::{Dhcp, DhcpRoute, Settings, VpcDns};

@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 pub use security::{Direction, Priority, Rule, RulePeer, RuleProtocol, RuleVerdict, SecurityGroup};
-pub use vpc::{Dhcp, DhcpRoute, NextHop, Route, Subnet, SubnetPrefix, Vpc, VpcDns};
+pub use vpc::{NextHop, Route, Subnet, SubnetPrefix, Vpc};
 
 /// The format version of [`SwitchConfig`] that this crate reads and writes.
 pub const CONFIG_VERSION: u32 = 1;
@@ -96,9 +96,6 @@ pub struct GuestPort {
     /// Of the VPC of `vni`; its gateway is the guest's router.
     #[serde(default)]
     pub subnet: Option<Name>,
-    /// What the guest is told that it is called, and what DNS calls it.
-    #[serde(default)]
-    pub host_name: Option<Name>,
     /// `None`: not filtered. None in the list: everything is denied.
     #[serde(default)]
     pub security_groups: Option<Vec<GroupId>>,
@@ -117,9 +114,6 @@ pub struct Remote {
     pub vtep: Ipv4Addr,
     #[serde(default)]
     pub subnet: Option<Name>,
-    /// What DNS calls it.
-    #[serde(default)]
-    pub host_name: Option<Name>,
     /// For rules here that name a group as peer.
     #[serde(default)]
     pub security_groups: Vec<GroupId>,
