@@ -7,8 +7,10 @@
 
 mod disk;
 mod hostile;
+mod lab;
 mod network;
 mod operator;
+mod storage;
 
 use plinth_stage::runner::{self, Need, Test};
 use std::process::ExitCode;
@@ -40,6 +42,10 @@ const TESTS: &[Test] = &[
     network("a_spoofing_guest_is_dropped_and_counted", hostile::spoofing_guest),
     disk("every_byte_survives_kills_of_the_store", 120, disk::killed_store),
     disk("a_disk_is_added_drained_and_removed_from_the_command_line", 180, operator::disks),
+    disk("snapshots_clones_and_deltas_from_the_command_line", 180, storage::snapshots),
+    disk("scrubs_and_snapshots_come_by_schedule", 600, storage::schedules),
+    disk("limits_change_and_the_store_is_replaced_under_load", 180, storage::under_load),
+    disk("a_store_that_does_not_take_over_leaves_the_old_one", 120, storage::failed_upgrade),
     disk("a_corrupted_superblock_is_a_fault_of_its_pool_alone", 60, hostile::superblock),
     disk("nonsense_on_the_management_sockets_is_refused", 60, hostile::management),
 ];

@@ -7,7 +7,7 @@
 
 use crate::Places;
 use plinth_manage::Kept;
-use plinth_qemu::{Identity, Process, detached};
+use plinth_qemu::{Identity, Process, ProcessError, detached};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,39 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 const STABLE_TIME: Duration = Duration::from_secs(30);
 /// How long a fresh daemon may take until it answers.
 const START_TIME: Duration = Duration::from_secs(15);
+
+/// How long a successor may take until it answers. It is given up by the old process before.
+const REPLACE_TIME: Duration = Duration::from_secs(60);
+/// Between two looks at it.
+const REPLACE_LOOK: Duration = Duration::from_millis(5);
+
+/// A process was replaced by another one.
+#[derive(Clone, Debug)]
+pub(crate) struct Replaced {
+    pub(crate) before: u32,
+    pub(crate) process: u32,
+    pub(crate) version_before: String,
+    pub(crate) version: String,
+    /// From the start of the new one until it answered.
+    pub(crate) took: Duration,
+}
+
+/// Why a daemon was not replaced.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReplaceError {
+    #[error("{name} does not answer, so there is nothing to take over")]
+    Absent { name: &'static str },
+    #[error("the new {name} does not start: {fault}")]
+    Start { name: &'static str, fault: ProcessError },
+    #[error("the new {name} {ending}; process {before} goes on")]
+    Ended { name: &'static str, before: u32, ending: String },
+    #[error("the new {name}, process {process}, neither serves nor ends")]
+    Silent { name: &'static str, process: u32 },
+    #[error("the agent is stopping")]
+    Stopping,
+    #[error("another replacement is under way")]
+    Busy,
+}
 
 /// Keeps one process alive.
 #[derive(Debug)]
@@ -129,6 +162,49 @@ impl Daemon {
             Ok(None) => {}
             Err(err) => tracing::warn!(err = &err as &dyn std::error::Error, "process record"),
         }
+    }
+
+    /// Starts a process that takes over from the one that runs, and waits until it answers.
+    /// `answering` is the process that answers now, if one does.
+    ///
+    /// When the new one ends instead, the old one goes on: it gives up nothing before the other
+    /// serves.
+    pub(crate) fn replace(
+        &mut self,
+        mut answering: impl FnMut() -> Option<(u32, String)>,
+    ) -> Result<Replaced, ReplaceError> {
+        let name = self.name;
+        let (before, version_before) = answering().ok_or(ReplaceError::Absent { name })?;
+        let mut arguments = self.arguments.clone();
+        arguments.push("--take-over".to_owned());
+        let begin = Instant::now();
+        let mut successor = detached(&self.program, &arguments, &self.log)
+            .map_err(|fault| ReplaceError::Start { name, fault })?;
+        let identity = successor.identity();
+        while begin.elapsed() < REPLACE_TIME {
+            if let Some(ending) = successor.ending() {
+                return Err(ReplaceError::Ended { name, before, ending });
+            }
+            if let Some((process, version)) = answering()
+                && process == identity.process
+            {
+                let took = begin.elapsed();
+                tracing::info!(daemon = name, before, process, ?took, "replaced");
+                self.keep(identity);
+                if let Some(mut old) = self.process.replace(successor) {
+                    // It ends by itself, and is no zombie of ours afterwards.
+                    while old.ending().is_none() && begin.elapsed() < REPLACE_TIME {
+                        std::thread::sleep(REPLACE_LOOK);
+                    }
+                }
+                self.started_at = Some(begin);
+                self.starts += 1;
+                return Ok(Replaced { before, process, version_before, version, took });
+            }
+            std::thread::sleep(REPLACE_LOOK);
+        }
+        // Whichever of the two it is that serves, it is found by what it answers.
+        Err(ReplaceError::Silent { name, process: identity.process })
     }
 
     fn died(&mut self, ending: &str) {

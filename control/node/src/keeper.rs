@@ -4,9 +4,10 @@
 //! The daemon numbers configurations and refuses to go back. The number is chosen here, above
 //! what the daemon has, so that neither side's lost state makes them disagree for ever.
 
-use crate::daemon::{Daemon, Life};
+use crate::daemon::{Daemon, Life, ReplaceError, Replaced};
 use plinth_api::{DaemonState, DaemonStatus};
 use plinth_ids::Epoch;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -76,6 +77,8 @@ struct State<S: Speaker> {
     status: DaemonStatus,
     extra: S::Extra,
     is_stopping: bool,
+    /// Who wants the daemon's process replaced.
+    replace: Option<SyncSender<Result<Replaced, ReplaceError>>>,
 }
 
 impl<S: Speaker> Shared<S> {
@@ -103,6 +106,7 @@ impl<S: Speaker> Keeper<S> {
             },
             extra: S::Extra::default(),
             is_stopping: false,
+            replace: None,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let mut nurse = Nurse { daemon, speaker, shared: Arc::clone(&shared), in_force: None };
@@ -134,6 +138,24 @@ impl<S: Speaker> Keeper<S> {
     /// What the daemon last answered besides its status.
     pub(crate) fn extra(&self) -> S::Extra {
         self.shared.lock().extra.clone()
+    }
+
+    /// Has the daemon's process replaced by a new one that takes over, and waits for that. While it
+    /// is done the daemon is looked after by nobody, so that none is started beside the two.
+    pub(crate) fn replace(&self) -> Result<Replaced, ReplaceError> {
+        let (answer, answered) = sync_channel(1);
+        {
+            let mut state = self.shared.lock();
+            if state.is_stopping {
+                return Err(ReplaceError::Stopping);
+            }
+            if state.replace.is_some() {
+                return Err(ReplaceError::Busy);
+            }
+            state.replace = Some(answer);
+        }
+        self.shared.changed.notify_all();
+        answered.recv().unwrap_or(Err(ReplaceError::Stopping))
     }
 
     /// Has a look soon, because something was changed behind the keeper's back.
@@ -170,13 +192,14 @@ impl<S: Speaker> Nurse<S> {
     fn run(&mut self) {
         loop {
             let is_calm = self.round();
+            self.replace();
             let pause = if is_calm { CALM } else { HURRY };
             let state = self.shared.lock();
             if state.is_stopping {
                 return;
             }
-            // A wish that came during the round is not waited over.
-            if is_calm && state.done < state.wish {
+            // What came during the round is not waited over.
+            if state.replace.is_some() || is_calm && state.done < state.wish {
                 continue;
             }
             let waited = self.shared.changed.wait_timeout(state, pause);
@@ -184,6 +207,19 @@ impl<S: Speaker> Nurse<S> {
                 return;
             }
         }
+    }
+
+    /// Replaces the process, if somebody wants that.
+    fn replace(&mut self) {
+        let wanted = self.shared.lock().replace.take();
+        let Some(answer) = wanted else { return };
+        let speaker = &mut self.speaker;
+        let outcome =
+            self.daemon.replace(|| speaker.status().ok().map(|seen| (seen.process, seen.version)));
+        // The next status is the new one's.
+        self.round();
+        // Nobody waits any more when the connection that asked is gone.
+        let _ = answer.send(outcome);
     }
 
     /// One look. Whether all is as it should be.

@@ -6,7 +6,9 @@ use crate::keeper::Trouble;
 use crate::storage;
 use crate::store::Store;
 use crate::switch::Switch;
-use plinth_api::{AgentAnswer, Code, Command, DiskFormat, PoolSpec, Refusal, ScrubSchedule};
+use plinth_api::{
+    AgentAnswer, Code, Command, DiskFormat, PoolSpec, Refusal, ScrubSchedule, StoreUpgrade,
+};
 use plinth_ids::{Name, PoolId, SnapshotId, VolumeId};
 use plinth_store_api::{Answer, Verb};
 use std::path::{Path, PathBuf};
@@ -93,6 +95,7 @@ impl Inner {
             | Command::ScrubStatus { .. }
             | Command::Metrics
             | Command::SlowRequests { .. }) => self.ask_store(question),
+            Command::StoreUpgrade => return self.upgrade_store(),
             Command::SwitchPorts => self.switch_socket().ports().map(AgentAnswer::SwitchPorts),
             Command::SwitchFlows { limit } => {
                 self.switch_socket().flows(limit).map(AgentAnswer::SwitchFlows)
@@ -103,6 +106,22 @@ impl Inner {
             }
         }
         .map_err(|trouble| refusal(&trouble))
+    }
+
+    /// A new store process takes over from the one that runs.
+    fn upgrade_store(&self) -> Result<AgentAnswer, Refusal> {
+        let replaced = self.store.replace().map_err(|error| {
+            Refusal::new(Code::Failed, error.to_string())
+                .remedy("see the log of plinth-stored on the node")
+        })?;
+        let took_ms = u32::try_from(replaced.took.as_millis()).unwrap_or(u32::MAX);
+        Ok(AgentAnswer::StoreUpgraded(StoreUpgrade {
+            process_before: replaced.before,
+            process: replaced.process,
+            version_before: replaced.version_before,
+            version: replaced.version,
+            took_ms,
+        }))
     }
 
     /// Commands that the store answers with something to show.

@@ -29,6 +29,7 @@ const DIFF_RANGES_MAX: usize = 250_000;
 
 pub(crate) async fn answer(shared: &Shared, request: Request) -> Result<Answer, Refusal> {
     match request {
+        Request::NodeUpgradeStore(name) => upgrade_store(shared, &name).await,
         Request::VolumeShow(name) => volume_show(shared, &name).await,
         Request::VolumeClone(request) => volume_clone(shared, request).await,
         Request::VolumeFlatten(name) => volume_flatten(shared, &name).await,
@@ -142,6 +143,19 @@ async fn perform_on(
             Err(Refusal::new(Code::Unreachable, text)
                 .remedy(format!("see `plinth node show {name}`")))
         }
+    }
+}
+
+/// Has a node's agent replace the store process. Nothing is recorded: who does not hear the answer
+/// can see the process in `node show`, and ask again.
+async fn upgrade_store(shared: &Shared, name: &Name) -> Result<Answer, Refusal> {
+    let node = {
+        let state = shared.store.state().await;
+        plinth_planner::find(&state.cluster.nodes, "node", "NODE", name)?.id
+    };
+    match perform(shared, node, Command::StoreUpgrade, ACT_LIMIT).await? {
+        AgentAnswer::StoreUpgraded(upgrade) => Ok(Answer::StoreUpgraded(upgrade)),
+        _ => Err(confused()),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::flight::Flights;
 use crate::hosted::Hosted;
 use crate::message::{AttachSpec, Attached, AttachmentFacts, EngineRefusal, Held, Message};
 use crate::pace::{Pace, RoundTime};
-use crate::place::PoolDisk;
+use crate::place::{DiskStore, PoolDisk};
 use crate::pool::Pool;
 use crate::slow::SlowLog;
 use crate::worker::Instruments;
@@ -261,6 +261,16 @@ impl Engine {
             }
             Message::Hosted { answer } => {
                 let _ = answer.send(self.hosted.iter().map(Hosted::facts).collect());
+            }
+            Message::Checkpoint => {
+                for pool in &mut self.pools {
+                    let seats = pool.volumes.store_mut().stores_mut();
+                    let stores = seats.filter_map(|(_, seat)| seat.here_mut());
+                    stores.for_each(DiskStore::request_checkpoint);
+                }
+                for hosted in &mut self.hosted {
+                    hosted.host.store_mut().request_checkpoint();
+                }
             }
             Message::DoorOpen { door } => self.doors.push(*door),
             Message::DoorClose { pool } => self.doors.retain(|door| door.pool != pool),

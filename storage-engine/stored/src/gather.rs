@@ -14,6 +14,8 @@ use crate::worker::WorkerPort;
 use plinth_backends::DeviceToken;
 use plinth_ids::{DiskId, PoolId};
 use plinth_relay::relay;
+use plinth_span::DiskCondition;
+use std::time::{Duration, Instant};
 
 impl WorkerPort {
     /// Gives a mounted disk to the worker that is to own it, and a seat for it to its pool, which
@@ -125,6 +127,44 @@ impl WorkerPort {
             pool.costs.disk_bytes_written += hosted.counters.disk_bytes_written;
         }
         Ok(pools)
+    }
+
+    /// Has every disk write a checkpoint while guests go on, and waits for that, but not longer
+    /// than `patience`. What is in the journals then is what came meanwhile.
+    pub(crate) fn checkpoint(&self, patience: Duration) {
+        let count = |pools: Vec<PoolFacts>| -> Vec<(PoolId, DiskId, u64)> {
+            let disks = |pool: PoolFacts| {
+                let disks = pool
+                    .disks
+                    .into_iter()
+                    .filter(|disk| disk.disk.condition == DiskCondition::Working);
+                disks
+                    .map(|disk| (pool.pool, disk.disk.disk, disk.counters.checkpoints))
+                    .collect::<Vec<_>>()
+            };
+            pools.into_iter().flat_map(disks).collect()
+        };
+        let deadline = Instant::now() + patience;
+        // A worker that has ended has nothing to write.
+        let Ok(before) = self.pool_facts().map(count) else { return };
+        for worker in 0..self.count() {
+            let _ = self.tell_to(worker, Message::Checkpoint);
+        }
+        while Instant::now() < deadline {
+            let Ok(now) = self.pool_facts().map(count) else { return };
+            let has_one = |&(pool, disk, old): &(PoolId, DiskId, u64)| {
+                let known = now.iter().find(|known| (known.0, known.1) == (pool, disk));
+                known.is_none_or(|known| known.2 > old)
+            };
+            if before.iter().all(has_one) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        tracing::warn!(
+            ?patience,
+            "not every disk wrote a checkpoint; the hand-over will take longer"
+        );
     }
 
     /// The newest slow requests of all workers, newest first.

@@ -178,6 +178,8 @@ pub(crate) enum Message {
         pool: PoolId,
         guests: Box<Guests>,
     },
+    /// Every disk of this worker writes a checkpoint, under whatever else it does.
+    Checkpoint,
     /// Runs on this CPU from here on.
     Pin {
         cpu: u32,

@@ -8,8 +8,8 @@
 
 use super::{
     BadBlock, DiffRange, DropCount, Durability, FlowStatus, NodeSpec, NodeStatus, PoolClass,
-    PoolDiskSpec, Refusal, ScrubKind, ScrubView, SlowRequest, SnapshotUsage, SwitchPort,
-    VolumeMetrics, VolumeUsage,
+    PoolDiskSpec, Refusal, ScrubKind, ScrubView, SlowRequest, SnapshotUsage, StoreUpgrade,
+    SwitchPort, VolumeMetrics, VolumeUsage,
 };
 use crate::with::Raw;
 use plinth_ids::{DiskId, Epoch, Name, PoolId, SnapshotId, VmId, VolumeId};
@@ -231,6 +231,9 @@ pub enum Command {
         limit: u32,
     },
     SwitchDrops,
+    /// A new store process takes over from the one that runs. Answered with
+    /// [`AgentAnswer::StoreUpgraded`] when it serves.
+    StoreUpgrade,
 }
 
 #[derive(
@@ -303,4 +306,5 @@ pub enum AgentAnswer {
     SwitchPorts(Vec<SwitchPort>),
     SwitchFlows(Vec<FlowStatus>),
     SwitchDrops(Vec<DropCount>),
+    StoreUpgraded(StoreUpgrade),
 }

@@ -31,7 +31,7 @@ pub use spec::{
 };
 pub use status::{
     Check, CheckState, DaemonState, DaemonStatus, DropCount, Facts, FlowStatus, Load, NodeStatus,
-    PoolStatus, SwitchPort, VmState, VmStatus, VolumeStatus,
+    PoolStatus, StoreUpgrade, SwitchPort, VmState, VmStatus, VolumeStatus,
 };
 pub use storage::{
     BadBlock, DiffRange, DiskCounters, DiskState, DiskStatus, FoundBy, Job, JobKind, Latency,

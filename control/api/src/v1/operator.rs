@@ -9,7 +9,7 @@ use super::{
     ClusterView, DiffRange, DiskFormat, DropCount, Durability, EniView, FlowStatus, GroupView,
     ImageView, ImportSource, LimitView, NodeView, PoolClass, PoolDiskView, PoolView, Refusal,
     RouteHop, RouteView, RulePeer, RuleScope, ScheduleView, ScrubKind, ScrubSchedule, ScrubView,
-    SlowRequestView, SnapshotView, SubnetView, SwitchPort, VmView, VolumeLimits, VolumeStatsView,
+    SlowRequestView, SnapshotView, StoreUpgrade, SubnetView, SwitchPort, VmView, VolumeLimits, VolumeStatsView,
     VolumeView, VpcView,
 };
 use crate::with::Raw;
@@ -258,6 +258,8 @@ pub enum Request {
         node: Name,
         table: SwitchTable,
     },
+    /// Replaces a node's store process under running guests.
+    NodeUpgradeStore(#[rkyv(with = Raw)] Name),
 }
 
 #[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]
@@ -439,4 +441,5 @@ pub enum Answer {
     SwitchPorts(Vec<SwitchPort>),
     SwitchFlows(Vec<FlowStatus>),
     SwitchDrops(Vec<DropCount>),
+    StoreUpgraded(StoreUpgrade),
 }

@@ -331,3 +331,24 @@ pub struct DropCount {
     pub reason: String,
     pub packets: u64,
 }
+
+/// A node's store process was replaced by a new one, under running guests.
+#[derive(
+    Clone,
+    Debug,
+    Eq,
+    PartialEq,
+    rkyv::Archive,
+    rkyv::Deserialize,
+    rkyv::Serialize,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+pub struct StoreUpgrade {
+    pub process_before: u32,
+    pub process: u32,
+    pub version_before: String,
+    pub version: String,
+    /// From the start of the new process until it answered. Guests waited for a part of it.
+    pub took_ms: u32,
+}

@@ -113,6 +113,12 @@ pub enum NodeVerb {
     List,
     /// One node: what it is, has and lacks
     Show { name: Name },
+    /// Replace a node's store process by the installed one, under running VMs
+    ///
+    /// The new process takes disks and guests over from the one that runs, whose requests wait for
+    /// some milliseconds. If it does not serve, the one that runs goes on.
+    #[command(after_help = "Example:\n  plinth node upgrade-store node-1")]
+    UpgradeStore { name: Name },
 }
 
 #[derive(Args, Clone, Debug)]
@@ -142,6 +148,7 @@ impl NodeVerb {
             Self::Token { lifetime } => Request::TokenCreate { lifetime_seconds: lifetime },
             Self::List => Request::NodeList,
             Self::Show { name } => Request::NodeShow(name),
+            Self::UpgradeStore { name } => Request::NodeUpgradeStore(name),
         })
     }
 }

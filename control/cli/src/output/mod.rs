@@ -8,7 +8,7 @@ use crate::table::{Details, Table};
 use crate::text::age;
 use plinth_api::{
     Answer, CheckState, ClusterView, DropCount, Durability, FlowStatus, ImageView, NodeView,
-    PoolView, Refusal, ResourceState, Run, SwitchPort, VmState, VmView,
+    PoolView, Refusal, ResourceState, Run, StoreUpgrade, SwitchPort, VmState, VmView,
 };
 use plinth_planner::Size;
 use serde::Serialize;
@@ -52,6 +52,7 @@ pub fn json(answer: &Answer) -> String {
         Answer::SwitchPorts(rows) => line(rows),
         Answer::SwitchFlows(rows) => line(rows),
         Answer::SwitchDrops(rows) => line(rows),
+        Answer::StoreUpgraded(upgrade) => line(upgrade),
     };
     format!("{line}\n")
 }
@@ -108,7 +109,16 @@ pub fn text(answer: &Answer, now: u64) -> String {
         Answer::SwitchPorts(rows) => ports(rows),
         Answer::SwitchFlows(rows) => flows(rows),
         Answer::SwitchDrops(rows) => drops(rows),
+        Answer::StoreUpgraded(upgrade) => upgraded(upgrade),
     }
+}
+
+fn upgraded(upgrade: &StoreUpgrade) -> String {
+    Details::default()
+        .line("process", format!("{}, before {}", upgrade.process, upgrade.process_before))
+        .line("version", format!("{}, before {}", upgrade.version, upgrade.version_before))
+        .line("took", format!("{} ms", upgrade.took_ms))
+        .print()
 }
 
 fn cluster(view: &ClusterView) -> String {

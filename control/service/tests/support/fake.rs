@@ -222,6 +222,13 @@ impl Fake {
                 };
                 AgentAnswer::SlowRequests((0..(*limit).min(9).into()).map(slow).collect())
             }
+            Command::StoreUpgrade => AgentAnswer::StoreUpgraded(StoreUpgrade {
+                process_before: 11,
+                process: 12,
+                version_before: "fake".to_owned(),
+                version: "fake-2".to_owned(),
+                took_ms: 40,
+            }),
             Command::DiskShow { .. } => AgentAnswer::BadBlocks(vec![BadBlock {
                 object: "data".to_owned(),
                 volume: Some(VolumeId(1)),

@@ -2,7 +2,7 @@
 //! The old process's side: waits for a successor, gives everything away, and goes on if that
 //! comes to nothing.
 
-use super::{DRAIN_PATIENCE, PATIENCE, VERSION, Word, hear, say, socket_in};
+use super::{CHECKPOINT_PATIENCE, DRAIN_PATIENCE, PATIENCE, VERSION, Word, hear, say, socket_in};
 use crate::keeper::{Keeper, VolumeKey};
 use plinth_backends::{HandOverError, HandOverLine, HandedDevice};
 use plinth_manage::{ListenError, Server};
@@ -139,6 +139,8 @@ impl Host {
             }
         };
         tracing::info!("a successor has come; guests and pools are handed over");
+        // Under running guests, so that no journal is left whose end they would wait for.
+        self.keeper.port().checkpoint(CHECKPOINT_PATIENCE);
         let started = Instant::now();
         drop(self.shared.take_management());
         let devices = match self.keeper.hand_over(DRAIN_PATIENCE) {

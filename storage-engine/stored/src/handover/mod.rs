@@ -4,6 +4,7 @@
 //! ```text
 //!   old, serving                              new, started with --take-over
 //!     │ ◀───────────── hello ──────────────────│  worker is up, nothing opened
+//!   checkpoints, under running guests          │
 //!   management stops                           │
 //!   rings back from the worker, pools closed   │
 //!     │ ── device + descriptors (each) ───────▶│
@@ -37,6 +38,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long requests under way may take before a hand-over is called off.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the checkpoints before a hand-over may take. Guests do not wait for them, the
+/// successor does, and for less than [`PATIENCE`].
+const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where a running process waits for its successor.
 pub(crate) fn socket_in(run_dir: &Path) -> PathBuf {
