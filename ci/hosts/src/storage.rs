@@ -56,7 +56,7 @@ impl Lab {
 
     /// Has a VM that is powered on with the volume, and gives the volume's socket.
     fn serve(&self, vm: &str, volume: &str) -> Result<PathBuf> {
-        self.plinth(&format!("vm create {vm} --volume {volume} --kernel /none"))?;
+        self.plinth(&format!("vm create {vm} --vcpus 2 --volume {volume} --kernel /none"))?;
         self.plinth(&format!("vm start {vm} --no-wait"))?;
         let folder = self.scratch.join("run/blk");
         self.until("the volume's socket", |_| {

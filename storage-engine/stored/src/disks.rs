@@ -11,7 +11,8 @@ use plinth_span::{DiskCondition, Standing};
 use plinth_store_api::{DiskCounters, DiskState, DiskStatus, Pool, PoolDisk};
 use tracing::field::display;
 
-/// Whether a pool in service can stay so under what is wanted: all but its disks is the same, and
+/// Whether a pool in service can stay so under what is wanted: all but its disks, and what is no
+/// matter of its stores (when it is scrubbed, what it is good for), is the same, and
 /// no disk has another device or worker than it had.
 pub(crate) fn stays(pool: &Pool, wanted: &[Pool]) -> bool {
     let is_same = |wanted: &Pool| {
@@ -21,8 +22,8 @@ pub(crate) fn stays(pool: &Pool, wanted: &[Pool]) -> bool {
                 |other: &PoolDisk| other.device != disk.device || other.worker != disk.worker;
             other.is_some_and(has_moved)
         };
-        Pool { disks: wanted.disks.clone(), ..pool.clone() } == *wanted
-            && !pool.disks.iter().any(has_moved)
+        let Pool { disks, scrub, class, .. } = wanted.clone();
+        Pool { disks, scrub, class, ..pool.clone() } == *wanted && !pool.disks.iter().any(has_moved)
     };
     wanted.iter().any(is_same)
 }
