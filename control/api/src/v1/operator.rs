@@ -9,8 +9,8 @@ use super::{
     ClusterView, DiffRange, DiskFormat, DropCount, Durability, EniView, FlowStatus, GroupView,
     ImageView, ImportSource, LimitView, NodeView, PoolClass, PoolDiskView, PoolView, Refusal,
     RouteHop, RouteView, RulePeer, RuleScope, ScheduleView, ScrubKind, ScrubSchedule, ScrubView,
-    SlowRequestView, SnapshotView, StoreUpgrade, SubnetView, SwitchPort, VmView, VolumeLimits, VolumeStatsView,
-    VolumeView, VpcView,
+    SlowRequestView, SnapshotView, StoreUpgrade, SubnetView, SwitchPort, VmView, VolumeLimits,
+    VolumeStatsView, VolumeView, VpcView,
 };
 use crate::with::Raw;
 use plinth_ids::{DiskId, Name, Prefix, Vni};
