@@ -36,7 +36,8 @@ enum Reply {
 pub(crate) fn answer(nic: &Nic, payload: &[u8]) -> Result<Vec<u8>, Silence> {
     let terms = nic.terms.dhcp.as_ref().ok_or(Silence::NotServed)?;
     let lease = nic.ipv4.as_ref().ok_or(Silence::NotServed)?;
-    let question = Message::decode(&mut Decoder::new(payload)).map_err(|_| Silence::Malformed)?;
+    let bytes = wanted(payload).ok_or(Silence::Malformed)?;
+    let question = Message::decode(&mut Decoder::new(&bytes)).map_err(|_| Silence::Malformed)?;
     if question.opcode() != Opcode::BootRequest || question.htype() != HType::Eth {
         return Err(Silence::Malformed);
     }
@@ -56,6 +57,42 @@ pub(crate) fn answer(nic: &Nic, payload: &[u8]) -> Result<Vec<u8>, Silence> {
     let macs = Macs { source: nic.router_mac, destination: mac };
     let from = SocketAddr::new(lease.gateway.into(), DHCP_SERVER_PORT);
     datagram(macs, from, SocketAddr::new(address, CLIENT_PORT), &bytes).ok_or(Silence::Malformed)
+}
+
+/// The message with those options only that are looked at, each of its right length: the decoder
+/// of some others trusts their lengths.
+fn wanted(payload: &[u8]) -> Option<Vec<u8>> {
+    const COOKIE_END: usize = 240;
+    const PAD: u8 = 0;
+    const END: u8 = 255;
+    let (fixed, mut rest) = payload.split_at_checked(COOKIE_END)?;
+    let mut bytes = fixed.to_vec();
+    while let [code, behind @ ..] = rest {
+        rest = match *code {
+            PAD => behind,
+            END => break,
+            code => {
+                let (&length, behind) = behind.split_first()?;
+                let (value, behind) = behind.split_at_checked(length.into())?;
+                let is_wanted = match code {
+                    // Requested address and server.
+                    50 | 54 => value.len() == 4,
+                    // Kind of message.
+                    53 => value.len() == 1,
+                    // Client id.
+                    61 => value.len() >= 2,
+                    _ => false,
+                };
+                if is_wanted {
+                    bytes.extend_from_slice(&[code, length]);
+                    bytes.extend_from_slice(value);
+                }
+                behind
+            }
+        };
+    }
+    bytes.push(END);
+    Some(bytes)
 }
 
 /// RFC 2131, section 4.3.

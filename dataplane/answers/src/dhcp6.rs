@@ -20,7 +20,8 @@ pub(crate) fn answer(nic: &Nic, client: (IpAddr, u16), payload: &[u8]) -> Result
     if !client.0.is_ipv6() {
         return Err(Silence::Malformed);
     }
-    let question = Message::decode(&mut Decoder::new(payload)).map_err(|_| Silence::Malformed)?;
+    let bytes = wanted(payload).ok_or(Silence::Malformed)?;
+    let question = Message::decode(&mut Decoder::new(&bytes)).map_err(|_| Silence::Malformed)?;
     let own = server_id(nic);
     let named = match question.opts().get(OptionCode::ServerId) {
         Some(DhcpOption::ServerId(id)) => Some(id),
@@ -46,6 +47,51 @@ pub(crate) fn answer(nic: &Nic, client: (IpAddr, u16), payload: &[u8]) -> Result
     let from = SocketAddr::new(link_local_of(nic.router_mac).into(), DHCPV6_SERVER_PORT);
     let to = SocketAddr::new(client.0, client.1);
     datagram(macs, from, to, &bytes).ok_or(Silence::Malformed)
+}
+
+/// The message with those options only that are looked at, each of its right length: the decoder
+/// of some others trusts their lengths.
+fn wanted(payload: &[u8]) -> Option<Vec<u8>> {
+    let (header, options) = payload.split_at_checked(4)?;
+    let mut bytes = header.to_vec();
+    each_option(options, |code, value| match code {
+        // Ids of client and server (section 11.1), and rapid commit.
+        1 | 2 if (3..=130).contains(&value.len()) => push_option(&mut bytes, code, value),
+        14 if value.is_empty() => push_option(&mut bytes, code, value),
+        // An association: its own three numbers, and the addresses in it without their options.
+        3 => {
+            let Some((own, inner)) = value.split_at_checked(12) else { return };
+            let mut association = own.to_vec();
+            each_option(inner, |code, value| {
+                if code == 5
+                    && let Some(address) = value.get(..24)
+                {
+                    push_option(&mut association, code, address);
+                }
+            });
+            push_option(&mut bytes, code, &association);
+        }
+        _ => {}
+    })?;
+    Some(bytes)
+}
+
+/// `None` when an option runs past the message.
+fn each_option(mut rest: &[u8], mut take: impl FnMut(u16, &[u8])) -> Option<()> {
+    while let [a, b, c, d, behind @ ..] = rest {
+        let (code, length) = (u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]));
+        let (value, behind) = behind.split_at_checked(length.into())?;
+        take(code, value);
+        rest = behind;
+    }
+    rest.is_empty().then_some(())
+}
+
+fn push_option(bytes: &mut Vec<u8>, code: u16, value: &[u8]) {
+    let Ok(length) = u16::try_from(value.len()) else { return };
+    bytes.extend_from_slice(&code.to_be_bytes());
+    bytes.extend_from_slice(&length.to_be_bytes());
+    bytes.extend_from_slice(value);
 }
 
 /// A DUID of link-layer type (section 11.4) of the gateway's MAC: the same on every node.

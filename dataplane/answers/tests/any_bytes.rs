@@ -7,6 +7,7 @@ mod common;
 
 use common::{GUEST, PORT, config, frame, open, settings};
 use plinth_answers::{Answer, Directory};
+use plinth_ids::MacAddress;
 use proptest::prelude::*;
 use std::net::SocketAddr;
 
@@ -30,16 +31,16 @@ fn seeds() -> Vec<(SocketAddr, SocketAddr, Vec<u8>)> {
 }
 
 fn check(answer: &Answer) {
-    match answer {
-        Answer::Reply(frame) => {
-            open(frame);
-        }
-        Answer::Forward(question) => {
-            let reply = question.reply(&question.message).unwrap();
-            open(&reply);
-        }
-        Answer::Silence(_) => {}
-    }
+    let frame = match answer {
+        Answer::Reply(frame) => frame.clone(),
+        Answer::Forward(question) => question.reply(&question.message).unwrap(),
+        Answer::Silence(_) => return,
+    };
+    let opened = open(&frame);
+    assert!([GUEST, MacAddress::BROADCAST].contains(&opened.to_mac), "{opened:?}");
+    assert!([53, 67, 547].contains(&opened.from.port()), "{opened:?}");
+    assert_eq!(opened.from.is_ipv4(), opened.to.is_ipv4());
+    assert!((1..=1300).contains(&opened.payload.len()));
 }
 
 #[test]
