@@ -377,6 +377,12 @@ fn errors_about_a_connection_pass_and_others_do_not() {
     let mut of_another = error.clone();
     of_another[14 + 20 + 8 + 15] = 77;
     assert_eq!(story.rig.send(server, of_another), unrelated, "about somebody else's packet");
+    // The server has another connection, and tells the client of it.
+    let elsewhere = frames::udp((mac(3), mac(2)), (v4(3), v4(2)), (9, 53), b"query");
+    let outer = frames::vxlan((NEAR_MAC, OUR_MAC), (NEAR_VTEP, OUR_VTEP), vni(100), &elsewhere);
+    story.rig.send(PortIndex::UPLINK, outer).sent();
+    let misdirected = frames::unreachable((mac(2), mac(1)), (v4(2), v4(1)), &elsewhere);
+    assert_eq!(story.rig.send(server, misdirected), unrelated);
     let mut short = error;
     short.truncate(14 + 20 + 8 + 24);
     short[17] = 52;
