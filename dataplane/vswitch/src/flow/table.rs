@@ -265,8 +265,8 @@ impl FlowTable {
         place
     }
 
-    /// Brings both buckets of a hash close, ahead of [`Self::open`]: of a new connection four are
-    /// read, and one after the other they took 0.4 of its 1.2 us at 100 000 flows.
+    /// Brings both buckets of a hash close, ahead of [`Self::open`], which reads four of them one
+    /// after the other; a new connection took 1.2 us at 100 000 flows without.
     #[inline]
     pub(crate) fn touch_buckets(&self, hash: u64) {
         let (first, second) = self.places(hash);
