@@ -138,6 +138,24 @@ fn a_payload_that_begins_inside_the_head_is_refused() {
     let _ = burst.packet(0).payload(HEAD_MAX - 1);
 }
 
+#[test]
+fn a_receive_buffer_that_is_not_the_devices_to_write_is_not_written() {
+    let (mut nic, mut device) = nic(ALL);
+    let readable = Segment { address: nic.guest.allocate(2000), length: 2000 };
+    nic.inbound.add(&[readable], &[]).unwrap();
+    nic.inbound.publish();
+    let inbound =
+        |_| Inbound { head: &[7; 60], payload: Payload::EMPTY, offload: Offload::default() };
+    let mut refusals = Vec::new();
+    // The first look at the ring goes the long way; the second finds the entry seen already.
+    device.expect(0, 1, 60);
+    device.deliver_burst(0, 1, inbound, |_, refusal| refusals.push(refusal));
+    assert_eq!(refusals, [DeliverRefusal::BuffersMalformed]);
+    let mut bytes = [0; 72];
+    nic.guest.memory().copy_out(readable.address, &mut bytes).unwrap();
+    assert_eq!(bytes, [0; 72]);
+}
+
 /// Plain buffers take the short way; chains, and buffers that are too short for a packet, the long
 /// one. What arrives is the same, and in order.
 #[test]
