@@ -18,8 +18,8 @@ fn seeds() -> Vec<(SocketAddr, SocketAddr, Vec<u8>)> {
     dhcp.extend_from_slice(&GUEST.0);
     dhcp.resize(236, 0);
     dhcp.extend_from_slice(&[0x63, 0x82, 0x53, 0x63, 53, 1, 1, 61, 3, 1, 2, 3, 255]);
-    let dhcpv6 =
-        vec![1, 1, 2, 3, 0, 1, 0, 2, 0, 3, 0, 3, 0, 12, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut dhcpv6 = vec![1, 1, 2, 3, 0, 1, 0, 4, 0, 3, 0, 9, 0, 3, 0, 12, 0, 0, 0, 9];
+    dhcpv6.extend_from_slice(&[0; 8]);
     let mut dns = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     dns.extend_from_slice(b"\x05web-1\x04shop\x08internal\x00\x00\x01\x00\x01");
     let end = |text: &str| text.parse().unwrap();
