@@ -30,6 +30,10 @@ use std::sync::Arc;
 /// Requests taken from a device in one round.
 const BURST: usize = 64;
 
+/// Reads answered from memory that are shown to the guest at once, so that it goes on while the
+/// rest of the burst is answered.
+const SHOWN_TOGETHER: usize = 16;
+
 /// A request of a guest that has not been given to the pool whole.
 #[derive(Debug)]
 struct Waiting {
@@ -195,6 +199,8 @@ impl Attachment {
         let wanted = self.wanted();
         pool.fair().close_turn(self.pace.account(), turn, wanted);
         if !self.answered.is_empty() {
+            // The guest need not wait for the pools' part of the round.
+            self.device.flush();
             let ticks = cycles().saturating_sub(time.looked);
             for cost in self.answered.drain(..) {
                 pool.fair().end(self.pace.account(), cost, ticks);
@@ -235,6 +241,9 @@ impl Attachment {
         pool.fetch();
         turn.start(cost);
         self.answered.push(cost);
+        if self.answered.len().is_multiple_of(SHOWN_TOGETHER) {
+            self.device.flush();
+        }
         self.complete(tag, if is_ok { BlkStatus::Ok } else { BlkStatus::IoError });
         pool.fetch();
         let flight = self.flight(waiting, piece);
