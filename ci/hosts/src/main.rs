@@ -11,6 +11,7 @@ mod lab;
 mod network;
 mod operator;
 mod storage;
+mod vpc;
 
 use plinth_stage::runner::{self, Need, Test};
 use std::process::ExitCode;
@@ -39,6 +40,8 @@ const TESTS: &[Test] = &[
     network("guests_on_two_nodes_meet_in_vxlan", network::two_nodes),
     network("ping_resumes_after_the_switch_was_killed", network::killed_switch),
     network("lying_packets_are_counted_and_harm_nobody", hostile::lying_packets),
+    network("two_subnets_are_routed_and_two_vpcs_stay_deaf", vpc::routed),
+    network("a_changed_rule_cuts_an_open_connection", vpc::rules),
     network("a_spoofing_guest_is_dropped_and_counted", hostile::spoofing_guest),
     disk("every_byte_survives_kills_of_the_store", 120, disk::killed_store),
     disk("a_disk_is_added_drained_and_removed_from_the_command_line", 180, operator::disks),

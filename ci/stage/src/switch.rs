@@ -120,6 +120,11 @@ impl Switch {
         });
     }
 
+    /// The configuration that [`Self::apply`] sends next.
+    pub const fn config(&mut self) -> &mut SwitchConfig {
+        &mut self.config
+    }
+
     /// Has the configuration carried out.
     ///
     /// # Errors

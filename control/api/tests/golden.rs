@@ -34,43 +34,7 @@ fn spec() -> NodeSpec {
             class: PoolClass::Performance,
             scrub: ScrubSchedule { light_seconds: Some(60), deep_seconds: None, rate: 1 << 20 },
         }],
-        vms: vec![VmSpec {
-            id: VmId(1),
-            name: "web-1".parse().unwrap(),
-            vcpus: 2,
-            memory: 256 << 20,
-            boot: Boot::Kernel {
-                kernel: "/boot/vmlinuz".to_owned(),
-                initrd: None,
-                append: "quiet".to_owned(),
-            },
-            disks: vec![DiskSpec {
-                pool: PoolId(1),
-                volume: VolumeId(3),
-                name: "data-1".parse().unwrap(),
-                is_read_only: true,
-                limits: Some(VolumeLimits {
-                    iops: 500,
-                    iops_burst: 1000,
-                    bytes_per_second: 0,
-                    bytes_burst: 0,
-                }),
-            }],
-            nics: vec![NicSpec {
-                port: PortId(9),
-                name: "web-1-0".parse().unwrap(),
-                vni: Vni::new(5).unwrap(),
-                mac: MacAddress([2, 0x50, 0, 0, 0, 9]),
-                addresses: vec![Address { ip: [10, 0, 0, 5].into(), prefix_length: 24 }],
-                gateway: Some([10, 0, 0, 1].into()),
-                mtu: 1450,
-                subnet: "blue-a".parse().unwrap(),
-                groups: Some(vec![GroupId(2)]),
-                allowed: vec!["10.8.0.0/16".parse().unwrap()],
-            }],
-            run: Run::Stopped { grace_seconds: 30 },
-            start_number: 4,
-        }],
+        vms: vec![vm()],
         remotes: vec![Remote {
             vni: Vni::new(5).unwrap(),
             mac: MacAddress([2, 0x50, 0, 0, 0, 8]),
@@ -89,6 +53,46 @@ fn spec() -> NodeSpec {
                 RuleSpec { scope: scope(), peer: PeerSpec::Prefix("fd00::/64".parse().unwrap()) },
             ],
         }],
+    }
+}
+
+fn vm() -> VmSpec {
+    VmSpec {
+        id: VmId(1),
+        name: "web-1".parse().unwrap(),
+        vcpus: 2,
+        memory: 256 << 20,
+        boot: Boot::Kernel {
+            kernel: "/boot/vmlinuz".to_owned(),
+            initrd: None,
+            append: "quiet".to_owned(),
+        },
+        disks: vec![DiskSpec {
+            pool: PoolId(1),
+            volume: VolumeId(3),
+            name: "data-1".parse().unwrap(),
+            is_read_only: true,
+            limits: Some(VolumeLimits {
+                iops: 500,
+                iops_burst: 1000,
+                bytes_per_second: 0,
+                bytes_burst: 0,
+            }),
+        }],
+        nics: vec![NicSpec {
+            port: PortId(9),
+            name: "web-1-0".parse().unwrap(),
+            vni: Vni::new(5).unwrap(),
+            mac: MacAddress([2, 0x50, 0, 0, 0, 9]),
+            addresses: vec![Address { ip: [10, 0, 0, 5].into(), prefix_length: 24 }],
+            gateway: Some([10, 0, 0, 1].into()),
+            mtu: 1450,
+            subnet: "blue-a".parse().unwrap(),
+            groups: Some(vec![GroupId(2)]),
+            allowed: vec!["10.8.0.0/16".parse().unwrap()],
+        }],
+        run: Run::Stopped { grace_seconds: 30 },
+        start_number: 4,
     }
 }
 
