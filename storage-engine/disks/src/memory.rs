@@ -70,6 +70,8 @@ struct Pending {
     /// Of a flush: writes that had completed when it was enqueued.
     covers: u64,
     fault: Option<Fault>,
+    /// Of a read: its bytes are in the buffer already, as they were when it was enqueued.
+    is_early: bool,
 }
 
 /// What goes wrong with one request.
@@ -139,6 +141,9 @@ pub struct MemoryDisk {
     queue: Vec<Pending>,
     queue_depth: usize,
     seed: Option<Seed>,
+    /// Draws which reads get their bytes early, and when nothing ends. Apart, so that the order of
+    /// ends is another matter.
+    early: Seed,
     rules: Vec<FaultRule>,
     writes_completed: u64,
     flushes_completed: u64,
@@ -162,6 +167,7 @@ impl MemoryDisk {
             queue: Vec::new(),
             queue_depth: 1024,
             seed: None,
+            early: Seed(0),
             rules: Vec::new(),
             writes_completed: 0,
             flushes_completed: 0,
@@ -182,6 +188,7 @@ impl MemoryDisk {
         self.durable = self.current.clone();
         self.unflushed.clear();
         self.seed = Some(Seed(seed));
+        self.early = Seed(seed ^ 0xea51);
     }
 
     /// How many requests fit the queue.
@@ -302,9 +309,23 @@ impl MemoryDisk {
         None
     }
 
+    /// Gives some reads their bytes at once, so that a write which is on its way with a read, and
+    /// ends first, need not be in what that read found.
+    fn read_early(&mut self, request: &mut DiskRequest) -> bool {
+        if self.seed.is_none() || self.check(request).is_err() {
+            return false;
+        }
+        let DiskRequest::Read { offset, buffer } = request else { return false };
+        if !self.early.one_in(2) {
+            return false;
+        }
+        copy_out(&self.current, *offset, buffer.as_bytes_mut());
+        true
+    }
+
     /// Carries out one request.
     fn finish(&mut self, pending: Pending) -> DiskCompletion {
-        let Pending { tag, request, write, covers, fault } = pending;
+        let Pending { tag, request, write, covers, fault, is_early } = pending;
         let mut result = self.check(&request);
         if let Some(Fault::Fail(error)) = fault {
             result = Err(error);
@@ -312,7 +333,9 @@ impl MemoryDisk {
         let buffer = match request {
             DiskRequest::Read { offset, mut buffer } => {
                 if result.is_ok() {
-                    copy_out(&self.current, offset, buffer.as_bytes_mut());
+                    if !is_early {
+                        copy_out(&self.current, offset, buffer.as_bytes_mut());
+                    }
                     if let Some(Fault::Corrupt { bit }) = fault {
                         flip(buffer.as_bytes_mut(), bit);
                     }
@@ -424,15 +447,16 @@ impl Disk for MemoryDisk {
         }
     }
 
-    fn enqueue(&mut self, tag: DiskTag, request: DiskRequest) -> Result<(), DiskRequest> {
+    fn enqueue(&mut self, tag: DiskTag, mut request: DiskRequest) -> Result<(), DiskRequest> {
         if self.queue.len() >= self.queue_depth {
             return Err(request);
         }
+        let is_early = self.read_early(&mut request);
         let fault = if self.rules.is_empty() { None } else { self.fault_for(&request) };
         let write = self.prepare(&request, fault);
         let covers = self.unflushed_first + self.unflushed.len() as u64;
         self.outcome += u64::from(write.is_some());
-        self.queue.push(Pending { tag, request, write, covers, fault });
+        self.queue.push(Pending { tag, request, write, covers, fault, is_early });
         Ok(())
     }
 
@@ -449,7 +473,8 @@ impl Disk for MemoryDisk {
             return;
         }
         let Some(seed) = &mut self.seed else { return };
-        if self.queue.is_empty() {
+        // Now and then nothing ends although something is on its way, as on any disk.
+        if self.queue.is_empty() || self.early.one_in(4) {
             return;
         }
         let pick = usize::try_from(seed.below(self.queue.len() as u64)).unwrap_or(0);

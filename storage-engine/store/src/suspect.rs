@@ -37,6 +37,9 @@ pub(crate) struct JudgeRun {
     version: u64,
     /// First block, of the half.
     first: u32,
+    /// Those that waited for their write back when the read began, the first one's bit lowest: what
+    /// came up may be older than what the disk has by now, and nobody doubts what it will have.
+    deferred: u8,
 }
 
 impl<D: Disk> Store<D> {
@@ -59,12 +62,13 @@ impl<D: Disk> Store<D> {
             return Some(false);
         }
         let first = run.block % MAP_BLOCKS;
-        self.adopt(slot, half, first, buffer).then_some(true)
+        // A read goes to the disk only for blocks that wait for nothing.
+        self.adopt(slot, half, first, 0, buffer).then_some(true)
     }
 
-    /// Gives the written blocks from `first` of the half on the checksums of these bytes. `false`
-    /// when the journal has no room.
-    fn adopt(&mut self, slot: u32, half: u32, first: u32, buffer: &IoBuffer) -> bool {
+    /// Gives the written blocks from `first` of the half on the checksums of these bytes, but for
+    /// those that were deferred. `false` when the journal has no room.
+    fn adopt(&mut self, slot: u32, half: u32, first: u32, deferred: u8, buffer: &IoBuffer) -> bool {
         let frame = self.objects.slot(slot).frames[half as usize];
         let blocks = buffer.length() / BLOCK_SIZE;
         if self.state != StoreState::Writable {
@@ -75,6 +79,9 @@ impl<D: Disk> Store<D> {
             return false;
         }
         for (block, bytes) in (first..).zip(buffer.as_bytes().chunks_exact(BLOCK_SIZE)) {
+            if u32::from(deferred).checked_shr(block - first).unwrap_or(0) & 1 != 0 {
+                continue;
+            }
             let page = &self.cache.frame(frame).page;
             let (Some(known), Some(unit)) = (page.checksum(block), page.unit(block / UNIT_BLOCKS))
             else {
@@ -138,8 +145,10 @@ impl<D: Disk> Store<D> {
             let touched = self.cache.touch(frame);
             touched.pins += 1;
             let (version, first) = (touched.version, judging.unit * UNIT_BLOCKS + from);
+            let held = (0..to - from).filter(|&at| self.overlay.holds(data_block + u64::from(at)));
+            let deferred = held.fold(0, |mask, at| mask | 1 << at);
             let buffer = self.io.pool.take((to - from) as usize * BLOCK_SIZE);
-            let context = Context::Judge(JudgeRun { slot, half, frame, version, first });
+            let context = Context::Judge(JudgeRun { slot, half, frame, version, first, deferred });
             self.io.read(self.layout.data_address(data_block), buffer, context);
             judging.is_reading = true;
             return Some(judging);
@@ -156,7 +165,7 @@ impl<D: Disk> Store<D> {
         buffer: Option<IoBuffer>,
         result: Result<(), DiskError>,
     ) {
-        let JudgeRun { slot, half, frame, version, first } = run;
+        let JudgeRun { slot, half, frame, version, first, deferred } = run;
         let mut is_done = true;
         let has_page = self.marks.suspects.contains(&(slot, half))
             && self.objects.slot(slot).frames[half as usize] == frame
@@ -166,7 +175,9 @@ impl<D: Disk> Store<D> {
             let is_same = self.cache.frame(frame).version == version;
             let is_good = self.matches(frame, first, buffer);
             let is_omitted = self.options.omit == Omit::Adopt;
-            is_done = is_good || is_omitted || (is_same && self.adopt(slot, half, first, buffer));
+            is_done = is_good
+                || is_omitted
+                || (is_same && self.adopt(slot, half, first, deferred, buffer));
         }
         if let Some(buffer) = buffer {
             self.io.pool.put(buffer);

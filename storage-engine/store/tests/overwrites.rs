@@ -6,7 +6,7 @@
 mod support;
 
 use plinth_disks::memory::{Cache, Cut, MemoryDisk};
-use plinth_store::{Omit, Store, StoreOptions, StoreRefusal, StoreRequest, StoreTag};
+use plinth_store::{Omit, Operation, Store, StoreOptions, StoreRefusal, StoreRequest, StoreTag};
 use std::time::Duration;
 use support::{formatted, key, lay_out, read, settle, write, write_request};
 
@@ -152,4 +152,49 @@ fn writes_of_a_block_come_one_after_the_other_and_reads_see_one_of_them_whole() 
             }
         }
     }
+}
+
+/// After a crash that left halves to judge, blocks of them are overwritten through the journal:
+/// while one is written back to its place, the judging may read what was there before.
+#[test]
+fn a_block_that_is_written_back_while_it_is_judged_keeps_its_checksum() {
+    const UNIT: u32 = 32768;
+    let mut store = mounted(4096);
+    for object in 0..4 {
+        write(&mut store, object, 0, &[1; 2 << 20]).unwrap();
+        write(&mut store, object, 4096, &[2; 4096]).unwrap();
+    }
+    for seed in 0..100 {
+        // A disk that ends requests at once, so that there is something to judge after the mount.
+        let disk = store.disk().cut(Cut::Keep);
+        let options = StoreOptions { overlay_blocks: 256, ..options(Omit::Nothing) };
+        let mut store = Store::mount(disk, options).unwrap();
+        store.disk_mut().restart(Cache::Volatile, seed);
+        let places = (0..4).flat_map(|object| (0..60).step_by(2).map(move |unit| (object, unit)));
+        let mut done = Vec::new();
+        for (tag, (object, unit)) in (0..).zip(places.clone()) {
+            let (buffer, length) = lay_out(unit * UNIT + 8192, &[3; 4096]);
+            let step =
+                Operation::Write { key: key(object), offset: unit * UNIT + 8192, length, buffer };
+            let request = StoreRequest::Apply { transaction: vec![step, touch(object)] };
+            store.submit(StoreTag(tag), request).unwrap();
+        }
+        for poll in 0..5000 {
+            if poll == 40 + seed {
+                store.request_checkpoint();
+            }
+            store.poll(Duration::ZERO, &mut done);
+        }
+        settle(&mut store);
+        assert!(done.len() == 120 && done.iter().all(|done| done.result.is_ok()));
+        assert_eq!(store.counters().adopted_blocks, 0, "seed {seed}: every block matched");
+        for (object, unit) in places {
+            let found = read(&mut store, object, unit * UNIT + 8192, 4096).unwrap();
+            assert!(found == [3; 4096], "seed {seed} object {object} unit {unit}");
+        }
+    }
+}
+
+fn touch(object: u128) -> Operation {
+    Operation::Touch { key: key(object) }
 }

@@ -186,7 +186,7 @@ fn the_rate_is_kept_and_clients_have_the_larger_share() {
         let (mut done, mut submitted) = (Vec::new(), 0);
         store.poll(Duration::ZERO, &mut done);
         store.scrub_start(ScrubKind::Deep, MIB);
-        for tick in 0..4000_u32 {
+        for tick in 0..6000_u32 {
             while has_clients && submitted < done.len() + 4 {
                 store.submit(StoreTag(1), write_request(2, 0, &[2; 4096])).unwrap();
                 submitted += 1;
@@ -212,7 +212,7 @@ fn a_scrub_amid_writes_calls_nothing_bad() {
         let mut store = Store::mount(disk, options()).unwrap();
         let mut draw = Seed(seed);
         let mut done = Vec::new();
-        for tick in 0..4000_u32 {
+        for tick in 0..6000_u32 {
             let object = u128::from(draw.below(6));
             let (offset, length) = (draw.below(80) as u32 * 4096, 1 + draw.below(40_000) as usize);
             if draw.one_in(3) {

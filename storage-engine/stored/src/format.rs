@@ -61,7 +61,9 @@ impl PoolFormatError {
             Self::DeviceSize { .. } => "device-size",
             Self::Shrink { .. } => "device-shrink",
             Self::File { .. } => "device-file",
-            Self::Disk(UringDiskError::Open(OpenError::InUse { .. })) => "device-in-use",
+            Self::Disk(UringDiskError::Open(
+                OpenError::InUse { .. } | OpenError::Lingers { .. },
+            )) => "device-in-use",
             Self::Disk(_) => "device",
             Self::PoolThere { .. } => "pool-there",
             Self::Read(_) => "device",

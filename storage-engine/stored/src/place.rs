@@ -20,6 +20,9 @@ const IN_USE_PATIENCE: Duration = Duration::from_secs(2);
 /// wait for nothing else: longer than a disk that spins up or a path that fails over takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The same where the owner is known to be dead. Whoever mends comes back after that.
+const LINGERS_PATIENCE: Duration = Duration::from_secs(10);
+
 /// The largest memory disk: more is a slip of the pen.
 const MEMORY_MAX: u64 = 1 << 40;
 
@@ -98,6 +101,11 @@ fn open_patiently(path: &Path) -> Result<UringDisk, UringDiskError> {
         match UringDisk::open(path, Mode::Worker, DEPTH) {
             Err(UringDiskError::Open(OpenError::InUse { .. }))
                 if started.elapsed() < IN_USE_PATIENCE =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(UringDiskError::Open(OpenError::Lingers { .. }))
+                if started.elapsed() < LINGERS_PATIENCE =>
             {
                 std::thread::sleep(Duration::from_millis(10));
             }

@@ -10,6 +10,12 @@ pub enum OpenError {
     Missing { path: PathBuf },
     #[error("{path:?} is in use by another process, or mounted: stop that first")]
     InUse { path: PathBuf },
+    /// The one who held it is dead, and the kernel has not let go of it yet.
+    #[error(
+        "{path:?} is still held for process {process}, which has ended: the kernel takes the \
+         requests of the dead down late, after deleting large files later still; it is tried again"
+    )]
+    Lingers { path: PathBuf, process: u32 },
     #[error(
         "the file system of {path:?} refuses O_DIRECT: use a file on ext4, xfs or tmpfs, or a \
          block device"

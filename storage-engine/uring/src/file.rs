@@ -3,7 +3,10 @@
 //!
 //! Two locks keep a second owner out: `flock` among processes that ask the same way, in this
 //! process too, and `O_EXCL` on a block device, which also refuses a mounted one. Both end with
-//! the last descriptor, so a killed process leaves none behind.
+//! the last hold on the file, so a killed process leaves none behind for good. But the requests of
+//! its rings are such holds too: a lock that ended before them would let the next owner read
+//! what they have yet to write. The kernel drops these holds on one worker for the whole machine,
+//! behind whatever else that has to do: deleting a large file there takes it minutes.
 
 use crate::error::OpenError;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -55,7 +58,10 @@ impl DirectFile {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(OpenError::InUse { path: path.into() });
+                return Err(match dead_owner(&file) {
+                    Some(process) => OpenError::Lingers { path: path.into(), process },
+                    None => OpenError::InUse { path: path.into() },
+                });
             }
             Err(TryLockError::Error(source)) => {
                 return Err(OpenError::Open { path: path.into(), source });
@@ -77,6 +83,37 @@ impl DirectFile {
     pub const fn geometry(&self) -> Geometry {
         self.geometry
     }
+}
+
+/// The process that has a file locked, if that has ended.
+fn dead_owner(file: &File) -> Option<u32> {
+    let metadata = file.metadata().ok()?;
+    let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let process = owner_in(&locks, &format!("{major:02x}:{minor:02x}:{}", metadata.ino()))?;
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"));
+    is_dead(stat.ok().as_deref()).then_some(process)
+}
+
+/// Who has locked a file, in the kernel's list of locks. Nobody, if that cannot be seen from here.
+fn owner_in(locks: &str, file: &str) -> Option<u32> {
+    locks
+        .lines()
+        .find_map(|line| {
+            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+            match fields[..] {
+                [_, "FLOCK", _, _, process, at, ..] if at == file => process.parse().ok(),
+                _ => None,
+            }
+        })
+        .filter(|&process| process > 0)
+}
+
+/// Whether a process has ended, by the line that the kernel has about it, if there is one. The
+/// name in it may hold anything, brackets too.
+fn is_dead(stat: Option<&str>) -> bool {
+    let state = stat.map(|stat| stat.rsplit(") ").next().and_then(|rest| rest.chars().next()));
+    matches!(state, None | Some(Some('Z' | 'X')))
 }
 
 fn kind_of(path: &Path) -> Result<FileKind, OpenError> {
@@ -200,4 +237,22 @@ fn device_has_discard(file: &File) -> io::Result<bool> {
 
 fn check(rc: libc::c_int) -> io::Result<()> {
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_owner_of_a_lock_is_found_and_only_a_dead_one_is_waited_for() {
+        let locks = "1: POSIX  ADVISORY  WRITE 7 fe:00:12 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 4601 fe:00:12 0 EOF\n\
+                     2: -> FLOCK  ADVISORY  WRITE 9 fe:00:12 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 0 fe:00:13 0 EOF\n";
+        assert_eq!(owner_in(locks, "fe:00:12"), Some(4601));
+        assert_eq!(owner_in(locks, "fe:00:13"), None, "of another namespace");
+        assert_eq!(owner_in(locks, "fe:00:1"), None);
+        assert!(is_dead(None) && is_dead(Some("4601 (stored) Z 1 1")));
+        assert!(!is_dead(Some("4601 (a) Z) S 1 1")) && !is_dead(Some("4601 (stored) R 1 1")));
+    }
 }

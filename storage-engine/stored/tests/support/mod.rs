@@ -57,6 +57,15 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
+        // The kernel drops the files of dead processes one after the other. Were one of these the
+        // last to hold its file, the kernel would give back its space there, and the next test's
+        // pool would be in use until then. So it is given back here.
+        for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                let file = fs::OpenOptions::new().write(true).open(entry.path());
+                let _ = file.and_then(|file| file.set_len(0));
+            }
+        }
         let _ = fs::remove_dir_all(&self.0);
     }
 }
