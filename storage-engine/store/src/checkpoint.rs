@@ -20,7 +20,7 @@ use crate::disk::{Disk, DiskError};
 use crate::io::{Context, PageKind};
 use crate::store::{Omit, ReadOnlyReason, Store, StoreState};
 use bytemuck::Zeroable;
-use plinth_format::{Le32, Le64, Page, Superblock, generation_mark, is_older};
+use plinth_format::{Le32, Le64, Page, PageFault, Superblock, generation_mark, is_older};
 use std::collections::VecDeque;
 
 /// Pages on their way to the disk at once.
@@ -353,13 +353,20 @@ impl<D: Disk> Store<D> {
         for (copy, bytes) in (0..).zip(buffer.as_bytes().chunks_exact(plinth_format::PAGE_SIZE)) {
             let page: plinth_format::MapPage = *bytemuck::from_bytes(bytes);
             let address = self.layout.map_address(slot, half, copy);
-            let is_good = page.verify(Some(self.id), address).is_ok()
+            let verified = match page.verify(Some(self.id), address) {
+                Err(PageFault::Address { .. }) if self.options.omit == Omit::MapAddress => Ok(()),
+                verified => verified,
+            };
+            let is_good = verified.is_ok()
                 && page.judge(&key, place.incarnation, self.layout.unit_count).is_ok();
             if is_good && best.as_ref().is_none_or(|(_, newest)| page.generation() > *newest) {
                 best = Some((page, page.generation()));
             }
         }
         // An older copy beside a lost newer one would give old data for new.
+        if self.options.omit == Omit::MapAge {
+            return best;
+        }
         best.filter(|(_, generation)| !is_older(*generation, place.marks[half as usize]))
     }
 }

@@ -11,7 +11,7 @@ use crate::io::{Context, Place, ReadRun};
 use crate::objects::{BAD_FRAME, NO_FRAME};
 use crate::op::block_range;
 use crate::request::{ObjectKey, StoreAnswer, StoreRefusal};
-use crate::store::{Progress, Store};
+use crate::store::{Omit, Progress, Store};
 use plinth_format::{Attributes, MAP_BLOCKS, UNIT_BLOCKS, crc32c};
 
 /// What is known about one block of an object.
@@ -222,7 +222,9 @@ impl<D: Disk> Store<D> {
         result: Result<(), DiskError>,
     ) {
         let buffer = buffer.unwrap_or_else(|| IoBuffer::zeroed(run.count as usize * BLOCK_SIZE));
+        let is_kept = matches!(run.place, Place::Old { .. });
         let verdict = match result {
+            Ok(()) if is_kept && self.options.omit == Omit::CheckKept => None,
             Ok(()) => self.verify_run(&run, &buffer),
             Err(_) => Some((run.block, true)),
         };

@@ -141,6 +141,12 @@ pub enum Omit {
     EarlierSteps,
     /// Puts keys and logs into another entry than the rest of their transaction.
     KeysApart,
+    /// Does not compare with their checksums the blocks that a write keeps of what it replaces.
+    CheckKept,
+    /// Takes a map page for the one of its place whatever place it names.
+    MapAddress,
+    /// Takes the older copy of a map page where the newest is lost.
+    MapAge,
     /// Leaves the versions of objects out of the journal.
     VersionRecord,
     /// Discards units before the entry that lets them go is confirmed.

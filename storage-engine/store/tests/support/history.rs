@@ -24,6 +24,8 @@ use plinth_store::{
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+#[path = "damage.rs"]
+mod damage;
 #[path = "overwrites.rs"]
 mod overwrites;
 
@@ -408,6 +410,11 @@ pub(crate) struct Tally {
     pub(crate) checkpoints: u64,
     pub(crate) overwritten: u64,
     pub(crate) adopted: u64,
+    /// Blocks and pages that were damaged, blocks that were refused for it, and blocks that were
+    /// refused because their map is lost.
+    pub(crate) damaged: u64,
+    pub(crate) bad_blocks: u64,
+    pub(crate) lost_maps: u64,
     pub(crate) discards: u64,
 }
 

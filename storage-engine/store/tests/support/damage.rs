@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Histories in the middle of which the disk loses, mixes up or spoils what it has.
+//!
+//! A store works for a while and is unmounted or cut off. Then some blocks of data and pages of maps
+//! are damaged as bad disks do it: a bit is wrong; a block is again what it was some time ago, as
+//! after a lost write; a block holds what belongs elsewhere, as after a misdirected write; a block
+//! cannot be read. The store is mounted and goes on working, and in the end every block is asked
+//! for. After an unmount a block is either right or refused. After a cut it may also be as it was
+//! some time before: damage to what nobody has confirmed looks like what a power cut leaves. It is
+//! never what the object did not have.
+
+use super::{Change, DISK_LENGTH, Model, Plan, Tally, format_options, generate, request};
+use crate::{key, lay_out, settle};
+use plinth_disks::memory::{Fault, FaultRule, MemoryDisk, Seed};
+use plinth_store::{
+    DiskError, IoBuffer, Store, StoreAnswer, StoreRefusal, StoreRequest, StoreState, StoreTag,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+const PAGE: u64 = 4096;
+const SECTOR: u32 = 512;
+/// Blocks of an object that the workload uses, and some that it does not.
+const RANGES: [(u32, u32); 2] = [(0, 48), (496, 48)];
+
+/// What was damaged.
+#[derive(Debug, Default)]
+struct Damage {
+    data: BTreeSet<u64>,
+    maps: BTreeSet<u64>,
+    words: Vec<String>,
+}
+
+/// What an object ever had in a sector.
+type Past = BTreeSet<(u64, u32, u64)>;
+
+struct World {
+    store: Store<MemoryDisk>,
+    state: BTreeMap<u64, Model>,
+    past: Past,
+}
+
+fn page(disk: &MemoryDisk, at: u64) -> [u8; 4096] {
+    let mut bytes = [0; 4096];
+    disk.peek(at, &mut bytes);
+    bytes
+}
+
+impl Plan {
+    /// Runs half of the steps, damages the disk, runs the rest, and looks at everything.
+    pub(crate) fn run_with_damage(&self, tally: &mut Tally) -> Result<(), String> {
+        let told = |error: String| format!("seed {}: {error}", self.seed);
+        let mut seed = Seed(self.seed);
+        let steps = generate(&mut seed, self.steps, self.mix);
+        let mut disk = MemoryDisk::new(DISK_LENGTH);
+        disk.set_atomic_write_size(self.atomic);
+        Store::format(&mut disk, &format_options()).map_err(|e| told(e.to_string()))?;
+        let store = Store::mount(disk, self.options()).map_err(|e| told(e.to_string()))?;
+        let mut world = World { store, state: BTreeMap::new(), past: Past::new() };
+        let (third, half) = (steps.len() / 3, steps.len() / 2);
+        world.work(&steps[..third], tally);
+        let disk = world.store.unmount();
+        let old: Vec<[u8; 4096]> =
+            (0..DISK_LENGTH / PAGE).map(|at| page(&disk, at * PAGE)).collect();
+        world.store = Store::mount(disk, self.options()).map_err(|e| told(e.to_string()))?;
+        world.work(&steps[third..half], tally);
+        let is_cut = seed.one_in(3);
+        let mut disk = if is_cut { world.store.abandon() } else { world.store.unmount() };
+        let damage = damage(&mut disk, &old, &mut seed);
+        tally.damaged += damage.words.len() as u64;
+        let mounted = Store::mount(disk, self.options());
+        world.store = mounted.map_err(|e| told(format!("{e}; {:?}", damage.words)))?;
+        // After a cut nobody knows where the store is, so it does no more work on top.
+        if !is_cut {
+            world.work(&steps[half..], tally);
+        }
+        let looked = world.look(&damage, is_cut, tally);
+        looked.map_err(|error| told(format!("cut {is_cut}, {:?}: {error}", damage.words)))
+    }
+}
+
+/// Damages one block or a few.
+fn damage(disk: &mut MemoryDisk, old: &[[u8; 4096]], seed: &mut Seed) -> Damage {
+    let all: Vec<u64> = (0..DISK_LENGTH / PAGE).map(|index| index * PAGE).collect();
+    let maps: Vec<u64> =
+        all.iter().copied().filter(|&at| page(disk, at).starts_with(b"PLNmap")).collect();
+    let first = maps.last().copied().unwrap_or(DISK_LENGTH) + PAGE;
+    let has_data = |&at: &u64| at >= first && page(disk, at) != [0; 4096];
+    let data: Vec<u64> = all.iter().copied().filter(has_data).collect();
+    let mut damage = Damage::default();
+    for _ in 0..1 + seed.below(3) {
+        let is_map = seed.one_in(2);
+        let places = if is_map { &maps } else { &data };
+        if places.is_empty() {
+            continue;
+        }
+        let pick = |seed: &mut Seed| places[seed.below(places.len() as u64) as usize];
+        let at = pick(seed);
+        let before = page(disk, at);
+        let word = match seed.below(4) {
+            0 => {
+                let mut bytes = before;
+                bytes[seed.below(PAGE) as usize] ^= 1 << seed.below(8);
+                disk.overwrite(at, &bytes);
+                "a wrong bit"
+            }
+            1 => {
+                disk.overwrite(at, &old[(at / PAGE) as usize]);
+                "a lost write"
+            }
+            2 => {
+                // Of maps mostly another page of the same object, which has much in common.
+                let near = (at / PAGE ^ (1 + seed.below(3))) * PAGE;
+                let from = if seed.one_in(3) || !places.contains(&near) { pick(seed) } else { near };
+                let bytes = page(disk, from);
+                disk.overwrite(at, &bytes);
+                "a misdirected write"
+            }
+            _ => {
+                let fault = Fault::Fail(DiskError::Device { errno: 5 });
+                let bytes = at..at + PAGE;
+                disk.add_rule(FaultRule { is_write: false, bytes, skip: 0, times: u32::MAX, fault });
+                "a read error"
+            }
+        };
+        if is_map { damage.maps.insert(at) } else { damage.data.insert(at) };
+        damage.words.push(format!("{word} at {at:#x}, map: {is_map}"));
+    }
+    damage
+}
+
+impl World {
+    fn work(&mut self, steps: &[Vec<Change>], tally: &mut Tally) {
+        for step in steps {
+            let taken = self.store.submit(StoreTag(0), request(step));
+            assert!(taken.is_ok(), "the store has room for one request");
+            let done = settle(&mut self.store).pop().expect("a request has an end");
+            if !matches!(done.result, Ok(StoreAnswer::Changed { .. })) {
+                tally.refused += 1;
+                continue;
+            }
+            tally.acknowledged += 1;
+            for change in step {
+                change.apply(&mut self.state);
+                let object = change.object();
+                let Some(model) = self.state.get(&object) else { continue };
+                self.past.extend(model.sectors.iter().map(|(&at, &value)| (object, at, value)));
+            }
+        }
+    }
+
+    fn read(&mut self, object: u64, block: u32) -> Result<Vec<u8>, StoreRefusal> {
+        let (key, buffer) = (key(u128::from(object)), IoBuffer::zeroed(4096));
+        let read = StoreRequest::Read { key, offset: block * 4096, length: 4096, buffer };
+        assert!(self.store.submit(StoreTag(0), read).is_ok(), "the store has room for one request");
+        let done = settle(&mut self.store).pop().expect("a read has an end");
+        done.result.map(|_| done.buffer.expect("a read gives its buffer back").as_bytes().to_vec())
+    }
+
+    /// Reads every block by itself, and writes a new object: the disk lives on.
+    fn look(&mut self, damage: &Damage, is_cut: bool, tally: &mut Tally) -> Result<(), String> {
+        let mut bad = BTreeSet::new();
+        for object in 0..super::OBJECTS {
+            for (first, count) in RANGES {
+                for block in first..first + count {
+                    match self.read(object, block) {
+                        Ok(bytes) => self.compare(object, block, &bytes, is_cut)?,
+                        Err(StoreRefusal::BadMetadata { .. }) if !damage.maps.is_empty() => {
+                            tally.lost_maps += 1;
+                        }
+                        Err(
+                            StoreRefusal::BadBlock { key: at, block: named }
+                            | StoreRefusal::ReadFailed { key: at, block: named },
+                        ) if at == key(u128::from(object)) && named == block => {
+                            bad.insert((at, block));
+                        }
+                        Err(other) => return Err(format!("object {object} {block}: {other}")),
+                    }
+                }
+            }
+        }
+        tally.bad_blocks += bad.len() as u64;
+        let counters = self.store.counters();
+        if counters.bad_blocks + counters.read_errors < bad.len() as u64 {
+            return Err(format!("{} bad blocks, and not all are counted", bad.len()));
+        }
+        for &(at, block) in &bad {
+            let named = self.store.bad_blocks().find(|one| (one.key, one.block) == (at, block));
+            let named = named.ok_or(format!("block {block} of {at} is not named"))?;
+            if !damage.data.contains(&named.offset) && damage.maps.is_empty() {
+                return Err(format!("block {block} at {:#x} is bad by itself", named.offset));
+            }
+        }
+        if self.store.state() != StoreState::Writable {
+            return Err(format!("the store is {:?}", self.store.state()));
+        }
+        let (buffer, length) = lay_out(0, &[7; 4096]);
+        let write = StoreRequest::Write { key: key(50), offset: 0, length, buffer };
+        assert!(self.store.submit(StoreTag(0), write).is_ok(), "the store has room for one request");
+        match settle(&mut self.store).pop().map(|done| done.result) {
+            Some(Ok(_)) if self.read(50, 0) == Ok(vec![7; 4096]) => Ok(()),
+            Some(Err(StoreRefusal::NoSpace)) => Ok(()),
+            other => Err(format!("a new object is answered with {other:?}")),
+        }
+    }
+
+    fn compare(&self, object: u64, block: u32, bytes: &[u8], is_cut: bool) -> Result<(), String> {
+        let sectors = self.state.get(&object).map(|model| &model.sectors);
+        for (sector, bytes) in (block * 8..).zip(bytes.chunks_exact(SECTOR as usize)) {
+            let found = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+            let is_whole = bytes.chunks_exact(8).all(|word| word == found.to_le_bytes());
+            let right = sectors.and_then(|sectors| sectors.get(&sector)).copied().unwrap_or(0);
+            let was = found == 0 || self.past.contains(&(object, sector, found));
+            if !is_whole || (found != right && !(is_cut && was)) {
+                return Err(format!("object {object} sector {sector} is {found}, not {right}"));
+            }
+        }
+        Ok(())
+    }
+}
