@@ -137,6 +137,13 @@ impl MapCache {
         Some((frame.slot, frame.half))
     }
 
+    /// No mark goes on.
+    pub(crate) fn end_marks(&mut self) {
+        for frame in &mut self.frames {
+            (frame.mark_seq, frame.is_mark_used) = (0, false);
+        }
+    }
+
     /// Puts a page in a frame. `None` when no frame can be given up; else the new frame and the
     /// slot and half that lost theirs.
     pub(crate) fn insert(

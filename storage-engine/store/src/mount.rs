@@ -241,14 +241,25 @@ impl<D: Disk> Store<D> {
     pub fn unmount(mut self) -> D {
         self.scrub_stop();
         self.stop_discards();
+        self.come_to_rest();
+        // Nothing is overwritten in place any more, and what was is durable with the checkpoint. A
+        // mark that stayed would have the next mount excuse what the disk spoils until then.
+        if self.options.omit != Omit::MarksEnd {
+            self.cache.end_marks();
+        }
         self.request_checkpoint();
+        self.come_to_rest();
+        self.io.disk
+    }
+
+    /// Polls until nothing is on its way.
+    fn come_to_rest(&mut self) {
         let mut none = Vec::new();
         while !self.is_idle() {
             self.poll(Duration::ZERO, &mut none);
             none.clear();
             std::hint::spin_loop();
         }
-        self.io.disk
     }
 }
 

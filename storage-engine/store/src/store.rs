@@ -143,6 +143,8 @@ pub enum Omit {
     KeysApart,
     /// Does not compare with their checksums the blocks that a write keeps of what it replaces.
     CheckKept,
+    /// Leaves marks in the journal of a store that is unmounted.
+    MarksEnd,
     /// Takes a map page for the one of its place whatever place it names.
     MapAddress,
     /// Takes the older copy of a map page where the newest is lost.
