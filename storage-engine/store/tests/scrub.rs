@@ -186,7 +186,7 @@ fn the_rate_is_kept_and_clients_have_the_larger_share() {
         let (mut done, mut submitted) = (Vec::new(), 0);
         store.poll(Duration::ZERO, &mut done);
         store.scrub_start(ScrubKind::Deep, MIB);
-        for tick in 0..6000_u32 {
+        for tick in 0..4000_u32 {
             while has_clients && submitted < done.len() + 4 {
                 store.submit(StoreTag(1), write_request(2, 0, &[2; 4096])).unwrap();
                 submitted += 1;
