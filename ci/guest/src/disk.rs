@@ -89,7 +89,7 @@ pub(crate) fn imported(_length: Length) -> Result<()> {
         queues: 1,
         is_read_only: false,
         limits: None,
-            worker: None,
+        worker: None,
     };
     store.config.attachments.push(attachment);
     store.apply()?;

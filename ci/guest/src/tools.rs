@@ -34,7 +34,7 @@ pub(crate) fn volume_with_fio(
         queues: 1,
         is_read_only: true,
         limits: None,
-            worker: None,
+        worker: None,
     };
     store.config.attachments.push(attachment);
     store.apply()?;

@@ -78,9 +78,19 @@ const SPOKEN: &[&str] = &["plinth-switch-api", "plinth-store-api"];
 /// Areas that never meet, not even in a program of one of them.
 const APART: [&str; 2] = ["dataplane", "storage-engine"];
 
-/// Crates from outside that neither do I/O nor read clocks, fit for ground, format and pure.
-const OUTSIDE_WORLDLESS: &[&str] =
-    &["bytemuck", "crc-fast", "rkyv", "serde", "serde_json", "thiserror"];
+/// Crates from outside that neither do I/O nor read clocks, fit for ground, format and pure. Of
+/// `hickory-proto` that holds for reading and writing messages, which is all that it is here for.
+const OUTSIDE_WORLDLESS: &[&str] = &[
+    "bytemuck",
+    "crc-fast",
+    "dhcproto",
+    "hickory-proto",
+    "ipnet",
+    "rkyv",
+    "serde",
+    "serde_json",
+    "thiserror",
+];
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct Metadata {

@@ -312,31 +312,3 @@ proptest! {
         }
     }
 }
-
-/// Measures; nothing is asserted of the time, which is the machine's.
-/// `cargo test --release -p plinth-vswitch --lib -- --ignored --nocapture rules_are_judged`
-#[test]
-#[ignore = "a measurement"]
-#[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "what is measured is time")]
-fn rules_are_judged_in_this_time() {
-    let rules = |count: u8| -> Vec<Rule> {
-        let near = |last| RulePeer::Prefix(Prefix::host(Ipv4Addr::new(10, 1, 0, last).into()));
-        (0..count).map(|last| Rule { ports: Some((80, 80)), ..allow(near(last)) }).collect()
-    };
-    for (groups, per_group) in [(1, 10), (1, 100), (5, 20), (16, 100)] {
-        let list: Vec<SecurityGroup> = (1..=groups).map(|id| group(id, rules(per_group))).collect();
-        let mut builder = SecurityBuilder::new(&list);
-        let set = builder.intern(&list.iter().map(|group| group.id).collect::<Vec<_>>());
-        let tables = builder.finish();
-        // No rule matches, so that every one is read.
-        let question = std::hint::black_box(tcp(NEAR, 80));
-        let rounds: u32 = 1_000_000;
-        let start = std::time::Instant::now();
-        let denied = (0..rounds).filter(|_| {
-            !std::hint::black_box(&tables).judge(set, &std::hint::black_box(question)).is_allowed
-        });
-        assert_eq!(denied.count(), 1_000_000);
-        let each = start.elapsed().as_nanos() / u128::from(rounds);
-        println!("{groups} groups of {per_group} rules: {each} ns");
-    }
-}
