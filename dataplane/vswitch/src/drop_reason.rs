@@ -76,11 +76,12 @@ drop_reasons! {
     VlanTagged,
     /// Neither IPv4, IPv6 nor ARP.
     EthertypeUnsupported,
-    /// The frame is longer than the port's MTU allows.
+    /// The frame, or a segment that it is to be cut into, is longer than the port's MTU allows.
     PortMtuExceeded,
     /// The frame with its outer headers is longer than the underlay's MTU allows.
     UnderlayMtuExceeded,
-    /// The guest asked for a checksum over a place where there can be none.
+    /// The guest asked for a checksum over a place where there can be none, or to have a packet cut
+    /// that cannot be.
     OffloadInvalid,
     /// The source MAC is not the port's.
     SourceMacSpoofed,

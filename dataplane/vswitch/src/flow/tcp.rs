@@ -352,8 +352,11 @@ impl Tcp {
         }
         if before(sender.end_max, end) {
             // It began inside the room and was sent all the same, so there was more of it.
-            let more = end.wrapping_sub(sender.end_max);
-            receiver.window_max = receiver.window_max.saturating_add(more);
+            // Of a receiver that never spoke nothing is known, and zero says so.
+            if receiver.window_max > 0 {
+                let more = end.wrapping_sub(sender.end_max);
+                receiver.window_max = receiver.window_max.saturating_add(more);
+            }
             sender.end_max = end;
         }
         // A probe of a closed window is one byte (RFC 9293, section 3.8.6.1).
