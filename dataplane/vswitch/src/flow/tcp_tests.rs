@@ -196,3 +196,13 @@ proptest! {
         }
     }
 }
+
+/// Found by the fuzz target of guests' frames: the second of two equal segments was refused.
+#[test]
+fn a_side_that_never_spoke_gets_no_window_from_its_peer() {
+    let mut tcp = Tcp::opened(&seg(SYN, 100, 0));
+    assert_eq!(tcp.follow(1, &seg(RST | ACK, 500, 101)), FINE);
+    for _ in 0..2 {
+        assert_eq!(tcp.follow(0, &seg(FIN | ACK, 101, 501)), FINE);
+    }
+}
