@@ -229,7 +229,10 @@ pub(crate) fn under_load(_: Length) -> Result<()> {
         ensure!(done["process_before"] == process, "round {round}: {done}, was {process}");
         process = done["process"].as_u64().context("no process")?;
         println!("   upgraded in {} ms", done["took_ms"]);
-        ensure!(lab.store_process()? == process, "another process is shown");
+        // What is shown is the node's last report, which may be older than the answer.
+        lab.until("the new process is shown", |lab| {
+            (lab.store_process().ok()? == process).then_some(())
+        })?;
     }
     let status = verify.wait(Duration::from_secs(60))?;
     let log = verify.log();
