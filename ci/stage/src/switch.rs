@@ -25,7 +25,7 @@ const ANSWER: Duration = Duration::from_secs(15);
 pub struct Switch {
     daemon: Daemon,
     namespace: Option<String>,
-    arguments: &'static [&'static str],
+    arguments: Vec<String>,
     folder: PathBuf,
     /// What [`Switch::apply`] sends; its epoch is counted up there.
     pub config: SwitchConfig,
@@ -38,27 +38,31 @@ impl Switch {
     /// When it does not come up, with its log.
     pub fn start(scratch: &Scratch, tag: &str, namespace: Option<&Namespace>) -> Result<Self> {
         let namespace = namespace.map(|namespace| namespace.name().to_owned());
-        Self::start_with(scratch, tag, namespace, &["--no-hugepages"])
+        Self::start_with(scratch, tag, namespace, vec!["--no-hugepages".to_owned()])
     }
 
     /// Starts a switch whose worker is pinned to CPU 1 and takes the memory of a generator as it
-    /// is: to be measured, not tested.
+    /// is: to be measured, not tested. `flows`: entries of its flow table, if not as many as it
+    /// has by itself.
     ///
     /// # Errors
     /// When it does not come up, with its log.
-    pub fn start_for_load(scratch: &Scratch, tag: &str) -> Result<Self> {
-        Self::start_with(scratch, tag, None, &["--cpu", "1", "--trust-frontends"])
+    pub fn start_for_load(scratch: &Scratch, tag: &str, flows: Option<u32>) -> Result<Self> {
+        let flows = flows.map(|flows| ["--flows".to_owned(), flows.to_string()]);
+        let own = ["--cpu", "1", "--trust-frontends"].map(str::to_owned);
+        let arguments = own.into_iter().chain(flows.into_iter().flatten()).collect();
+        Self::start_with(scratch, tag, None, arguments)
     }
 
     fn start_with(
         scratch: &Scratch,
         tag: &str,
         namespace: Option<String>,
-        arguments: &'static [&'static str],
+        arguments: Vec<String>,
     ) -> Result<Self> {
         let folder = scratch.join(tag);
         std::fs::create_dir_all(&folder).context("the switch's folder")?;
-        let daemon = launch(&folder, namespace.as_deref(), arguments)?;
+        let daemon = launch(&folder, namespace.as_deref(), &arguments)?;
         let config = SwitchConfig::empty(Epoch(0));
         let mut switch = Self { daemon, namespace, arguments, folder, config };
         switch.wait_until_up()?;
@@ -192,7 +196,7 @@ impl Switch {
     /// # Errors
     /// When it does not come up.
     pub fn start_again(&mut self) -> Result<()> {
-        self.daemon = launch(&self.folder, self.namespace.as_deref(), self.arguments)?;
+        self.daemon = launch(&self.folder, self.namespace.as_deref(), &self.arguments)?;
         self.wait_until_up()
     }
 
@@ -201,7 +205,7 @@ impl Switch {
     }
 }
 
-fn launch(folder: &Path, namespace: Option<&str>, arguments: &[&str]) -> Result<Daemon> {
+fn launch(folder: &Path, namespace: Option<&str>, arguments: &[String]) -> Result<Daemon> {
     let path = program("plinth-switchd")?;
     let mut command = match namespace {
         Some(name) => {

@@ -10,9 +10,9 @@
 //! (`plinth-perf blk` or `net` with `--json`), so that no figure depends on the one before.
 //! Servers of packets are started afresh too; those of disks stay, filled: see [`store`].
 
-mod cases;
-mod contender;
+mod net;
 mod report;
+mod shared;
 mod store;
 
 use crate::machine::{self, Circumstances};
@@ -101,6 +101,22 @@ pub(crate) struct Run {
     pub unfairness: Option<f64>,
 }
 
+impl Series {
+    /// Adds a turn.
+    pub(crate) fn take(&mut self, run: Run) {
+        self.figures.push(run.figure);
+        self.p50.push(run.p50);
+        self.p99.push(run.p99);
+        self.losses += run.losses;
+        self.command = run.command;
+        self.cycles.extend(run.cycles);
+        self.system_calls.extend(run.system_calls);
+        self.cpu.extend(run.cpu);
+        self.amplification.extend(run.amplification);
+        self.unfairness.extend(run.unfairness);
+    }
+}
+
 /// A promise and what was measured of it.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Verdict {
@@ -140,13 +156,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if turns == 0 {
         bail!("--turns 0 measures nothing");
     }
-    let cases: Vec<cases::Case> =
-        cases::all().into_iter().filter(|case| options.wants(case.name)).collect();
     std::fs::create_dir_all(&options.results).context("the folder of results")?;
     measure_store(options, turns, seconds)?;
-    for case in &cases {
+    for case in net::ALL.iter().filter(|case| options.wants(case.name)) {
         println!("== {} (load {:.2})", case.name, machine::load());
-        keep(options, &measure(case, turns, seconds)?)?;
+        keep(options, &net::measure(case, turns, seconds))?;
     }
     if options.smoke {
         return Ok(());
@@ -180,46 +194,6 @@ fn keep(options: &Options, result: &CaseResult) -> Result<()> {
     let path = options.results.join(format!("{}.json", result.case));
     let text = serde_json::to_string_pretty(result)? + "\n";
     std::fs::write(&path, text).with_context(|| path.display().to_string())
-}
-
-fn measure(case: &cases::Case, turns: usize, seconds: f64) -> Result<CaseResult> {
-    let circumstances = Circumstances::before();
-    let mut series: Vec<Series> = case
-        .contenders
-        .iter()
-        .map(|contender| Series {
-            contender: contender.name().to_owned(),
-            version: contender.version(),
-            absent: contender.unmet(),
-            ..Series::default()
-        })
-        .collect();
-    for _ in 0..turns {
-        for (contender, series) in case.contenders.iter().zip(&mut series) {
-            if series.absent.is_some() {
-                continue;
-            }
-            match contender.run(case, seconds) {
-                Ok(run) => {
-                    series.figures.push(run.figure);
-                    series.p50.push(run.p50);
-                    series.p99.push(run.p99);
-                    series.losses += run.losses;
-                    series.command = run.command;
-                }
-                // One contender's trouble is part of the result, not the end of the others.
-                Err(error) => series.absent = Some(format!("{error:#}")),
-            }
-        }
-    }
-    Ok(CaseResult {
-        case: case.name.to_owned(),
-        unit: case.unit.to_owned(),
-        circumstances: circumstances.after(),
-        seconds,
-        series,
-        ..CaseResult::default()
-    })
 }
 
 /// Removed on drop.

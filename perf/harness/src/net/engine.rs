@@ -3,6 +3,7 @@
 
 use super::frame::{self, Template};
 use super::options::Options;
+use super::tunnel::Tunnel;
 use crate::latency::{Latencies, Percentiles, Schedule};
 use anyhow::{Context, Result};
 use plinth_dpdk::{Eal, EalConfig, EthDev, EthOptions, EthQueue, Mbuf, Mempool};
@@ -49,6 +50,7 @@ struct Engine<'a> {
     pool: Mempool,
     ports: [EthQueue; 2],
     directions: Vec<Direction>,
+    tunnel: Option<Tunnel>,
     run: u64,
     begin: Instant,
     count_from: Duration,
@@ -104,16 +106,21 @@ impl<'a> Engine<'a> {
         let a = (options.mac_a, options.ip_a);
         let b = (options.mac_b, options.ip_b);
         let run = u64::from(std::process::id()) << 32 | 0x5eed;
-        let direction = |from, to| Direction {
-            template: Template::new(options.size, from, to, run),
+        let direction = |template| Direction {
+            template,
             flows: options.flows,
             next_flow: 0,
             number: 0,
             schedule: Schedule::new(options.pps),
         };
-        let mut directions = vec![direction(a, b)];
+        let tunnel = Tunnel::new(options);
+        let mut directions = vec![direction(Template::new(options.size, a, b, run))];
         if options.both {
-            directions.push(direction(b, a));
+            let template = Template::new(options.size, b, a, run).answering();
+            directions.push(direction(match &tunnel {
+                Some(tunnel) => template.inside(tunnel),
+                None => template,
+            }));
         }
         let count_from = Duration::from_secs_f64(options.warm_up);
         Self {
@@ -121,6 +128,7 @@ impl<'a> Engine<'a> {
             pool,
             ports,
             directions,
+            tunnel,
             run,
             begin: Instant::now(),
             count_from,
@@ -241,8 +249,12 @@ impl<'a> Engine<'a> {
             return;
         }
         let now = self.begin.elapsed();
+        let mut answer = None;
+        let tunnel = self.tunnel.filter(|_| to == 1);
         for mbuf in &self.incoming {
-            match frame::stamp(mbuf.data()) {
+            let data = mbuf.data();
+            let inner = tunnel.as_ref().map_or(Some(data), |tunnel| tunnel.open(data));
+            match inner.and_then(frame::stamp) {
                 Some(stamp) if stamp.run == self.run => {
                     let sent_at = Duration::from_nanos(stamp.sent_at);
                     if is_first {
@@ -258,10 +270,25 @@ impl<'a> Engine<'a> {
                 // Stamped by a program like this one, but not in this run.
                 Some(_) => self.foreign += 1,
                 // ARP, ND and the like, which switches send by themselves.
-                None => {}
+                None => answer = answer.or_else(|| tunnel.as_ref()?.answer(data)),
             }
         }
         self.incoming.clear();
+        if let Some(answer) = answer {
+            self.send_answer(to, &answer);
+        }
+    }
+
+    /// A full ring or pool loses it: who asked asks again.
+    fn send_answer(&mut self, from: usize, answer: &[u8]) {
+        if !self.pool.take_burst(1, &mut self.out) {
+            return;
+        }
+        if let Some(room) = self.out[0].append(answer.len()) {
+            room.copy_from_slice(answer);
+            self.ports[from].send(&mut self.out);
+        }
+        self.out.clear();
     }
 
     fn finish(&mut self) -> NetResult {

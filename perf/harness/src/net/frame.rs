@@ -6,6 +6,7 @@
 //! ```
 
 use super::options::SIZE_MIN;
+use super::tunnel::Tunnel;
 use plinth_ids::MacAddress;
 use std::net::Ipv4Addr;
 
@@ -17,10 +18,18 @@ const PORT_FIRST: u32 = 1024;
 /// Flows that differ in their source port only; beyond, target ports differ too.
 const PORTS: u32 = 32_768;
 
+/// RFC 6335's dynamic ports.
+const EPHEMERAL_FIRST: u32 = 49_152;
+const EPHEMERALS: u32 = 16_384;
+
 /// A frame that needs its ports, time and number filled in.
 #[derive(Clone, Debug)]
 pub(crate) struct Template {
     bytes: Vec<u8>,
+    /// Where the frame begins that a guest sees: behind the headers of a tunnel.
+    inner: usize,
+    /// Of a conversation's two ends, the one that answers: its ports are the other way round.
+    answers: bool,
 }
 
 /// What a received frame says of itself.
@@ -55,11 +64,27 @@ impl Template {
         // The UDP checksum stays 0, which says that there is none.
         bytes[UDP + 4..UDP + 6].copy_from_slice(&length(size - UDP));
         bytes[STAMP..STAMP + 8].copy_from_slice(&run.to_le_bytes());
-        Self { bytes }
+        Self { bytes, inner: 0, answers: false }
+    }
+
+    /// The other end of the same conversations.
+    pub(crate) const fn answering(mut self) -> Self {
+        self.answers = true;
+        self
+    }
+
+    /// The frame inside the headers of a tunnel.
+    pub(crate) fn inside(mut self, tunnel: &Tunnel) -> Self {
+        let mut bytes = tunnel.headers(self.bytes.len());
+        self.inner = bytes.len();
+        bytes.append(&mut self.bytes);
+        self.bytes = bytes;
+        self
     }
 
     pub(crate) fn set_run(&mut self, run: u64) {
-        self.bytes[STAMP..STAMP + 8].copy_from_slice(&run.to_le_bytes());
+        let at = self.inner + STAMP;
+        self.bytes[at..at + 8].copy_from_slice(&run.to_le_bytes());
     }
 
     pub(crate) const fn len(&self) -> usize {
@@ -70,8 +95,17 @@ impl Template {
     pub(crate) fn emit(&self, flow: u32, sent_at: u64, number: u64, into: &mut [u8]) {
         into.copy_from_slice(&self.bytes);
         let port = |number: u32| u16::try_from(number).unwrap_or(u16::MAX).to_be_bytes();
-        into[UDP..UDP + 2].copy_from_slice(&port(PORT_FIRST + flow % PORTS));
-        into[UDP + 2..UDP + 4].copy_from_slice(&port(PORT_FIRST + flow / PORTS));
+        let (mut from, mut to) = (port(PORT_FIRST + flow % PORTS), port(PORT_FIRST + flow / PORTS));
+        if self.answers {
+            std::mem::swap(&mut from, &mut to);
+        }
+        if self.inner > 0 {
+            // RFC 7348 §5: the outer source port tells flows apart.
+            into[UDP..UDP + 2].copy_from_slice(&port(EPHEMERAL_FIRST + flow % EPHEMERALS));
+        }
+        let into = &mut into[self.inner..];
+        into[UDP..UDP + 2].copy_from_slice(&from);
+        into[UDP + 2..UDP + 4].copy_from_slice(&to);
         into[STAMP + 8..STAMP + 16].copy_from_slice(&sent_at.to_le_bytes());
         into[STAMP + 16..STAMP + 24].copy_from_slice(&number.to_le_bytes());
     }
@@ -87,7 +121,7 @@ pub(crate) fn stamp(frame: &[u8]) -> Option<Stamp> {
 }
 
 /// RFC 1071 over a header whose checksum field is zero.
-fn header_checksum(header: &[u8]) -> u16 {
+pub(crate) fn header_checksum(header: &[u8]) -> u16 {
     let (pairs, _) = header.as_chunks::<2>();
     let sum: u32 = pairs.iter().map(|pair| u32::from(u16::from_be_bytes(*pair))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
@@ -124,6 +158,14 @@ mod tests {
         assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff, "a right header sums to all ones");
         assert_eq!(frame[16..18], [0, 52]);
         assert_eq!(frame[38..40], [0, 32]);
+    }
+
+    #[test]
+    fn an_answer_has_the_ports_of_its_question_the_other_way_round() {
+        let (mut question, mut answer) = (vec![0; 128], vec![0; 128]);
+        template(128).emit(70_000, 1, 2, &mut question);
+        template(128).answering().emit(70_000, 1, 2, &mut answer);
+        assert_eq!((&question[34..36], &question[36..38]), (&answer[36..38], &answer[34..36]));
     }
 
     #[test]

@@ -13,6 +13,7 @@
 mod engine;
 mod frame;
 mod options;
+mod tunnel;
 
 pub(crate) use engine::NetResult;
 pub(crate) use options::Options;

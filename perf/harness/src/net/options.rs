@@ -29,7 +29,23 @@ pub(crate) struct Options {
     pub ip_a: Ipv4Addr,
     #[arg(long, default_value = "10.0.0.2")]
     pub ip_b: Ipv4Addr,
-    /// Conversations in each direction: UDP ports vary.
+    /// Port b is the wire to another node: what comes out there is taken out of VXLAN, and what is
+    /// sent there is put into VXLAN with this network number.
+    #[arg(long)]
+    pub vxlan: Option<u32>,
+    /// With --vxlan: the switch's end of the tunnel
+    #[arg(long, default_value = "172.16.0.1")]
+    pub vtep: Ipv4Addr,
+    /// With --vxlan: the switch's address on the wire
+    #[arg(long, default_value = "02:00:00:00:01:01")]
+    pub vtep_mac: MacAddress,
+    /// With --vxlan: our end of the tunnel, for which ARP is answered
+    #[arg(long, default_value = "172.16.0.2")]
+    pub far_vtep: Ipv4Addr,
+    /// With --vxlan: our address on the wire
+    #[arg(long, default_value = "02:00:00:00:01:02")]
+    pub far_vtep_mac: MacAddress,
+    /// Conversations: UDP ports vary. With --both, b answers in those of a.
     #[arg(long, default_value_t = 1)]
     pub flows: u32,
     /// Bytes of a frame without its checksum.
@@ -79,6 +95,9 @@ impl Options {
         if !(1..=1 << 24).contains(&self.flows) {
             bail!("--flows {}: give 1 to 16777216", self.flows);
         }
+        if self.vxlan.is_some_and(|vni| vni >= 1 << 24) {
+            bail!("--vxlan: a network number has 24 bits");
+        }
         if self.pps == Some(0) {
             bail!("--pps 0 never sends anything; leave it out for no limit");
         }
@@ -93,8 +112,9 @@ impl Options {
 
     /// The DPDK device of one port.
     pub(crate) fn device(&self, index: usize) -> String {
+        let mac_b = if self.vxlan.is_some() { self.far_vtep_mac } else { self.mac_b };
         let (path, mac): (&Path, _) =
-            if index == 0 { (&self.a, self.mac_a) } else { (&self.b, self.mac_b) };
+            if index == 0 { (&self.a, self.mac_a) } else { (&self.b, mac_b) };
         let flag = |is_on| u8::from(is_on);
         format!(
             "net_virtio_user{index},path={},mac={mac},queue_size={},server={},packed_vq={},\

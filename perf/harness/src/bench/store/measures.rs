@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is measured of the store and is no rate between contenders.
 
-use super::super::contender::{disk_folder, memory_folder};
+use super::super::shared::{disk_folder, memory_folder};
 use super::super::{Run, Series, Verdict};
 use super::server::{SPAN, Who, client, fill, status};
 use anyhow::{Context, Result, bail};

@@ -13,9 +13,10 @@
 mod cases;
 mod fio;
 mod measures;
+mod qemu;
 mod server;
 
-use super::{CaseResult, Run, Series, Verdict};
+use super::{CaseResult, Series, Verdict};
 use crate::machine::Circumstances;
 use anyhow::Result;
 pub(crate) use cases::all;
@@ -165,21 +166,6 @@ fn judge(bar: Bar, series: &[Series]) -> Option<Verdict> {
             at_most("most - least of the clients, % of their mean".to_owned(), measured, limit)
         }
     })
-}
-
-impl Series {
-    fn take(&mut self, run: Run) {
-        self.figures.push(run.figure);
-        self.p50.push(run.p50);
-        self.p99.push(run.p99);
-        self.losses += run.losses;
-        self.command = run.command;
-        self.cycles.extend(run.cycles);
-        self.system_calls.extend(run.system_calls);
-        self.cpu.extend(run.cpu);
-        self.amplification.extend(run.amplification);
-        self.unfairness.extend(run.unfairness);
-    }
 }
 
 /// For the servers' folder.

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who serves disks: ours in its settings, and the peers. Started and filled when first needed.
 
-use super::super::contender::{disk_folder, perf, qemu_storage_daemon, read};
+use super::super::shared::{disk_folder, perf, read};
 use super::super::{Folder, Run};
 use super::fio;
+use super::qemu::qemu_storage_daemon;
 use crate::blk;
 use anyhow::{Context, Result};
 use plinth_stage::daemon::output;
