@@ -12,6 +12,7 @@ mod failure;
 mod import;
 mod init;
 mod join;
+mod net;
 pub mod output;
 mod run;
 pub mod table;

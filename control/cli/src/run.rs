@@ -3,7 +3,7 @@
 
 use crate::args::{Arguments, Deed};
 use crate::failure::{Failure, exit};
-use crate::{console, import, init, join, output};
+use crate::{console, import, init, join, net, output};
 use clap::CommandFactory;
 use plinth_api::{Answer, NodeView, PoolCreate, Refusal, Reply, Request, SwitchTable};
 use plinth_client::{Dialer, Identity, OperatorConfig, Peer, Role};
@@ -79,6 +79,10 @@ async fn carry_out(peer: &Peer, deed: Deed, json: bool) -> Result<String, Failur
             call(peer, &Request::PoolCreate(PoolCreate { node, ..request })).await?
         }
         Deed::Switch(node, table) => switch(peer, node, table).await?,
+        Deed::Net(node, deed) => {
+            let node = the_node(peer, node).await?;
+            return net::net(peer, node, deed, json).await;
+        }
         Deed::Console(name) => {
             console::attach(peer, &name).await?;
             return Ok(String::new());

@@ -11,6 +11,7 @@ use plinth_api::{
 };
 use plinth_ids::{Name, PoolId, SnapshotId, VolumeId};
 use plinth_store_api::{Answer, Verb};
+use plinth_switch_api::Look;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -101,11 +102,24 @@ impl Inner {
                 self.switch_socket().flows(limit).map(AgentAnswer::SwitchFlows)
             }
             Command::SwitchDrops => self.switch_socket().drops().map(AgentAnswer::SwitchDrops),
+            Command::SwitchLook(question) => return self.look_at_switch(&question),
             Command::ImageImport { .. } => {
                 return Err(Refusal::new(Code::Invalid, "an import comes with its bytes"));
             }
         }
         .map_err(|trouble| refusal(&trouble))
+    }
+
+    /// Hands a question on. It is read here first, so that nothing but a question gets through.
+    fn look_at_switch(&self, question: &str) -> Result<AgentAnswer, Refusal> {
+        let look: Look = serde_json::from_str(question).map_err(|err| {
+            Refusal::new(Code::Invalid, format!("the question is not understood: {err}"))
+                .remedy("use a plinth of the node's version")
+        })?;
+        let sight = self.switch_socket().look(look).map_err(|trouble| refusal(&trouble))?;
+        let text = serde_json::to_string(&sight)
+            .map_err(|err| Refusal::new(Code::Failed, format!("the answer has no text: {err}")))?;
+        Ok(AgentAnswer::SwitchSight(text))
     }
 
     /// A new store process takes over from the one that runs.

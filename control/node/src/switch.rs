@@ -6,7 +6,7 @@ use plinth_api as api;
 use plinth_ids::Epoch;
 use plinth_manage::Client;
 use plinth_switch_api::{
-    Answer, DropCount, FlowStatus, PortStatus, Reply, Request, SwitchConfig, Verb,
+    Answer, DropCount, FlowStatus, Look, PortStatus, Reply, Request, Sight, SwitchConfig, Verb,
 };
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,6 +46,13 @@ impl Switch {
     pub(crate) fn drops(&self) -> Result<Vec<api::DropCount>, Trouble> {
         match self.ask(Verb::Drops)? {
             Answer::Drops(drops) => Ok(drops.into_iter().map(drop_count).collect()),
+            _ => Err(Trouble::Confused),
+        }
+    }
+
+    pub(crate) fn look(&self, look: Look) -> Result<Sight, Trouble> {
+        match self.ask(Verb::Look(look))? {
+            Answer::Sight(sight) => Ok(sight),
             _ => Err(Trouble::Confused),
         }
     }

@@ -51,7 +51,17 @@ pub(crate) async fn answer(shared: &Shared, request: Request) -> Result<Answer, 
             wait::until_deleted(&shared.store, &name, wait_ms).await?;
             Ok(Answer::Done)
         }
-        Request::Switch { node, table } => switch(shared, &node, table).await,
+        Request::Switch { node, table } => {
+            let command = match table {
+                SwitchTable::Ports => Command::SwitchPorts,
+                SwitchTable::Flows { limit } => Command::SwitchFlows { limit },
+                SwitchTable::Drops => Command::SwitchDrops,
+            };
+            switch(shared, &node, command).await
+        }
+        Request::SwitchLook { node, question } => {
+            switch(shared, &node, Command::SwitchLook(question)).await
+        }
         reading if is_reading(&reading) => show(shared, |state| read(state, &reading)).await,
         other if network::is_ours(&other) => network::answer(shared, other).await,
         other => storage::answer(shared, other).await,
@@ -259,15 +269,10 @@ async fn is_made(shared: &Shared, name: &Name) -> Result<(), Refusal> {
     }
 }
 
-async fn switch(shared: &Shared, node: &Name, table: SwitchTable) -> Result<Answer, Refusal> {
+async fn switch(shared: &Shared, node: &Name, command: Command) -> Result<Answer, Refusal> {
     let id = {
         let state = shared.store.state().await;
         plinth_planner::find(&state.cluster.nodes, "node", "--node", node)?.id
-    };
-    let command = match table {
-        SwitchTable::Ports => Command::SwitchPorts,
-        SwitchTable::Flows { limit } => Command::SwitchFlows { limit },
-        SwitchTable::Drops => Command::SwitchDrops,
     };
     let request = AgentRequest::Perform(command);
     let reply = shared.link(id).call(&request, TABLE_LIMIT).await.map_err(|err| {
@@ -278,6 +283,7 @@ async fn switch(shared: &Shared, node: &Name, table: SwitchTable) -> Result<Answ
         AgentAnswer::SwitchPorts(ports) => Ok(Answer::SwitchPorts(ports)),
         AgentAnswer::SwitchFlows(flows) => Ok(Answer::SwitchFlows(flows)),
         AgentAnswer::SwitchDrops(drops) => Ok(Answer::SwitchDrops(drops)),
+        AgentAnswer::SwitchSight(sight) => Ok(Answer::SwitchSight(sight)),
         _ => Err(Refusal::new(Code::Failed, format!("node {node} gave another answer"))),
     }
 }

@@ -6,7 +6,7 @@ use crossbeam_channel::Sender;
 use plinth_backends::DeviceToken;
 use plinth_ids::PortId;
 use plinth_switch_api::{DropCount, FlowStatus, PortStatus};
-use plinth_vswitch::{FlowCounters, Snapshot};
+use plinth_vswitch::{FlowCopy, FlowCounters, FlowFilter, Snapshot};
 use std::sync::Arc;
 
 /// One thing for the worker to do, each a bounded piece of work between two bursts.
@@ -36,6 +36,21 @@ pub enum Message {
         question: Question,
         answer: Sender<Answer>,
     },
+    /// One step through the flow table, into room that is there already.
+    ScanFlows {
+        from: u32,
+        filter: FlowFilter,
+        rows: Vec<FlowCopy>,
+        answer: Sender<Scanned>,
+    },
+}
+
+/// What a step through the flow table found.
+#[derive(Debug)]
+pub struct Scanned {
+    pub rows: Vec<FlowCopy>,
+    /// Where to go on, if the table's end was not reached.
+    pub next: Option<u32>,
 }
 
 /// Which port stands behind which id.

@@ -3,7 +3,7 @@
 
 use crate::message::{PortSet, UplinkChange};
 use crate::path::Path;
-use crate::{Answer, Discarded, GuestPort, Message, Port, Question};
+use crate::{Answer, Discarded, GuestPort, Message, Port, Question, Scanned};
 use crossbeam_channel::{Receiver, Sender};
 use plinth_backends::{DeviceToken, QueueEvent};
 use plinth_dpdk::Registration;
@@ -100,6 +100,10 @@ impl DataPath {
                 let told = self.answer(now, question);
                 // Whoever asked may have given up waiting.
                 let _ = answer.try_send(told);
+            }
+            Message::ScanFlows { from, filter, mut rows, answer } => {
+                let next = self.path.switch.scan_flows(now, from, &filter, &mut rows);
+                let _ = answer.try_send(Scanned { rows, next });
             }
         }
     }

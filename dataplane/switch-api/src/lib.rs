@@ -7,6 +7,7 @@
 //! socket, so that a person can speak them with `socat`. A field that is not known is an error:
 //! a configuration that is half understood must not be carried out.
 
+mod look;
 mod security;
 mod vpc;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+pub use look::{DropQuery, DropRow, FLOW_PAGE_MAX, FlowPage, FlowQuery, FlowRow, Look, Sight};
 pub use security::{Direction, Priority, Rule, RulePeer, RuleProtocol, RuleVerdict, SecurityGroup};
 pub use vpc::{NextHop, Route, Subnet, SubnetPrefix, Vpc};
 
@@ -141,6 +143,8 @@ pub enum Verb {
         limit: u32,
     },
     Drops,
+    /// What a person asks when something does not work.
+    Look(Look),
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -157,6 +161,7 @@ pub enum Answer {
     Ports(Vec<PortStatus>),
     Flows(Vec<FlowStatus>),
     Drops(Vec<DropCount>),
+    Sight(Sight),
 }
 
 /// The answer is no. `code` is stable, `text` is for people and names the remedy.

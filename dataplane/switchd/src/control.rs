@@ -87,6 +87,11 @@ impl Control {
         self.scene().snapshot.epoch()
     }
 
+    /// The configuration in force, compiled.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.scene().snapshot)
+    }
+
     pub(crate) fn uplink_stats(&self) -> Option<EthStats> {
         self.scene().uplink.as_ref().map(|uplink| uplink.device.stats())
     }

@@ -12,6 +12,7 @@
 //! the management socket. Guests are served before anybody can ask.
 
 mod control;
+mod look;
 mod nic;
 mod refusal;
 mod service;

@@ -53,3 +53,8 @@ pub(crate) fn of_worker(error: &WorkerSilent) -> Refusal {
 pub(crate) fn of_line(fault: &LineFault) -> Refusal {
     refused(fault.code(), fault)
 }
+
+/// A question that cannot be answered as it was put.
+pub(crate) fn of_look(text: String) -> Refusal {
+    Refusal { code: "look-invalid".to_owned(), text }
+}

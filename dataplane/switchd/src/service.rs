@@ -2,6 +2,7 @@
 //! What the management socket answers.
 
 use crate::control::Control;
+use crate::look;
 use crate::refusal;
 use crate::worker::WorkerPort;
 use plinth_dpdk::EthStats;
@@ -9,8 +10,8 @@ use plinth_manage::{LineFault, Service};
 use plinth_ports::{Answer as Told, Question, StageCycles};
 use plinth_rt::{StatsSnapshot, WorkerStats};
 use plinth_switch_api::{
-    Answer, DropCount, PortStatus, Refusal, Reply, Request, StageStatus, Status, UPLINK, Verb,
-    WorkerStatus,
+    Answer, DropCount, Look, PortStatus, Refusal, Reply, Request, Sight, StageStatus, Status,
+    UPLINK, Verb, WorkerStatus,
 };
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -66,6 +67,21 @@ impl Switchd {
                 }
                 other => unreachable!("asked for drops and told {other:?}"),
             },
+            Verb::Look(look) => self.look(&look).map(Answer::Sight),
+        }
+    }
+
+    fn look(&self, look: &Look) -> Result<Sight, Refusal> {
+        let snapshot = self.control.snapshot();
+        match look {
+            Look::Status => Ok(Sight::Status(self.status())),
+            Look::Drops(query) => match self.ask(Question::Ports)? {
+                Told::Ports(ports) => {
+                    look::drops(&snapshot, query, &self.with_uplink(ports)).map(Sight::Drops)
+                }
+                other => unreachable!("asked for ports and told {other:?}"),
+            },
+            Look::Flows(query) => look::flows(&self.port, &snapshot, query).map(Sight::Flows),
         }
     }
 

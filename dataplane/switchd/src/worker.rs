@@ -4,9 +4,9 @@
 use crossbeam_channel::{Sender, bounded};
 use plinth_backends::WorkerLink;
 use plinth_dpdk::Eal;
-use plinth_ports::{Answer, DataPath, Discarded, Message, Question};
+use plinth_ports::{Answer, DataPath, Discarded, Message, Question, Scanned};
 use plinth_rt::{InboxSender, SpawnError, Worker, WorkerConfig, inbox};
-use plinth_vswitch::Limits;
+use plinth_vswitch::{FlowCopy, FlowFilter, Limits};
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
@@ -75,6 +75,18 @@ impl WorkerPort {
     ) -> Result<Discarded, WorkerSilent> {
         let (answer, answered) = bounded(1);
         self.tell(message(answer))?;
+        answered.recv_timeout(PATIENCE).map_err(|_| WorkerSilent)
+    }
+
+    /// One step through the flow table.
+    pub(crate) fn scan(
+        &self,
+        from: u32,
+        filter: FlowFilter,
+        rows: Vec<FlowCopy>,
+    ) -> Result<Scanned, WorkerSilent> {
+        let (answer, answered) = bounded(1);
+        self.tell(Message::ScanFlows { from, filter, rows, answer })?;
         answered.recv_timeout(PATIENCE).map_err(|_| WorkerSilent)
     }
 

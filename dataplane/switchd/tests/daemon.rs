@@ -7,7 +7,7 @@
 mod support;
 
 use plinth_ids::Epoch;
-use plinth_switch_api::{Answer, Underlay, Verb};
+use plinth_switch_api::{Answer, DropQuery, FlowQuery, Look, Sight, Underlay, Verb};
 use plinth_wire::checksum;
 use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
@@ -88,6 +88,43 @@ fn two_guests_find_and_reach_each_other() {
     };
     assert_eq!(flows.len(), 2, "one for each direction: {flows:?}");
     assert_eq!(daemon.drops(), []);
+}
+
+#[test]
+fn a_person_sees_flows_drops_and_load() {
+    let (daemon, mut first, mut second) = pair();
+    assert_reaches((1, &mut first), (2, &mut second));
+    let spoofed = ipv4(3, 2, 17, &[0x10, 0, 0x20, 0, 0, 8, 0, 0]);
+    first.send(&spoofed, None);
+    let look = |look| match daemon.ask(Verb::Look(look)) {
+        Ok(Answer::Sight(sight)) => Ok(sight),
+        Ok(other) => panic!("a look is answered with {other:?}"),
+        Err(refusal) => Err(refusal),
+    };
+    let drops = eventually("the spoofed frame is counted", || {
+        let query = DropQuery { port: Some("1".to_owned()), ..DropQuery::default() };
+        match look(Look::Drops(query)) {
+            Ok(Sight::Drops(rows)) if !rows.is_empty() => Some(rows),
+            _ => None,
+        }
+    });
+    assert_eq!((drops[0].reason.as_str(), drops[0].packets), ("source-mac-spoofed", 1));
+    let query = FlowQuery { port: Some("2".to_owned()), limit: 10, ..FlowQuery::default() };
+    let Ok(Sight::Flows(page)) = look(Look::Flows(query.clone())) else { panic!("a page comes") };
+    assert_eq!((page.flows.len(), page.next), (0, None), "nothing came from port 2");
+    let query = FlowQuery { port: None, vpc: Some("5".to_owned()), ..query };
+    let Ok(Sight::Flows(page)) = look(Look::Flows(query.clone())) else { panic!("a page comes") };
+    assert_eq!(page.flows.len(), 1, "{page:?}");
+    let Ok(Sight::Status(status)) = look(Look::Status) else { panic!("a status comes") };
+    assert!(status.workers[0].stages.iter().any(|stage| stage.packets > 0), "{status:?}");
+    for wrong in [
+        FlowQuery { port: Some("nobody".to_owned()), ..query.clone() },
+        FlowQuery { vpc: Some("nobody".to_owned()), ..query.clone() },
+        FlowQuery { state: Some("happy".to_owned()), ..query.clone() },
+        FlowQuery { limit: 0, ..query },
+    ] {
+        assert_eq!(look(Look::Flows(wrong)).unwrap_err().code, "look-invalid");
+    }
 }
 
 #[test]

@@ -37,6 +37,7 @@ mod pipeline;
 mod prefix_table;
 #[allow(dead_code, reason = "the stages that route and filter take it up")]
 mod route;
+mod scan;
 #[allow(dead_code, reason = "the stages that route and filter take it up")]
 mod security;
 mod snapshot;
@@ -52,6 +53,7 @@ pub use counters::PortCounters;
 pub use drop_reason::DropReason;
 pub use limits::{Limits, Timeouts, VpcLimits};
 pub use packet::{BURST_MAX, HEADERS_MAX, Offload, Packet, PortIndex, Verdict};
+pub use scan::{FLOW_ROOM_MIN, FlowCopy, FlowFilter};
 pub use snapshot::{PortChange, Snapshot};
 pub use status::FLOWS_LISTED_MAX;
 pub use switch::{ControlFrame, FlowCounters, Switch};

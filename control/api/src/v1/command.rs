@@ -231,6 +231,9 @@ pub enum Command {
         limit: u32,
     },
     SwitchDrops,
+    /// A question to the switch in its own words: `Look` of plinth-switch-api as JSON. Answered
+    /// with [`AgentAnswer::SwitchSight`].
+    SwitchLook(String),
     /// A new store process takes over from the one that runs. Answered with
     /// [`AgentAnswer::StoreUpgraded`] when it serves.
     StoreUpgrade,
@@ -306,5 +309,7 @@ pub enum AgentAnswer {
     SwitchPorts(Vec<SwitchPort>),
     SwitchFlows(Vec<FlowStatus>),
     SwitchDrops(Vec<DropCount>),
+    /// `Sight` of plinth-switch-api as JSON.
+    SwitchSight(String),
     StoreUpgraded(StoreUpgrade),
 }

@@ -258,6 +258,12 @@ pub enum Request {
         node: Name,
         table: SwitchTable,
     },
+    /// `question` is `Look` of plinth-switch-api as JSON. Answered with [`Answer::SwitchSight`].
+    SwitchLook {
+        #[rkyv(with = Raw)]
+        node: Name,
+        question: String,
+    },
     /// Replaces a node's store process under running guests.
     NodeUpgradeStore(#[rkyv(with = Raw)] Name),
 }
@@ -441,5 +447,7 @@ pub enum Answer {
     SwitchPorts(Vec<SwitchPort>),
     SwitchFlows(Vec<FlowStatus>),
     SwitchDrops(Vec<DropCount>),
+    /// `Sight` of plinth-switch-api as JSON.
+    SwitchSight(String),
     StoreUpgraded(StoreUpgrade),
 }

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod disk;
+mod net;
 mod network;
 mod security;
 mod storage;
@@ -12,6 +13,7 @@ mod volume;
 
 pub use cluster::{ClusterVerb, InitArguments, JoinArguments, NodeVerb, UnderlayArguments};
 pub use disk::{DiskVerb, Interval, ScrubVerb};
+pub use net::{NetDeed, NetVerb};
 pub use network::{HopArguments, NicGroupVerb, NicVerb, RouteVerb, SubnetVerb, VpcVerb};
 pub use security::{DirectionWord, PriorityWord, RuleArguments, RuleVerb, SecurityGroupVerb};
 pub use storage::{ImageVerb, ImportArguments, PoolVerb};
@@ -102,6 +104,9 @@ pub enum Area {
     /// What a node's switch does
     #[command(subcommand)]
     Switch(SwitchVerb),
+    /// Why packets go where they go: flows, drops, load
+    #[command(subcommand)]
+    Net(NetVerb),
     /// Print a completion script for a shell
     ///
     /// For bash: plinth completion bash > /etc/bash_completion.d/plinth
@@ -123,6 +128,7 @@ pub enum Deed {
     PoolCreate(plinth_api::PoolCreate, Option<plinth_ids::Name>),
     Console(plinth_ids::Name),
     Switch(Option<plinth_ids::Name>, plinth_api::SwitchTable),
+    Net(Option<plinth_ids::Name>, NetDeed),
     Completion(clap_complete::Shell),
 }
 
@@ -144,6 +150,7 @@ impl Area {
             Self::Nic(verb) => Deed::Call(verb.request()),
             Self::Vm(verb) => verb.deed(),
             Self::Switch(verb) => verb.deed(),
+            Self::Net(verb) => verb.deed(),
             Self::Completion { shell } => Deed::Completion(shell),
         }
     }

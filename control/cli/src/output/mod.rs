@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Answers as text for people and as JSON for programs.
 
+pub(crate) mod net;
 mod network;
 mod storage;
 
@@ -52,6 +53,8 @@ pub fn json(answer: &Answer) -> String {
         Answer::SwitchPorts(rows) => line(rows),
         Answer::SwitchFlows(rows) => line(rows),
         Answer::SwitchDrops(rows) => line(rows),
+        // It is JSON already.
+        Answer::SwitchSight(sight) => sight.clone(),
         Answer::StoreUpgraded(upgrade) => line(upgrade),
     };
     format!("{line}\n")
@@ -109,6 +112,7 @@ pub fn text(answer: &Answer, now: u64) -> String {
         Answer::SwitchPorts(rows) => ports(rows),
         Answer::SwitchFlows(rows) => flows(rows),
         Answer::SwitchDrops(rows) => drops(rows),
+        Answer::SwitchSight(sight) => net::text(sight),
         Answer::StoreUpgraded(upgrade) => upgraded(upgrade),
     }
 }

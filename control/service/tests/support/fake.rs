@@ -178,7 +178,10 @@ impl Fake {
             | Command::DiskRemove { .. }
             | Command::ScrubStart { .. }
             | Command::ScrubStop { .. } => self.deeds.push(word_of(command)),
-            Command::ImageImport { .. } | Command::SwitchPorts | Command::SwitchFlows { .. } => {
+            Command::ImageImport { .. }
+            | Command::SwitchPorts
+            | Command::SwitchLook(_)
+            | Command::SwitchFlows { .. } => {
                 return Err(Refusal::new(Code::Failed, "not here"));
             }
             question => return self.look(question),

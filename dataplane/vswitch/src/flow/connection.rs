@@ -151,6 +151,21 @@ impl Connection {
     }
 }
 
+/// Every name that [`Connection::state_name`] gives.
+pub(crate) const STATE_NAMES: [&str; 11] = [
+    "syn-sent",
+    "syn-crossed",
+    "syn-answered",
+    "established",
+    "half-closed",
+    "closing",
+    "closed",
+    "reset",
+    "picked-up",
+    "one-way",
+    "answered",
+];
+
 /// [`Timeouts`] as the table compares them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Milliseconds {

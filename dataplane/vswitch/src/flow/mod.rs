@@ -12,7 +12,7 @@ mod tcp_tests;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use connection::{Connection, ConnectionIndex, Direction, Tracked};
+pub(crate) use connection::{Connection, ConnectionIndex, Direction, STATE_NAMES, Tracked};
 pub(crate) use key::{Expected, FlowKey, FlowKind, Ingress, has_identifier, is_question};
 pub(crate) use table::{
     Action, Entry, FlowTable, Found, Hashed, NoRoom, Route, Slot, Way, milliseconds,

@@ -468,6 +468,30 @@ impl FlowTable {
         listed.map(move |((_, used), entry)| (entry, time.wrapping_sub(used)))
     }
 
+    pub(crate) const fn bucket_count(&self) -> usize {
+        self.buckets.len()
+    }
+
+    /// What stands in a bucket and may be shown, with its milliseconds of idleness: a connection's
+    /// entry that no packet has come to yet is not.
+    pub(crate) fn bucket_entries(
+        &self,
+        bucket: usize,
+        now: Moment,
+    ) -> impl Iterator<Item = (&Entry, u32)> {
+        let time = milliseconds(now);
+        let Bucket { tags, used } = &self.buckets[bucket];
+        let entries = &self.entries[bucket * WAYS..(bucket + 1) * WAYS];
+        let all = tags.iter().zip(used).zip(entries);
+        all.filter(|((tag, _), _)| **tag != 0)
+            .map(move |((_, used), entry)| (entry, time.wrapping_sub(*used)))
+    }
+
+    /// Whether an entry's decision is that of the configuration in force.
+    pub(crate) fn is_judged(&self, entry: &Entry) -> bool {
+        self.is_current(entry) && entry.expected != Expected::NOTHING
+    }
+
     /// First and second bucket. The second is found from the first by the tag, and is another
     /// one because the step is odd.
     pub(super) fn places(&self, hash: u64) -> (usize, usize) {

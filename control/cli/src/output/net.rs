@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a switch says of its packets, for people.
+
+use crate::table::Table;
+use plinth_planner::Size;
+use plinth_switch_api::{DropRow, FlowPage, Sight, Status};
+use std::fmt::Write;
+use std::time::Duration;
+
+/// A `Sight` of the switch, given as its JSON. One of a newer switch is shown as it came.
+pub(super) fn text(sight: &str) -> String {
+    match serde_json::from_str(sight) {
+        Ok(Sight::Status(view)) => status(&view),
+        Ok(Sight::Drops(rows)) => drops(&rows),
+        Ok(Sight::Flows(page)) => flows(&page),
+        Err(_) => format!("{sight}\n"),
+    }
+}
+
+/// A row for each stage of each worker, with its cycles a packet since the switch started.
+fn status(view: &Status) -> String {
+    let mut text = format!("switch {} process {} {}\n", view.version, view.process, view.memory);
+    for (number, worker) in view.workers.iter().enumerate() {
+        let cpu = worker.cpu.map_or_else(String::new, |cpu| format!(" cpu {cpu}"));
+        let _ = writeln!(
+            text,
+            "worker {number}{cpu} busy {:.1}% packets {} sleeps {}",
+            worker.busy * 100.0,
+            worker.packets,
+            worker.sleeps
+        );
+        let mut table = Table::new(["STAGE", "PACKETS", "CYCLES", "CYCLES/PACKET"]);
+        for stage in &worker.stages {
+            let each = stage.cycles.checked_div(stage.packets);
+            table.row([
+                stage.name.clone(),
+                stage.packets.to_string(),
+                stage.cycles.to_string(),
+                each.map(|cycles| cycles.to_string()).unwrap_or_default(),
+            ]);
+        }
+        text += &table.print();
+    }
+    text
+}
+
+fn drops(rows: &[DropRow]) -> String {
+    let mut table = Table::new(["PORT", "NAME", "VPC", "REASON", "PACKETS"]);
+    for row in rows {
+        table.row(cells(row, row.packets.to_string()));
+    }
+    table.print()
+}
+
+/// Drops of one interval.
+pub(crate) fn live_drops(rows: &[DropRow], interval: Duration) -> String {
+    let mut table = Table::new(["PORT", "NAME", "VPC", "REASON", "PACKETS/S"]);
+    for row in rows {
+        let rate = row.packets.div_ceil(interval.as_secs().max(1));
+        table.row(cells(row, rate.to_string()));
+    }
+    table.print()
+}
+
+fn cells(row: &DropRow, packets: String) -> [String; 5] {
+    let vni = row.vni.map(|vni| vni.to_string()).unwrap_or_default();
+    [
+        row.port.to_string(),
+        row.name.clone(),
+        row.vpc.clone().unwrap_or(vni),
+        row.reason.clone(),
+        packets,
+    ]
+}
+
+fn flows(page: &FlowPage) -> String {
+    let mut table = Table::new([
+        "PORT",
+        "VNI",
+        "FLOW",
+        "ACTION",
+        "STATE",
+        "AGE",
+        "IDLE",
+        "PACKETS",
+        "BYTES",
+        "BACK",
+        "BYTES BACK",
+    ]);
+    for row in &page.flows {
+        table.row([
+            row.name.clone(),
+            row.vni.to_string(),
+            row.key.clone(),
+            row.action.clone(),
+            row.state.clone().unwrap_or_default(),
+            tenths(row.age_ms),
+            tenths(row.idle_ms),
+            row.packets.to_string(),
+            Size(row.bytes).to_string(),
+            row.packets_back.map(|packets| packets.to_string()).unwrap_or_default(),
+            row.bytes_back.map(|bytes| Size(bytes).to_string()).unwrap_or_default(),
+        ]);
+    }
+    let mut text = table.print();
+    if let Some(next) = page.next {
+        let _ = writeln!(text, "there is more: --cursor {next}");
+    }
+    text
+}
+
+fn tenths(milliseconds: u64) -> String {
+    format!("{}.{}s", milliseconds / 1000, milliseconds % 1000 / 100)
+}
