@@ -92,6 +92,13 @@ impl Switch {
                 reason: "vni-unknown".to_owned(),
                 packets: 3,
             }])),
+            switch::Verb::Look(switch::Look::Drops(_)) => {
+                Ok(switch::Answer::Sight(switch::Sight::Drops(Vec::new())))
+            }
+            switch::Verb::Look(_) => Err(switch::Refusal {
+                code: "look-invalid".to_owned(),
+                text: "the fake has no packets".to_owned(),
+            }),
         }
     }
 }
