@@ -18,6 +18,10 @@
 //!   in, past the caches             220 ns        180 ns
 //! ```
 
+mod allocator;
+
+pub use allocator::LargePages;
+
 use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;

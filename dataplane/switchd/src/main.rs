@@ -33,6 +33,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The flow table is read at random places, which large pages make cheap.
+#[global_allocator]
+static ALLOCATOR: plinth_bulk::LargePages = plinth_bulk::LargePages;
+
 /// How often what could not be carried out at the start is tried again.
 const MEND_EVERY: Duration = Duration::from_secs(2);
 

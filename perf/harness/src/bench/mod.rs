@@ -34,6 +34,9 @@ pub(crate) struct Options {
     /// Not the cases whose name contains this.
     #[arg(long)]
     pub skip: Vec<String>,
+    /// In the cases of the switch, only contenders whose name contains this.
+    #[arg(long)]
+    pub who: Option<String>,
     /// Where results are kept and found.
     #[arg(long, default_value = "perf/results")]
     pub results: PathBuf,
@@ -160,7 +163,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     measure_store(options, turns, seconds)?;
     for case in net::ALL.iter().filter(|case| options.wants(case.name)) {
         println!("== {} (load {:.2})", case.name, machine::load());
-        keep(options, &net::measure(case, turns, seconds))?;
+        keep(options, &net::measure(case, options.who.as_deref(), turns, seconds))?;
     }
     if options.smoke {
         return Ok(());

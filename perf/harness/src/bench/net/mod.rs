@@ -14,8 +14,9 @@ use crate::machine::Circumstances;
 use cases::Bar;
 use contender::Contender;
 
-/// Runs the contenders of a case in turns.
-pub(crate) fn measure(case: &Case, turns: usize, seconds: f64) -> CaseResult {
+/// Runs the contenders of a case in turns; only those whose name contains `who` where it is given.
+pub(crate) fn measure(case: &Case, who: Option<&str>, turns: usize, seconds: f64) -> CaseResult {
+    let is_asked = |contender: Contender| who.is_none_or(|who| contender.name().contains(who));
     let circumstances = Circumstances::before();
     let mut series: Vec<Series> = case
         .contenders
@@ -23,7 +24,10 @@ pub(crate) fn measure(case: &Case, turns: usize, seconds: f64) -> CaseResult {
         .map(|contender| Series {
             contender: contender.name().to_owned(),
             version: contender.version(),
-            absent: contender.unmet(),
+            absent: match is_asked(*contender) {
+                true => contender.unmet(),
+                false => Some("it was left out (--who)".to_owned()),
+            },
             ..Series::default()
         })
         .collect();
