@@ -49,6 +49,7 @@ mod quick;
 mod read;
 mod replay;
 mod request;
+mod scan;
 mod scrub;
 mod slab;
 mod space;

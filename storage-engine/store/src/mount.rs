@@ -17,8 +17,9 @@ use crate::disk::{Disk, DiskError};
 use crate::journal::Journal;
 use crate::replay::Replay;
 use crate::request::ObjectKey;
+use crate::scan::{Found, Scanned, WINDOW, read_entry, read_or_lost, scan};
 use crate::store::{Omit, ReadOnlyReason, Store, StoreOptions, StoreState};
-use plinth_format::journal::{BlockData, EntryHeader, Record, RecordError};
+use plinth_format::journal::{BlockData, Record, RecordError};
 use plinth_format::{
     BLOCK_SIZE, BitmapPage, COUNTERS_MAX, IndexPage, Layout, LayoutError, Le64, PAGE_SIZE, Page,
     PageFault, StoreId, Superblock, crc32c,
@@ -45,6 +46,18 @@ pub enum MountError {
     Bounds { seq: u64 },
     #[error("journal entry {seq}, which recovery had judged, is gone")]
     JournalCut { seq: u64 },
+    #[error(
+        "journal entry {seq} is damaged (byte {offset} of the disk): the changes of entries {seq} to \
+         {last}, which were durable, cannot be replayed; nothing was written, so copy the disk, \
+         then format it and restore its volumes"
+    )]
+    Journal { seq: u64, last: u64, offset: u64 },
+    #[error(
+        "the newest superblock is lost: the other one is of session {found}, and the journal has \
+         changes of session {session}, which cannot be replayed without it; nothing was written, so \
+         copy the disk, then format it and restore its volumes"
+    )]
+    Superseded { session: u64, found: u64 },
     #[error("{key} is in the index twice")]
     Twice { key: ObjectKey },
     #[error("the disk failed")]
@@ -52,16 +65,6 @@ pub enum MountError {
     #[error("the disk failed while the recovered state was written")]
     ReadOnly(ReadOnlyReason),
 }
-
-/// An entry that was found whole in the journal.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Found {
-    pub(crate) offset: u64,
-    pub(crate) header: EntryHeader,
-}
-
-/// How much of a region is read in one go.
-const WINDOW: usize = 1 << 20;
 
 impl<D: Disk> Store<D> {
     /// Recovers the store on a disk.
@@ -92,7 +95,8 @@ impl<D: Disk> Store<D> {
         let placeholder = Journal::new(layout.journal_length, 0, 1);
         let mut store = Self::new(disk, layout, id, options, placeholder, session.wrapping_add(1));
         store.load_tables(superblock.index_pages.get())?;
-        let mut entries = scan(&mut store.io.disk, &layout, &superblock)?;
+        let Scanned { mut entries, highest } =
+            scan(&mut store.io.disk, &layout, &superblock, options.omit)?;
         let judged = superblock.judged_seq.get();
         store.checkpoint.generation = superblock.generation();
         if judged != 0 {
@@ -110,7 +114,7 @@ impl<D: Disk> Store<D> {
         if superblock.undiscarded.get() != 0 || !entries.is_empty() {
             store.discard_all_free();
         }
-        store.begin_session(&superblock, &entries)?;
+        store.begin_session(&superblock, &entries, highest)?;
         store.discards.is_open = true;
         Ok(store)
     }
@@ -177,10 +181,10 @@ impl<D: Disk> Store<D> {
             if count == 0 || data_block.checked_add(count).is_none_or(|end| end > blocks) {
                 return Err(MountError::Bounds { seq });
             }
-            let buffer = IoBuffer::zeroed(checksums.len() * BLOCK_SIZE as usize);
             let address = self.layout.data_address(data_block);
             // A block that cannot be read was not written whole.
-            let Ok(data) = blocking::read(&mut self.io.disk, address, buffer) else {
+            let length = checksums.len() * BLOCK_SIZE as usize;
+            let Some(data) = read_or_lost(&mut self.io.disk, address, length)? else {
                 return Ok(false);
             };
             let blocks = data.as_bytes().chunks_exact(BLOCK_SIZE as usize);
@@ -197,13 +201,17 @@ impl<D: Disk> Store<D> {
         let Some(last) = entries.last() else { return Ok(()) };
         let mut image = *superblock;
         image.judged_seq = last.header.seq;
-        self.checkpoint.generation += 1;
-        let generation = self.checkpoint.generation;
-        let address = self.layout.superblock_address(generation % 2);
-        let mut buffer = IoBuffer::zeroed(PAGE_SIZE);
-        put_page(&mut buffer, &mut image, self.id, address, generation);
-        blocking::write(&mut self.io.disk, address, buffer)?;
-        Ok(blocking::flush(&mut self.io.disk)?)
+        // Both copies, one after the other: whichever of them is lost, nothing is judged twice.
+        for _ in 0..2 {
+            self.checkpoint.generation += 1;
+            let generation = self.checkpoint.generation;
+            let address = self.layout.superblock_address(generation % 2);
+            let mut buffer = IoBuffer::zeroed(PAGE_SIZE);
+            put_page(&mut buffer, &mut image, self.id, address, generation);
+            blocking::write(&mut self.io.disk, address, buffer)?;
+            blocking::flush(&mut self.io.disk)?;
+        }
+        Ok(())
     }
 
     /// Opens an empty journal behind the old one and writes the first checkpoint of the session.
@@ -211,6 +219,7 @@ impl<D: Disk> Store<D> {
         &mut self,
         superblock: &Superblock,
         entries: &[Found],
+        highest: u64,
     ) -> Result<(), MountError> {
         let length = self.layout.journal_length;
         let (offset, seq) = match entries.last() {
@@ -222,8 +231,9 @@ impl<D: Disk> Store<D> {
         };
         // Numbers of entries that a crash took back are not used again: somebody may have seen
         // the versions of objects that they gave.
-        let lost = length / PAGE_SIZE as u64;
-        self.journal = Journal::new(length, offset, seq.max(1).saturating_add(lost));
+        let seq = seq.max(1).saturating_add(numbers_lost(&self.layout));
+        // Nor are those that an earlier try of this mount has left: they would vouch for ours.
+        self.journal = Journal::new(length, offset, seq.max(highest.saturating_add(1)));
         self.request_checkpoint();
         let mut none = Vec::new();
         while self.checkpoint.is_running() {
@@ -271,7 +281,7 @@ fn newest_superblock<D: Disk>(disk: &mut D) -> Result<Superblock, MountError> {
         if disk.geometry().length < address + PAGE_SIZE as u64 {
             continue;
         }
-        let Ok(bytes) = blocking::read(disk, address, IoBuffer::zeroed(PAGE_SIZE)) else {
+        let Some(bytes) = read_or_lost(disk, address, PAGE_SIZE)? else {
             *fault = PageFault::Checksum;
             continue;
         };
@@ -301,8 +311,7 @@ fn read_pairs<D: Disk, P: Page>(
     while first < pages {
         let count = per_window.min(pages - first);
         let start = base + u64::from(first) * 2 * PAGE_SIZE as u64;
-        let buffer = IoBuffer::zeroed(count as usize * 2 * PAGE_SIZE);
-        let bytes = blocking::read(disk, start, buffer)?;
+        let bytes = read_what_is_left(disk, start, count as usize * 2 * PAGE_SIZE)?;
         for (index, pair) in (0..count).zip(bytes.as_bytes().chunks_exact(2 * PAGE_SIZE)) {
             let address = start + u64::from(index) * 2 * PAGE_SIZE as u64;
             let good = |copy: usize| {
@@ -322,85 +331,28 @@ fn read_pairs<D: Disk, P: Page>(
     Ok(())
 }
 
-/// Follows the journal from the replay point for as long as each entry is the next one.
-fn scan<D: Disk>(
+/// Reads pages; those that the device has lost are zeros, which are no page.
+fn read_what_is_left<D: Disk>(
     disk: &mut D,
-    layout: &Layout,
-    superblock: &Superblock,
-) -> Result<Vec<Found>, MountError> {
-    let mut window = Window::default();
-    let mut entries = Vec::new();
-    let mut offset = superblock.replay_offset.get();
-    let mut seq = superblock.replay_seq.get();
-    let id = superblock.store();
-    while let Some(found) = [offset, 0].into_iter().find_map(|at| {
-        let header = entry_at(disk, layout, id, at, &mut window)?;
-        let is_next = header.seq.get() == seq && header.session.get() == superblock.session.get();
-        is_next.then_some(Found { offset: at, header })
-    }) {
-        offset = (found.offset + found.header.length()) % layout.journal_length;
-        entries.push(found);
-        let Some(next) = seq.checked_add(1) else { break };
-        seq = next;
-    }
-    Ok(entries)
-}
-
-/// Bytes of the journal that were read together.
-#[derive(Default)]
-struct Window {
     start: u64,
-    bytes: Option<IoBuffer>,
-}
-
-impl Window {
-    /// The journal's bytes from `at`, or nothing when they cannot be read.
-    fn bytes<D: Disk>(
-        &mut self,
-        disk: &mut D,
-        layout: &Layout,
-        at: u64,
-        length: usize,
-    ) -> Option<&[u8]> {
-        let have = self.bytes.as_ref().map_or(0, |bytes| bytes.length() as u64);
-        let is_inside = at >= self.start && at + length as u64 <= self.start + have;
-        if !is_inside {
-            let room = usize::try_from(layout.journal_length - at).unwrap_or(usize::MAX);
-            let buffer = IoBuffer::zeroed(WINDOW.max(length).min(room));
-            self.bytes = blocking::read(disk, layout.journal_offset + at, buffer).ok();
-            self.start = at;
-        }
-        let from = usize::try_from(at - self.start).ok()?;
-        self.bytes.as_ref()?.as_bytes().get(from..from + length)
-    }
-}
-
-fn entry_at<D: Disk>(
-    disk: &mut D,
-    layout: &Layout,
-    id: StoreId,
-    at: u64,
-    window: &mut Window,
-) -> Option<EntryHeader> {
-    let address = layout.journal_offset + at;
-    let first = window.bytes(disk, layout, at, PAGE_SIZE)?;
-    let header = EntryHeader::parse(first, id, address).ok()?;
-    if header.length() > layout.journal_length - at {
-        return None;
-    }
-    let length = usize::try_from(header.length()).ok()?;
-    let entry = window.bytes(disk, layout, at, length)?;
-    header.open(entry).ok().map(|_| header)
-}
-
-/// Reads one entry that was found before.
-pub(crate) fn read_entry<D: Disk>(
-    disk: &mut D,
-    layout: &Layout,
-    entry: Found,
+    length: usize,
 ) -> Result<IoBuffer, DiskError> {
-    let length = usize::try_from(entry.header.length()).unwrap_or(0);
-    blocking::read(disk, layout.journal_offset + entry.offset, IoBuffer::zeroed(length))
+    if let Some(bytes) = read_or_lost(disk, start, length)? {
+        return Ok(bytes);
+    }
+    let mut bytes = IoBuffer::zeroed(length);
+    for (index, into) in (0..).zip(bytes.as_bytes_mut().chunks_exact_mut(PAGE_SIZE)) {
+        let at = start + index * PAGE_SIZE as u64;
+        if let Some(page) = read_or_lost(disk, at, PAGE_SIZE)? {
+            into.copy_from_slice(page.as_bytes());
+        }
+    }
+    Ok(bytes)
+}
+
+/// How many numbers a recovery passes over: a journal has no room for more entries.
+pub(crate) const fn numbers_lost(layout: &Layout) -> u64 {
+    layout.journal_length / PAGE_SIZE as u64
 }
 
 /// Whether a page lacks what an entry says.

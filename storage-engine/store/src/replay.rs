@@ -10,8 +10,9 @@ use crate::blocking;
 use crate::buffer::IoBuffer;
 use crate::checkpoint::put_page;
 use crate::disk::Disk;
-use crate::mount::{Found, MountError, is_newer, read_entry};
+use crate::mount::{MountError, is_newer, numbers_lost};
 use crate::objects::{BAD_FRAME, NO_FRAME, key_bytes, object_key};
+use crate::scan::{Found, read_entry};
 use crate::store::{Omit, Store};
 use plinth_format::journal::{BlockData, Record, change_version, entry_length};
 use plinth_format::{
@@ -31,11 +32,19 @@ pub(crate) struct Replay<'a, D> {
     seq: u64,
     /// Halves of objects that were being overwritten in place.
     marks: BTreeSet<(u32, u32)>,
+    /// The last entry that there is, and the byte of the disk behind it.
+    last: u64,
+    end: u64,
 }
 
 impl<'a, D: Disk> Replay<'a, D> {
     pub(crate) fn run(store: &'a mut Store<D>, entries: &[Found]) -> Result<(), MountError> {
-        let mut replay = Self { store, deferred: BTreeMap::new(), seq: 0, marks: BTreeSet::new() };
+        let found = entries.last();
+        let last = found.map_or(0, |entry| entry.header.seq.get());
+        let end = found.map_or(0, |entry| entry.offset + entry.header.length())
+            + store.layout.journal_offset;
+        let (deferred, marks) = (BTreeMap::new(), BTreeSet::new());
+        let mut replay = Self { store, deferred, seq: 0, marks, last, end };
         for &entry in entries {
             replay.entry(entry)?;
         }
@@ -190,10 +199,15 @@ impl<'a, D: Disk> Replay<'a, D> {
                     self.deferred.insert(data_block + step, at);
                 }
             }
-            // Nothing is deferred for these: they are not overwritten in place before a
-            // checkpoint has cut the entry that deferred them.
-            BlockData::InPlace { data_block } if is_inside(data_block) => {}
-            BlockData::InPlace { .. } => return Err(MountError::Bounds { seq }),
+            // Nothing is deferred for these, for they are not overwritten in place before a
+            // checkpoint has cut the entry that deferred them; but for a recovery from the older
+            // of two superblocks, which programs that wrote only one of them have left.
+            BlockData::InPlace { data_block } => {
+                if !is_inside(data_block) {
+                    return Err(MountError::Bounds { seq });
+                }
+                self.forget_deferred(data_block, u32::try_from(count).unwrap_or(0));
+            }
             BlockData::Shared => {}
         }
         Ok(())
@@ -253,7 +267,10 @@ impl<'a, D: Disk> Replay<'a, D> {
             let buffer = IoBuffer::zeroed(2 * PAGE_SIZE);
             let bytes = blocking::read(&mut self.store.io.disk, address, buffer);
             match bytes.ok().and_then(|bytes| self.store.choose_map(slot, half, &bytes)) {
-                Some((found, newest)) => (page, generation) = (found, newest),
+                Some((found, newest)) => {
+                    self.judge_page(found.seq.get())?;
+                    (page, generation) = (found, newest);
+                }
                 None => {
                     self.store.counters.bad_metadata += 1;
                     self.store.objects.set_frame(slot, half, BAD_FRAME);
@@ -262,6 +279,19 @@ impl<'a, D: Disk> Replay<'a, D> {
             }
         }
         self.insert(slot, half, &page, generation).map(Some)
+    }
+
+    /// A page is written when the entries whose changes it has are durable. One that has changes
+    /// of an entry behind the last says that the journal went on. Numbers that recovery passes over
+    /// are not those of an earlier try of this recovery, which may have adopted blocks.
+    fn judge_page(&self, seq: u64) -> Result<(), MountError> {
+        let lost = numbers_lost(&self.store.layout);
+        if self.store.options.omit == Omit::JournalVouched
+            || !(self.last + 1..=self.last + lost).contains(&seq)
+        {
+            return Ok(());
+        }
+        Err(MountError::Journal { seq: self.last + 1, last: seq, offset: self.end })
     }
 
     fn insert(

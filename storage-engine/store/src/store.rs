@@ -117,6 +117,8 @@ pub enum Omit {
     ClearGuard,
     /// Writes in place to units whose other owner left by an entry that is not confirmed.
     AloneGuard,
+    /// Takes the first entry that is missing for the journal's end, whatever others say of it.
+    JournalVouched,
     /// Replays from the journal without writing deferred blocks to their places.
     ReplayDeferred,
     /// Overwrites in place without a mark.
