@@ -8,6 +8,7 @@ use plinth_ids::PortId;
 use plinth_switch_api::{DropCount, FlowStatus, PortStatus};
 use plinth_vswitch::{FlowCopy, FlowCounters, FlowFilter, Snapshot};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One thing for the worker to do, each a bounded piece of work between two bursts.
 ///
@@ -32,6 +33,8 @@ pub enum Message {
     TakeUplink {
         answer: Sender<Discarded>,
     },
+    /// For so long, TCP connections are picked up in their middle.
+    BeginGrace(Duration),
     Ask {
         question: Question,
         answer: Sender<Answer>,

@@ -96,6 +96,7 @@ impl DataPath {
                 let ports = self.path.take(PortIndex::UPLINK.get()).into_iter().collect();
                 tell(&answer, Discarded { snapshot: None, ports });
             }
+            Message::BeginGrace(length) => self.path.switch.begin_grace(now + length),
             Message::Ask { question, answer } => {
                 let told = self.answer(now, question);
                 // Whoever asked may have given up waiting.

@@ -24,6 +24,7 @@ use control::Control;
 use plinth_dpdk::{Eal, EalConfig, EalError};
 use plinth_manage::{Kept, ListenError, LoadError, Server, ServerConfig};
 use plinth_obs::Chain;
+use plinth_ports::Message;
 use plinth_rt::{Mode, StopSignals, WorkerConfig};
 use plinth_switch_api::SwitchConfig;
 use plinth_vswitch::Limits;
@@ -39,6 +40,11 @@ static ALLOCATOR: plinth_bulk::LargePages = plinth_bulk::LargePages;
 
 /// How often what could not be carried out at the start is tried again.
 const MEND_EVERY: Duration = Duration::from_secs(2);
+
+/// Room for 100 000 connections of one port, which has half of the table and two entries for
+/// each connection.
+const FLOWS: u32 = 1 << 19;
+const _: () = assert!(FLOWS / 2 >= 2 * 100_000);
 
 /// Carries guests' packets between vhost-user-net sockets and the underlay.
 #[derive(Debug, Parser)]
@@ -65,9 +71,14 @@ struct Arguments {
     /// Take ordinary pages even where hugepages are free
     #[arg(long)]
     no_hugepages: bool,
-    /// Flow entries
-    #[arg(long, default_value_t = Limits::default().flows)]
+    /// Flow entries, of which a connection has two and one port at most half. Each takes 168 bytes:
+    /// the default 88 MB
+    #[arg(long, default_value_t = FLOWS)]
     flows: u32,
+    /// For how many seconds after a start with a kept configuration TCP connections that the rules
+    /// allow are picked up in their middle
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    grace: u32,
     /// Take guest memory that its owner can shrink, which would end this process. For frontends
     /// that are trusted like the switch itself, such as a generator of load
     #[arg(long)]
@@ -93,6 +104,8 @@ enum RunError {
     Load { source: LoadError },
     #[error("the worker does not start")]
     Worker { source: worker::StartError },
+    #[error("the worker started and does nothing")]
+    Silent { source: worker::WorkerSilent },
     #[error("the management socket cannot be served")]
     Listen { source: ListenError },
 }
@@ -141,6 +154,10 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
     let control = Arc::new(Control::new(port.clone(), nics, opener, kept, limits));
     if let Some(wanted) = wanted {
         tracing::info!(epoch = wanted.epoch.0, "kept configuration found");
+        // Before anything is served: whoever kept a configuration had connections. A first start
+        // has none, and gets no grace.
+        let grace = Message::BeginGrace(Duration::from_secs(arguments.grace.into()));
+        port.tell(grace).map_err(|source| RunError::Silent { source })?;
         control.resume(wanted);
     }
     let stats = Arc::clone(worker.stats());

@@ -6,8 +6,11 @@
 
 mod support;
 
-use plinth_ids::Epoch;
-use plinth_switch_api::{Answer, DropQuery, FlowQuery, Look, Sight, Underlay, Verb};
+use plinth_ids::{Epoch, GroupId};
+use plinth_switch_api::{
+    Answer, Direction, DropQuery, FlowQuery, Look, Priority, Rule, RulePeer, RuleProtocol,
+    RuleVerdict, SecurityGroup, Sight, Underlay, Verb,
+};
 use plinth_wire::checksum;
 use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
@@ -172,6 +175,84 @@ fn a_killed_daemon_comes_back_into_service_with_what_it_kept() {
     }
     let Ok(Answer::Status(status)) = daemon.ask(Verb::Status) else { panic!("it has a status") };
     assert_eq!((status.process, status.epoch), (daemon.process(), Some(Epoch(1))));
+}
+
+/// A TCP segment without data.
+fn segment((from, to): (u32, u32), ports: (u16, u16), numbers: (u32, u32), flags: u8) -> Vec<u8> {
+    let mut header = Vec::new();
+    header.extend(ports.0.to_be_bytes());
+    header.extend(ports.1.to_be_bytes());
+    header.extend(numbers.0.to_be_bytes());
+    header.extend(numbers.1.to_be_bytes());
+    header.extend([5 << 4, flags, 0x40, 0, 0, 0, 0, 0]);
+    let ends = [address(from).octets(), address(to).octets()].concat();
+    let sum = checksum::Sum::new().with(&ends).with(&[0, 6, 0, 20]).with(&header).fold();
+    header[16..18].copy_from_slice(&(!sum).to_be_bytes());
+    ipv4(from, to, 6, &header)
+}
+
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+
+/// Two ports with rules: the first may open anything, the second takes TCP on port 80.
+fn filtered_pair() -> (Daemon, Guest, Guest) {
+    let daemon = Daemon::start();
+    let mut ports = vec![daemon.port(1, 5), daemon.port(2, 5)];
+    ports[0].security_groups = Some(vec![GroupId(1)]);
+    ports[1].security_groups = Some(vec![GroupId(2)]);
+    let rule = |direction, protocol, ports| Rule {
+        direction,
+        priority: Priority::Mid,
+        verdict: RuleVerdict::Allow,
+        protocol,
+        ports,
+        icmp: None,
+        peer: RulePeer::Any,
+    };
+    let mut config = config(1, ports.clone());
+    let out = rule(Direction::Outbound, RuleProtocol::Any, None);
+    let web = rule(Direction::Inbound, RuleProtocol::Tcp, Some((80, 80)));
+    config.security_groups = vec![
+        SecurityGroup { id: GroupId(1), name: "client".parse().unwrap(), rules: vec![out] },
+        SecurityGroup { id: GroupId(2), name: "server".parse().unwrap(), rules: vec![web] },
+    ];
+    daemon.apply(&config).unwrap();
+    let [first, second] = [0, 1].map(|nth: usize| Guest::connect(&ports[nth].socket));
+    (daemon, first, second)
+}
+
+/// Sends until it comes out at the other side.
+fn assert_passes(frame: &[u8], sender: &mut Guest, receiver: &mut Guest) {
+    sender.send(frame, None);
+    assert_eq!(receiver.receive().1, frame);
+}
+
+fn dropped(daemon: &Daemon, reason: &str) -> u64 {
+    daemon.drops().into_iter().find(|(found, _)| found == reason).map_or(0, |(_, packets)| packets)
+}
+
+#[test]
+fn tcp_that_was_there_before_a_kill_goes_on_through_the_rules() {
+    let (mut daemon, mut first, mut second) = filtered_pair();
+    let (there, back) = ((4000, 80), (80, 4000));
+    assert_passes(&segment((1, 2), there, (100, 0), SYN), &mut first, &mut second);
+    assert_passes(&segment((2, 1), back, (900, 101), SYN | ACK), &mut second, &mut first);
+    assert_passes(&segment((1, 2), there, (101, 901), ACK), &mut first, &mut second);
+    // No grace after a first start.
+    first.send(&segment((1, 2), (4001, 80), (101, 901), ACK), None);
+    eventually("it is refused", || (dropped(&daemon, "tcp-no-connection") == 1).then_some(()));
+    daemon.kill();
+    eventually("the guests see it", || (first.is_lost() && second.is_lost()).then_some(()));
+    daemon.start_again();
+    first.reconnect();
+    second.reconnect();
+    // The side that did not open it is heard first.
+    assert_passes(&segment((2, 1), back, (901, 101), ACK), &mut second, &mut first);
+    assert_passes(&segment((1, 2), there, (101, 901), ACK), &mut first, &mut second);
+    // What the rules allow in no direction is no more allowed than before.
+    first.send(&segment((1, 2), (4000, 81), (101, 901), ACK), None);
+    eventually("it is refused", || (dropped(&daemon, "security-group-denied") == 1).then_some(()));
+    assert_eq!(dropped(&daemon, "tcp-no-connection"), 0);
 }
 
 #[test]
