@@ -214,19 +214,20 @@ impl Milliseconds {
 #[derive(Debug)]
 pub(crate) struct Connections {
     records: Box<[Connection]>,
-    /// The first free place; the others follow by `entries[0]`.
-    free: Option<Slot>,
+    /// Places that were given back. They are not linked through the records: the next one would
+    /// have to be read from a line that nobody has fetched.
+    free: Vec<u32>,
+    /// Places from here on were never taken.
+    fresh: u32,
     live: u32,
 }
 
 impl Connections {
     pub(crate) fn new(count: usize) -> Self {
         let empty = Connection::new(Tracked::Icmp, Tcp::NONE, 0, 0);
-        let mut records: Box<[Connection]> = vec![empty; count].into();
-        for (place, record) in records.iter_mut().enumerate() {
-            record.entries[0] = (place + 1 < count).then(|| Slot::new(place + 1));
-        }
-        Self { records, free: (count > 0).then(|| Slot::new(0)), live: 0 }
+        let records = vec![empty; count].into();
+        // All of them may be given back, and none of that allocates.
+        Self { records, free: Vec::with_capacity(count), fresh: 0, live: 0 }
     }
 
     pub(crate) const fn live(&self) -> u32 {
@@ -244,18 +245,20 @@ impl Connections {
     }
 
     pub(crate) fn take(&mut self, connection: Connection) -> Option<ConnectionIndex> {
-        let place = self.free?;
-        let record = &mut self.records[place.get()];
-        self.free = record.entries[0];
+        let place = match self.free.pop() {
+            Some(place) => place,
+            None => self.fresh,
+        };
+        let record = self.records.get_mut(place as usize)?;
         *record = Connection { entries: [None; 2], ..connection };
+        self.fresh = self.fresh.max(place + 1);
         self.live += 1;
-        Some(ConnectionIndex(place.raw()))
+        Some(ConnectionIndex(place))
     }
 
     pub(crate) fn give_back(&mut self, index: ConnectionIndex) {
-        let record = &mut self.records[index.0 as usize];
-        record.entries = [self.free, None];
-        self.free = Some(Slot::at(index.0));
+        debug_assert!(self.free.len() < self.free.capacity(), "a place is given back once");
+        self.free.push(index.0);
         self.live -= 1;
     }
 }

@@ -15,7 +15,11 @@ use crate::PortIndex;
 use plinth_ids::Moment;
 
 impl FlowTable {
-    /// A place for a new entry of `owner`, which may be another entry's that has to go.
+    /// A place for a new entry of `owner`, which may be another entry's that has to go: of those
+    /// that may, the one that was not used for longest.
+    ///
+    /// An entry is two lines that nobody has fetched, and there are sixteen: none is read before
+    /// both buckets are seen to be full, and then the one that most probably goes is the first.
     pub(super) fn room(
         &self,
         hash: u64,
@@ -24,32 +28,35 @@ impl FlowTable {
         link: Link,
     ) -> Result<Slot, NoRoom> {
         let (first, second) = self.places(hash);
-        let slots = [first, second]
-            .into_iter()
-            .flat_map(|bucket| (0..WAYS).map(move |way| Slot::of(bucket, way)));
         let has_share = self.shares[owner.get()] < self.share_max;
-        let mut idle = None;
-        let mut weak = None;
-        for slot in slots {
-            if self.buckets[slot.bucket()].tags[slot.way()] == 0 {
-                if has_share {
-                    return Ok(slot);
-                }
-                continue;
-            }
-            let entry = self.entry(slot);
-            if !has_share && entry.owner != owner {
-                continue;
-            }
-            if idle.is_none() && self.may_go(slot, now) {
-                idle = Some(slot);
-            }
-            if weak.is_none() && link != Link::NONE && self.is_weak(entry, link) {
-                weak = Some(slot);
+        if has_share {
+            let empty = self.empty(first).or_else(|| self.empty(second));
+            if let Some(slot) = empty {
+                return Ok(slot);
             }
         }
-        let refusal = if has_share { NoRoom::TableFull } else { NoRoom::ShareUsed };
-        idle.or(weak).ok_or(refusal)
+        let mut left: [Option<(u32, Slot)>; 2 * WAYS] = std::array::from_fn(|nth| {
+            let slot = Slot::of(if nth < WAYS { first } else { second }, nth % WAYS);
+            let is_taken = self.buckets[slot.bucket()].tags[slot.way()] != 0;
+            is_taken.then(|| (self.idle(slot, now), slot))
+        });
+        // `None` is less than any time.
+        while let Some(oldest) = left.iter_mut().max_by_key(|slot| slot.map(|(idle, _)| idle))
+            && let Some((_, slot)) = oldest.take()
+        {
+            let entry = self.entry(slot);
+            let is_reachable = has_share || entry.owner == owner;
+            let is_weak = || link != Link::NONE && self.is_weak(entry, link);
+            if is_reachable && (self.may_go(slot, now) || is_weak()) {
+                return Ok(slot);
+            }
+        }
+        Err(if has_share { NoRoom::TableFull } else { NoRoom::ShareUsed })
+    }
+
+    fn empty(&self, bucket: usize) -> Option<Slot> {
+        let way = self.buckets[bucket].tags.iter().position(|&tag| tag == 0)?;
+        Some(Slot::of(bucket, way))
     }
 
     /// Whether an entry may go for the connection of `link`, which must not take from itself.
@@ -91,26 +98,36 @@ impl FlowTable {
         if self.buckets[slot.bucket()].tags[slot.way()] == 0 {
             return;
         }
-        match self.entry(slot).link.get() {
-            None => self.clear(slot),
-            Some((connection, _)) => self.close(connection),
+        let entry = self.entry(slot);
+        let owner = entry.owner;
+        match entry.link.get() {
+            None => self.clear(slot, owner),
+            Some((connection, _)) => self.close_of(connection, owner),
         }
     }
 
     /// Ends a connection.
     pub(crate) fn close(&mut self, connection: ConnectionIndex) {
+        let record = self.connections.get(connection);
+        let entry = record.entry(Direction::Forward).or(record.entry(Direction::Back));
+        let owner = entry.map_or(PortIndex::UPLINK, |slot| self.entry(slot).owner);
+        self.close_of(connection, owner);
+    }
+
+    /// Both entries of a connection are of one owner's share, so that only one has to be read.
+    fn close_of(&mut self, connection: ConnectionIndex, owner: PortIndex) {
         for direction in [Direction::Forward, Direction::Back] {
             if let Some(slot) = self.connections.get(connection).entry(direction) {
-                self.clear(slot);
+                debug_assert_eq!(self.entry(slot).owner, owner, "both directions have one owner");
+                self.clear(slot, owner);
             }
         }
         self.connections.give_back(connection);
     }
 
-    /// Makes the place of an entry empty.
-    pub(super) fn clear(&mut self, slot: Slot) {
+    /// Makes the place of an entry of `owner` empty.
+    pub(super) fn clear(&mut self, slot: Slot, owner: PortIndex) {
         self.buckets[slot.bucket()].tags[slot.way()] = 0;
-        let owner = self.entry(slot).owner;
         self.shares[owner.get()] -= 1;
         self.live -= 1;
     }

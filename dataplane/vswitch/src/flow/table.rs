@@ -410,7 +410,7 @@ impl FlowTable {
         let other = self.connections.get(connection).entry(direction.other());
         let owner = other.map_or(PortIndex::UPLINK, |slot| self.entry(slot).owner);
         if let Some(slot) = before {
-            self.clear(slot);
+            self.clear(slot, self.entry(slot).owner);
         }
         // Without room it comes back as a stranger; the connection goes on in this direction.
         let slot = self.place(now, flow, owner, Link::new(connection, direction)).ok();
