@@ -71,7 +71,7 @@ fn rings() -> Vec<Vec<u8>> {
 
 fn ring(choice: u8) -> Vec<u8> {
     let why = "a ring of our own in memory of our own";
-    let features = RingFeatures { event_index: choice & 1 != 0, indirect: choice & 2 != 0 };
+    let features = RingFeatures { event_index: choice & 1 != 0, indirect: choice & 2 != 0, ..RingFeatures::default() };
     let own = OwnMemory::new(GuestAddress(0), 64 << 10).expect(why);
     let layout = QueueLayout::contiguous(16, GuestAddress(0));
     let mut queue = DriverQueue::new(own.memory.clone(), &layout, features).expect(why);
@@ -100,7 +100,7 @@ fn device(choice: u8) -> Vec<u8> {
     let why = "rings of our own in memory of our own";
     let base = 0x10_0000;
     let own = OwnMemory::new(GuestAddress(base), 64 << 10).expect(why);
-    let features = RingFeatures { event_index: true, indirect: true };
+    let features = RingFeatures { event_index: true, indirect: true, ..RingFeatures::default() };
     let segment = |at: u64, length| Segment { address: GuestAddress(base + at), length };
     for ring in 0..2 {
         let layout = QueueLayout::contiguous(16, GuestAddress(base + 0x1000 * ring));

@@ -23,6 +23,12 @@ pub trait DeviceClass: Send + Sync + fmt::Debug + 'static {
     /// submit again what this one left unfinished.
     fn keeps_inflight(&self) -> bool;
 
+    /// Whether the worker takes packed rings. Nothing is recorded of those in the in-flight region,
+    /// so that a device whose requests must not be lost says no.
+    fn takes_packed(&self) -> bool {
+        false
+    }
+
     /// Whether the frontend gets the configuration space from us. QEMU wants that of a disk and
     /// warns of it at a NIC.
     fn offers_config(&self) -> bool;

@@ -21,7 +21,7 @@ use vhost::vhost_user::{
     Error as VhostError, GpuBackend, Result as VhostResult, VhostUserBackendReqHandlerMut,
     VhostUserVirtioFeatures,
 };
-use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 /// How long a worker may take over giving a queue back before that is reported. It is waited for
@@ -30,6 +30,8 @@ const GIVE_BACK_PATIENCE: Duration = Duration::from_secs(5);
 
 const EVENT_INDEX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
 const INDIRECT: u64 = 1 << VIRTIO_RING_F_INDIRECT_DESC;
+const PACKED: u64 = 1 << VIRTIO_F_RING_PACKED;
+const IN_ORDER: u64 = 1 << VIRTIO_F_IN_ORDER;
 const PROTOCOL: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 
 /// One connection: what the frontend has said so far.
@@ -140,12 +142,17 @@ impl Protocol {
         self.features & PROTOCOL != 0
     }
 
+    const fn is_packed(&self) -> bool {
+        self.features & PACKED != 0
+    }
+
     pub(crate) const fn has_reply_ack(&self) -> bool {
         self.protocol_features & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0
     }
 
     fn offered(&self) -> u64 {
-        self.class.features() | 1 << VIRTIO_F_VERSION_1 | EVENT_INDEX | INDIRECT | PROTOCOL
+        let packed = if self.class.takes_packed() { PACKED | IN_ORDER } else { 0 };
+        self.class.features() | 1 << VIRTIO_F_VERSION_1 | EVENT_INDEX | INDIRECT | PROTOCOL | packed
     }
 
     fn count(&self) -> u16 {
@@ -176,6 +183,8 @@ impl Protocol {
         let features = RingFeatures {
             event_index: self.features & EVENT_INDEX != 0,
             indirect: self.features & INDIRECT != 0,
+            packed: self.is_packed(),
+            in_order: self.features & IN_ORDER != 0,
         };
         let queue = DeviceQueue::new(self.memory.clone(), &layout, features, ring.base, record)
             .map_err(|source| RequestError::Ring { index, source })?;
@@ -220,7 +229,9 @@ impl Protocol {
         }
         // A worker that is gone has dropped the queue. What it had not given back it had, as far
         // as the driver can see, not taken.
-        let base = base.or_else(|| used_index(&layout, &self.memory));
+        // A packed ring says it itself when it is started again.
+        let is_packed = self.is_packed();
+        let base = base.or_else(|| used_index(&layout, &self.memory).filter(|_| !is_packed));
         if let Some(base) = base {
             self.rings[usize::from(index)].base = base;
         }
@@ -269,6 +280,15 @@ impl Protocol {
 /// answer, and gives the error to whoever called it, who ends the connection.
 fn failure(error: RequestError) -> VhostError {
     VhostError::ReqHandlerError(std::io::Error::other(error))
+}
+
+/// Where a ring stands, from SET_VRING_BASE. Of a packed ring the upper half is where the device
+/// gives back: the same place, because a ring is taken back when all of it was given back, or 0
+/// from frontends that leave it out.
+fn parse_base(base: u32, is_packed: bool) -> Option<u16> {
+    let (used, available) = (base >> 16, base & 0xFFFF);
+    let is_known = used == 0 || is_packed && used == available;
+    u16::try_from(available).ok().filter(|_| is_known)
 }
 
 fn not_offered<T>(what: &'static str) -> VhostResult<T> {
@@ -365,8 +385,9 @@ impl VhostUserBackendReqHandlerMut for Protocol {
     }
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> VhostResult<()> {
+        let is_packed = self.is_packed();
         self.exchange_ring(index, |_, ring| {
-            ring.base = u16::try_from(base).map_err(|_| RequestError::RingBase { base })?;
+            ring.base = parse_base(base, is_packed).ok_or(RequestError::RingBase { base })?;
             Ok(())
         })
     }
@@ -377,7 +398,9 @@ impl VhostUserBackendReqHandlerMut for Protocol {
         let ring = &mut self.rings[usize::from(short)];
         ring.is_started = false;
         ring.kick = None;
-        Ok(VhostUserVringState::new(index, u32::from(ring.base)))
+        let base = u32::from(ring.base);
+        let used = if self.features & PACKED != 0 { base << 16 } else { 0 };
+        Ok(VhostUserVringState::new(index, base | used))
     }
 
     fn set_vring_kick(&mut self, index: u8, kick: Option<File>) -> VhostResult<()> {
@@ -568,5 +591,19 @@ impl Protocol {
             return Err(RequestError::InflightShape { queues, size });
         }
         Ok((queues, size))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packed_ring_stands_at_one_place_for_both_directions() {
+        assert_eq!(parse_base(7, false), Some(7));
+        assert_eq!(parse_base(0x1_0007, false), None);
+        assert_eq!(parse_base(0x8000, true), Some(0x8000), "frontends that leave it out");
+        assert_eq!(parse_base(0x8007_8007, true), Some(0x8007));
+        assert_eq!(parse_base(0x8006_8007, true), None, "something would be in flight");
     }
 }

@@ -34,7 +34,7 @@ fn main() {
 fn measure(count: u64, is_indirect: bool, event_index: bool) -> f64 {
     let own = OwnMemory::new(GuestAddress(0), 1 << 20).expect("a memory file can be made");
     let layout = QueueLayout::contiguous(SIZE, GuestAddress(0));
-    let features = RingFeatures { event_index, indirect: is_indirect };
+    let features = RingFeatures { event_index, indirect: is_indirect, ..RingFeatures::default() };
     let mut driver =
         DriverQueue::new(own.memory.clone(), &layout, features).expect("the ring lies in memory");
     let mut device = DeviceQueue::new(own.memory.clone(), &layout, features, 0, None)

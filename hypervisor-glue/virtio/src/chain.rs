@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Descriptor chains: read once, checked, kept.
 
+use crate::packed_ring::PackedDescriptor;
 use crate::ring::{Descriptor, Ring};
 use plinth_guest_memory::{GuestAddress, GuestMemory, OutsideMemory, Window};
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
@@ -128,7 +129,66 @@ impl Chain {
         Err(ChainFault::Loop)
     }
 
-    /// Goes through an indirect table.
+    /// Empties `self` for the chain that begins at slot `head` of a packed ring.
+    #[inline]
+    pub(crate) fn begin(&mut self, head: u16) {
+        self.head = head;
+        self.segments.clear();
+        (self.readable_count, self.readable_bytes, self.writable_bytes) = (0, 0, 0);
+    }
+
+    /// Adds a descriptor of a packed ring.
+    #[inline]
+    pub(crate) fn push_packed(
+        &mut self,
+        memory: &GuestMemory,
+        descriptor: PackedDescriptor,
+        indirect: bool,
+    ) -> Result<(), ChainFault> {
+        let PackedDescriptor { address, length, flags, .. } = descriptor;
+        let descriptor = Descriptor { address, length, flags, next: 0 };
+        if flags & flags::INDIRECT == 0 {
+            return self.push(memory, descriptor);
+        }
+        if !indirect {
+            return Err(ChainFault::IndirectNotNegotiated);
+        }
+        if flags & flags::NEXT != 0 {
+            return Err(ChainFault::IndirectWithNext);
+        }
+        self.read_packed_table(memory, descriptor)
+    }
+
+    /// Goes through an indirect table of a packed ring: all of it, from the first to the last.
+    /// `NEXT` has no meaning there and is ignored (virtio 1.2, 2.8.7).
+    fn read_packed_table(
+        &mut self,
+        memory: &GuestMemory,
+        table: Descriptor,
+    ) -> Result<(), ChainFault> {
+        let count = table.length / 16;
+        if count == 0 || count > TABLE_MAX || !table.length.is_multiple_of(16) {
+            return Err(ChainFault::IndirectLength);
+        }
+        for index in 0..count {
+            let mut bytes = [0; 16];
+            let place = table.address.checked_add(16 * u64::from(index));
+            memory
+                .copy_out(place.ok_or(ChainFault::OutsideMemory)?, &mut bytes)
+                .map_err(|_| ChainFault::OutsideMemory)?;
+            let [first, second] = words(bytes);
+            // The id takes the place of a split ring's flags, and the flags that of its next.
+            let Descriptor { address, length, next: flags, .. } =
+                Descriptor::from_words(first, second);
+            if flags & flags::INDIRECT != 0 {
+                return Err(ChainFault::IndirectInIndirect);
+            }
+            self.push(memory, Descriptor { address, length, flags, next: 0 })?;
+        }
+        Ok(())
+    }
+
+    /// Goes through an indirect table of a split ring.
     fn read_table(&mut self, memory: &GuestMemory, table: Descriptor) -> Result<(), ChainFault> {
         let count = table.length / 16;
         if count == 0 || count > TABLE_MAX || !table.length.is_multiple_of(16) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The device side of one ring.
+//! The device side of one split ring.
 
 use crate::chain::{Chain, ChainFault, flags};
 use crate::inflight::InflightQueue;
@@ -18,7 +18,7 @@ pub(crate) mod ring_flags {
 }
 
 /// What makes a descriptor something else than one plain readable buffer.
-const KIND_FLAGS: u16 = flags::NEXT | flags::WRITE | flags::INDIRECT;
+pub(crate) const KIND_FLAGS: u16 = flags::NEXT | flags::WRITE | flags::INDIRECT;
 
 /// Used entries in a cache line.
 const USED_PER_LINE: usize = 8;
@@ -32,9 +32,11 @@ pub enum RingFault {
     HeadOutOfRange { head: u16, size: u16 },
     #[error("the driver made chain {head} available, which the device still has")]
     HeadTwice { head: u16 },
+    #[error("the chain at slot {head} has no end within the {room} slots that the driver may fill")]
+    ChainWithoutEnd { head: u16, room: u16 },
 }
 
-/// Why [`DeviceQueue::pop`] gave no chain.
+/// Why [`crate::DeviceQueue::pop`] gave no chain.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum PopFault {
     /// The chain was taken and must be given back: [`Chain::head`] is set. What stands before
@@ -69,9 +71,9 @@ impl Index {
     }
 }
 
-/// The device side of one ring.
+/// The device side of one split ring.
 #[derive(Debug)]
-pub struct DeviceQueue {
+pub struct SplitQueue {
     ring: Ring,
     features: RingFeatures,
     /// What the device has done: entries taken, entries given back (published or not).
@@ -89,6 +91,9 @@ pub struct DeviceQueue {
     leftover: VecDeque<u16>,
     leftover_count: u16,
     inflight: Option<InflightQueue>,
+    /// With in-order use: the heads that were taken, and how many bytes were written to those that
+    /// the caller is done with while one before them is not. Empty without.
+    order: VecDeque<(u16, Option<u32>)>,
     /// Heads given back and not published, kept only with an in-flight record.
     batch: Vec<u16>,
     /// Up to this entry of the available ring, lines were asked for.
@@ -97,7 +102,7 @@ pub struct DeviceQueue {
     is_first: bool,
 }
 
-impl DeviceQueue {
+impl SplitQueue {
     /// A queue that goes on at available entry `base`, as the frontend has it.
     ///
     /// With an in-flight record that knows this ring, `base` is not believed: what was taken is
@@ -138,6 +143,7 @@ impl DeviceQueue {
             leftover,
             leftover_count,
             inflight,
+            order: VecDeque::with_capacity(if features.in_order { usize::from(size) } else { 0 }),
             batch: Vec::with_capacity(usize::from(size)),
             fetched: next_available,
             is_first: true,
@@ -270,6 +276,7 @@ impl DeviceQueue {
     pub fn fill_next(&mut self, length: u32, fill: impl FnOnce(&Window<'_>)) -> bool {
         let is_plain = self.next_available != self.available_seen
             && self.inflight.is_none()
+            && self.order.is_empty()
             && self.leftover.is_empty();
         if !is_plain {
             return false;
@@ -333,6 +340,9 @@ impl DeviceQueue {
         }
         *slot = true;
         self.taken_count += 1;
+        if self.features.in_order {
+            self.order.push_back((head, None));
+        }
         Ok(())
     }
 
@@ -347,6 +357,10 @@ impl DeviceQueue {
     pub fn rewind(&mut self, heads: &[u16]) {
         for head in heads {
             self.unmark(*head);
+        }
+        if self.features.in_order {
+            // They are the newest, so they stand at the end.
+            self.order.truncate(self.order.len() - heads.len());
         }
         if self.inflight.is_some() {
             for head in heads.iter().rev() {
@@ -367,29 +381,36 @@ impl DeviceQueue {
     }
 
     /// Gives a chain back with `length` bytes written. The driver sees it after
-    /// [`DeviceQueue::publish`].
+    /// [`Self::publish`].
     ///
     /// # Panics
     /// If `head` was not taken: the caller's books are wrong.
     #[inline]
     pub fn push(&mut self, head: u16, length: u32) {
         self.unmark(head);
+        if self.features.in_order {
+            return self.push_in_order(head, length);
+        }
+        self.give_back(head, length);
+    }
+
+    /// Gives back all up to the first that the caller is not done with.
+    fn push_in_order(&mut self, head: u16, length: u32) {
+        let entry = self.order.iter_mut().find(|(taken, written)| *taken == head && written.is_none());
+        entry.expect("a head that was taken stands in the order").1 = Some(length);
+        while let Some((head, Some(length))) = self.order.front().copied() {
+            self.order.pop_front();
+            self.give_back(head, length);
+        }
+    }
+
+    #[inline]
+    fn give_back(&mut self, head: u16, length: u32) {
         self.ring.set_used_element(self.next_used.get(), head, length);
         self.next_used.advance();
         if let Some(record) = &self.inflight {
             record.give_back(head);
             self.batch.push(head);
-        }
-    }
-
-    /// Gives several chains back with nothing written, as [`Self::push`] does one.
-    ///
-    /// # Panics
-    /// If one was not taken.
-    #[inline]
-    pub fn push_all(&mut self, heads: impl Iterator<Item = u16>) {
-        for head in heads {
-            self.push(head, 0);
         }
     }
 

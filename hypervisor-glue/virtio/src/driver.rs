@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The driver side of one ring, for clients that measure and for tests.
+//! The driver side of one split ring, for clients that measure and for tests.
 
 use crate::chain::{Segment, flags};
 use crate::driver_ring::DriverRing;
@@ -36,9 +36,9 @@ pub enum UsedFault {
     NotTaken { head: u32 },
 }
 
-/// The driver side of one ring.
+/// The driver side of one split ring.
 #[derive(Debug)]
-pub struct DriverQueue {
+pub struct SplitDriver {
     ring: DriverRing,
     /// The free descriptors, linked: `next[i]` follows `i`.
     next: Box<[u16]>,
@@ -48,7 +48,7 @@ pub struct DriverQueue {
     chain_length: Box<[u16]>,
 }
 
-impl DriverQueue {
+impl SplitDriver {
     /// A driver for the ring at `layout`, which must be zeros.
     pub fn new(
         memory: Arc<GuestMemory>,
@@ -85,7 +85,7 @@ impl DriverQueue {
         self.ring.next_used()
     }
 
-    /// Adds a chain. The device sees it after [`DriverQueue::publish`].
+    /// Adds a chain. The device sees it after [`Self::publish`].
     #[inline]
     pub fn add(&mut self, readable: &[Segment], writable: &[Segment]) -> Result<u16, QueueFull> {
         let wanted = readable.len() + writable.len();

@@ -20,9 +20,14 @@ pub fn walk(data: &[u8]) {
     let own = OwnMemory::new(GuestAddress(0), MEMORY as u64).expect("a memory file can be made");
     let length = image.len().min(MEMORY);
     own.memory.copy_in(GuestAddress(0), &image[..length]).expect("the image was cut to fit");
-    let features = RingFeatures { event_index: choice & 1 != 0, indirect: choice & 2 != 0 };
+    let features = RingFeatures {
+        event_index: choice & 1 != 0,
+        indirect: choice & 2 != 0,
+        packed: choice & 4 != 0,
+        in_order: choice & 8 != 0,
+    };
     let layout = QueueLayout::contiguous(SIZE, GuestAddress(0));
-    let base = u16::from(choice >> 2);
+    let base = u16::from(choice >> 4);
     let Ok(mut queue) = DeviceQueue::new(own.memory.clone(), &layout, features, base, None) else {
         return;
     };

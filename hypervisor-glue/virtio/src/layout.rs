@@ -6,13 +6,15 @@ use plinth_guest_memory::{GuestAddress, OutsideMemory};
 /// The longest ring that we take: what QEMU and the Linux drivers use at most.
 pub const QUEUE_SIZE_MAX: u16 = 1024;
 
-/// Where a split virtqueue lies in the guest's memory.
+/// Where a virtqueue lies in the guest's memory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct QueueLayout {
     /// Entries: a power of two.
     pub size: u16,
     pub descriptors: GuestAddress,
+    /// Of a packed ring: the driver's event.
     pub available: GuestAddress,
+    /// Of a packed ring: the device's event.
     pub used: GuestAddress,
 }
 
@@ -58,9 +60,15 @@ pub struct RingFeatures {
     pub event_index: bool,
     /// `VIRTIO_RING_F_INDIRECT_DESC`
     pub indirect: bool,
+    /// `VIRTIO_F_RING_PACKED`
+    pub packed: bool,
+    /// `VIRTIO_F_IN_ORDER`
+    pub in_order: bool,
 }
 
 /// Where a ring stands. All that is needed to go on elsewhere.
+///
+/// Of a packed ring: the slots that are taken and given back next, bit 15 their lap.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct RingState {
     /// Of the available ring: the next entry that the device takes.
@@ -78,6 +86,8 @@ pub enum QueueError {
     Place { part: &'static str, source: OutsideMemory },
     #[error("the ring stands at {available} available and {used} used, too far apart for {size}")]
     State { available: u16, used: u16, size: u16 },
+    #[error("a packed ring of {size} that stands at slot {slot}")]
+    Slot { slot: u16, size: u16 },
     #[error("the in-flight record does not fit the ring")]
     Inflight { source: crate::InflightError },
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #![allow(unsafe_code, reason = "a fence: this crate reaches rings in shared memory by pointer")]
-//! Split virtqueues (virtio 1.2, section 2.7) in poll mode, both sides.
+//! Virtqueues, split and packed (virtio 1.2, sections 2.7 and 2.8), in poll mode, both sides.
 //!
 //! [`DeviceQueue`] takes chains that a driver has made available, checks each on a private copy
 //! of its descriptors, and gives them back as used. [`DriverQueue`] and [`SlotQueue`] are the
@@ -18,8 +18,8 @@
 //! ([`ChainFault`]) leaves the ring in order; a fault of the ring itself ([`RingFault`]) ends its
 //! use. Nothing here allocates after the start, waits, logs or makes system calls.
 //!
-//! Not here: packed rings, `VIRTIO_F_IN_ORDER`, `VIRTIO_F_ORDER_PLATFORM`'s barriers (the device
-//! is a thread on the same coherent machine).
+//! Not here: `VIRTIO_F_ORDER_PLATFORM`'s barriers (the device is a thread on the same coherent
+//! machine).
 
 mod chain;
 mod device;
@@ -29,15 +29,22 @@ pub mod fuzz;
 mod inflight;
 mod layout;
 mod notifier;
+mod packed;
+mod packed_driver;
+mod packed_ring;
+mod queue;
 mod ring;
 mod slots;
 
 pub use chain::{
     Chain, ChainFault, Segment, copy_between, copy_in, copy_out, copy_to_window, zero_in,
 };
-pub use device::{DeviceQueue, PopFault, RingFault};
-pub use driver::{DriverQueue, QueueFull, Used, UsedFault};
+pub use device::{PopFault, RingFault, SplitQueue};
+pub use driver::{QueueFull, SplitDriver, Used, UsedFault};
 pub use inflight::{Inflight, InflightError, InflightQueue};
 pub use layout::{QUEUE_SIZE_MAX, QueueError, QueueLayout, RingFeatures, RingState};
 pub use notifier::{Notifier, NotifierError, eventfd};
+pub use packed::PackedQueue;
+pub use packed_driver::PackedDriver;
+pub use queue::{DeviceQueue, DriverQueue};
 pub use slots::{Buffer, RingPlan, SlotQueue, UsedSlot};

@@ -61,7 +61,7 @@ impl Ring {
     }
 
     fn device(&self, indirect: bool) -> DeviceQueue {
-        let features = RingFeatures { event_index: false, indirect };
+        let features = RingFeatures { event_index: false, indirect, ..RingFeatures::default() };
         DeviceQueue::new(self.memory.clone(), &self.layout, features, 0, None).unwrap()
     }
 }
@@ -322,7 +322,7 @@ fn no_wake_up_is_lost_between_two_threads() {
     for event_index in [false, true] {
         let own = OwnMemory::new(GuestAddress(0), MEMORY).unwrap();
         let layout = QueueLayout::contiguous(SIZE, GuestAddress(0));
-        let features = RingFeatures { event_index, indirect: false };
+        let features = RingFeatures { event_index, indirect: false, ..RingFeatures::default() };
         let mut driver = DriverQueue::new(own.memory.clone(), &layout, features).unwrap();
         let mut device = DeviceQueue::new(own.memory.clone(), &layout, features, 0, None).unwrap();
         let [kick, call] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));

@@ -180,14 +180,14 @@ proptest! {
         indirect: bool,
         steps in prop::collection::vec(step(), 1..400),
     ) {
-        run(RingFeatures { event_index, indirect }, steps)?;
+        run(RingFeatures { event_index, indirect, ..RingFeatures::default() }, steps)?;
     }
 }
 
 #[test]
 fn indexes_wrap_many_times_without_a_trace() {
     for event_index in [false, true] {
-        let mut pair = pair(RingFeatures { event_index, indirect: false });
+        let mut pair = pair(RingFeatures { event_index, indirect: false, ..RingFeatures::default() });
         let mut chain = Chain::new();
         let (mut kicks, mut calls) = (0, 0);
         for round in 0..70_000u32 {
@@ -227,7 +227,7 @@ fn a_polling_device_is_not_kicked_and_a_polling_driver_not_called() {
 
 #[test]
 fn bytes_go_both_ways_through_several_segments() {
-    let mut pair = pair(RingFeatures { event_index: false, indirect: true });
+    let mut pair = pair(RingFeatures { event_index: false, indirect: true, ..RingFeatures::default() });
     let memory = pair.own.memory.clone();
     let readable = [segment(0, 10), segment(1, 5), segment(2, 20)];
     let writable = [segment(3, 7), segment(4, 30)];
@@ -296,7 +296,7 @@ proptest! {
         steps in prop::collection::vec(crash(), 1..300),
     ) {
         let Pair { own, layout, features, mut driver, .. } =
-            pair(RingFeatures { event_index: true, indirect: false });
+            pair(RingFeatures { event_index: true, indirect: false, ..RingFeatures::default() });
         let file = Inflight::create(1, SIZE).unwrap();
         let open = |base| {
             let length = Inflight::bytes(1, SIZE);

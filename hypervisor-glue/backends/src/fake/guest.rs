@@ -9,7 +9,7 @@ use plinth_virtio::{
 use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
-use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 /// What every driver of virtio 1 accepts of a ring.
@@ -55,6 +55,8 @@ impl FakeGuest {
         RingFeatures {
             event_index: self.features & 1 << VIRTIO_RING_F_EVENT_IDX != 0,
             indirect: self.features & 1 << VIRTIO_RING_F_INDIRECT_DESC != 0,
+            packed: self.features & 1 << VIRTIO_F_RING_PACKED != 0,
+            in_order: self.features & 1 << VIRTIO_F_IN_ORDER != 0,
         }
     }
 
@@ -64,6 +66,11 @@ impl FakeGuest {
         self.next_free = (address + bytes).next_multiple_of(64);
         assert!(self.next_free <= self.end, "the fake guest has no memory left");
         GuestAddress(address)
+    }
+
+    /// Where a ring of the driver's begins: see [`DeviceQueue::new`].
+    pub fn first_base(&self) -> u16 {
+        if self.ring_features().packed { 1 << 15 } else { 0 }
     }
 
     /// What the device's thread sends when the frontend starts a ring.

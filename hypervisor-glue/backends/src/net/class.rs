@@ -59,6 +59,10 @@ impl DeviceClass for NetClass {
         true
     }
 
+    fn takes_packed(&self) -> bool {
+        true
+    }
+
     fn offers_config(&self) -> bool {
         false
     }
