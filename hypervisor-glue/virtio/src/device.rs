@@ -396,7 +396,8 @@ impl SplitQueue {
 
     /// Gives back all up to the first that the caller is not done with.
     fn push_in_order(&mut self, head: u16, length: u32) {
-        let entry = self.order.iter_mut().find(|(taken, written)| *taken == head && written.is_none());
+        let entry =
+            self.order.iter_mut().find(|(taken, written)| *taken == head && written.is_none());
         entry.expect("a head that was taken stands in the order").1 = Some(length);
         while let Some((head, Some(length))) = self.order.front().copied() {
             self.order.pop_front();

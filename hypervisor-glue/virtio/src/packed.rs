@@ -238,7 +238,10 @@ impl PackedQueue {
     pub(crate) fn rewind(&mut self, heads: &[u16]) {
         for head in heads {
             let taken = std::mem::take(&mut self.taken[usize::from(*head)]);
-            assert!(taken.state == State::Out, "chain {head} is put back without having been taken");
+            assert!(
+                taken.state == State::Out,
+                "chain {head} is put back without having been taken"
+            );
             self.held -= taken.slots;
             self.taken_count -= 1;
             self.available.retreat(taken.slots, self.ring.size());
@@ -268,7 +271,8 @@ impl PackedQueue {
     pub(crate) fn publish(&mut self) -> bool {
         let (old, held) = (self.used, self.held);
         while self.held > 0 {
-            let Taken { length, mut id, mut slots, state } = self.taken[usize::from(self.used.slot())];
+            let Taken { length, mut id, mut slots, state } =
+                self.taken[usize::from(self.used.slot())];
             if state != State::Done {
                 break;
             }

@@ -116,9 +116,7 @@ impl PackedDriver {
             let rest = u128::from(segment.length) | u128::from(flags) << 48;
             let bytes = (u128::from(segment.address.0) | rest << 64).to_le_bytes();
             let place = GuestAddress(table.0 + 16 * at as u64);
-            self.memory()
-                .copy_in(place, &bytes)
-                .map_err(|source| QueueFull::Table { source })?;
+            self.memory().copy_in(place, &bytes).map_err(|source| QueueFull::Table { source })?;
         }
         let length = u32::try_from(16 * count).unwrap_or(u32::MAX);
         Ok(self.put(&[(Segment { address: table, length }, flags::INDIRECT)]))

@@ -153,7 +153,8 @@ impl SlotQueue {
     /// A device with an in-flight record finds the chains that are out by itself. For one
     /// without, they are offered again, in slot order, behind what it has used.
     pub fn restart(&mut self, has_inflight: bool, event_index: bool) -> RingPlan {
-        self.ring.features = RingFeatures { event_index, indirect: false, ..RingFeatures::default() };
+        self.ring.features =
+            RingFeatures { event_index, indirect: false, ..RingFeatures::default() };
         // Entries that are used but not yet taken stay where they are and are taken later.
         let used = self.ring.ring.used_index();
         if !has_inflight {

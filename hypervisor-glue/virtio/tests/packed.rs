@@ -39,7 +39,11 @@ fn segment(slot: u64, length: u32) -> Segment {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Add { readable: u8, writable: u8, is_indirect: bool },
+    Add {
+        readable: u8,
+        writable: u8,
+        is_indirect: bool,
+    },
     Publish,
     Pop,
     /// Give back the n-th taken chain, with something written or not.

@@ -187,7 +187,8 @@ proptest! {
 #[test]
 fn indexes_wrap_many_times_without_a_trace() {
     for event_index in [false, true] {
-        let mut pair = pair(RingFeatures { event_index, indirect: false, ..RingFeatures::default() });
+        let mut pair =
+            pair(RingFeatures { event_index, indirect: false, ..RingFeatures::default() });
         let mut chain = Chain::new();
         let (mut kicks, mut calls) = (0, 0);
         for round in 0..70_000u32 {
@@ -227,7 +228,8 @@ fn a_polling_device_is_not_kicked_and_a_polling_driver_not_called() {
 
 #[test]
 fn bytes_go_both_ways_through_several_segments() {
-    let mut pair = pair(RingFeatures { event_index: false, indirect: true, ..RingFeatures::default() });
+    let mut pair =
+        pair(RingFeatures { event_index: false, indirect: true, ..RingFeatures::default() });
     let memory = pair.own.memory.clone();
     let readable = [segment(0, 10), segment(1, 5), segment(2, 20)];
     let writable = [segment(3, 7), segment(4, 30)];
