@@ -32,6 +32,9 @@ enum Phase {
     Maps,
     Tables,
     Super,
+    /// The same pages, the superblock among them, once more over their other copies: from then on
+    /// either copy of each will do, and the journal may be cut.
+    Twins,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -54,6 +57,8 @@ pub(crate) struct Checkpoint {
     pub(crate) replay_seq: u64,
     pub(crate) replay_offset: u64,
     todo: VecDeque<PageKind>,
+    /// Pages of tables that were copied so far: they want a twin.
+    singles: Vec<PageKind>,
     /// Copied pages and the entry each one waits for.
     held: VecDeque<(u64, PageKind, u64, IoBuffer)>,
     in_flight: usize,
@@ -70,6 +75,7 @@ impl Checkpoint {
             replay_seq: 0,
             replay_offset: 0,
             todo: VecDeque::new(),
+            singles: Vec::new(),
             held: VecDeque::new(),
             in_flight: 0,
         }
@@ -104,6 +110,7 @@ impl Checkpoint {
         self.phase = Phase::Idle;
         self.is_wanted = false;
         self.todo.clear();
+        self.singles.clear();
         self.held.clear();
     }
 }
@@ -124,7 +131,7 @@ impl<D: Disk> Store<D> {
                     self.begin_checkpoint();
                 }
             }
-            Phase::Maps | Phase::Tables | Phase::Super => self.move_pages(),
+            Phase::Maps | Phase::Tables | Phase::Super | Phase::Twins => self.move_pages(),
         }
     }
 
@@ -171,7 +178,7 @@ impl<D: Disk> Store<D> {
         let is_skipped = match checkpoint.phase {
             Phase::Maps => omit == Omit::FlushBeforeIndex,
             Phase::Tables => omit == Omit::FlushBeforeSuperblock,
-            Phase::Super | Phase::Idle => false,
+            Phase::Super | Phase::Twins | Phase::Idle => false,
         };
         match checkpoint.flush {
             Flush::No if is_skipped => self.next_phase(),
@@ -207,8 +214,14 @@ impl<D: Disk> Store<D> {
                 self.checkpoint.phase = Phase::Super;
                 self.checkpoint.todo.push_back(PageKind::Superblock);
             }
-            Phase::Super | Phase::Idle => {
+            Phase::Super if self.options.omit != Omit::Twins => {
+                self.checkpoint.phase = Phase::Twins;
+                let singles = std::mem::take(&mut self.checkpoint.singles);
+                self.checkpoint.todo.extend(singles);
+            }
+            Phase::Super | Phase::Twins | Phase::Idle => {
                 self.checkpoint.phase = Phase::Idle;
+                self.checkpoint.singles.clear();
                 self.journal.cut(self.checkpoint.replay_seq, self.checkpoint.replay_offset);
                 self.marks.cut();
                 self.counters.checkpoints += 1;
@@ -229,6 +242,10 @@ impl<D: Disk> Store<D> {
         let mut until = if self.journal.is_open_empty() { open - 1 } else { open };
         let mut buffer = self.io.pool.take(plinth_format::PAGE_SIZE);
         let (id, layout) = (self.id, self.layout);
+        let is_twin = self.checkpoint.phase == Phase::Twins;
+        if !is_twin && !matches!(kind, PageKind::Map { .. }) {
+            self.checkpoint.singles.push(kind);
+        }
         let address = match kind {
             PageKind::Map { frame, slot, half, incarnation } => {
                 let found = self.objects.occupied(slot);
@@ -250,19 +267,21 @@ impl<D: Disk> Store<D> {
             }
             PageKind::Count { page } => {
                 let mut image = self.space.count_page(page);
-                let generation = next_generation(&mut self.space.count_pages[page as usize]);
+                let generation =
+                    next_generation(&mut self.space.count_pages[page as usize], is_twin);
                 let address = layout.count_address(page, generation % 2);
                 put_page(&mut buffer, &mut image, id, address, generation)
             }
             PageKind::Bitmap { page } => {
                 let mut image = self.space.bitmap_page(page);
-                let generation = next_generation(&mut self.space.bitmap_pages[page as usize]);
+                let generation =
+                    next_generation(&mut self.space.bitmap_pages[page as usize], is_twin);
                 let address = layout.bitmap_address(page, generation % 2);
                 put_page(&mut buffer, &mut image, id, address, generation)
             }
             PageKind::Index { page } => {
                 let mut image = self.objects.page(page);
-                let generation = next_generation(&mut self.objects.pages[page as usize]);
+                let generation = next_generation(&mut self.objects.pages[page as usize], is_twin);
                 let address = layout.index_address(page, generation % 2);
                 put_page(&mut buffer, &mut image, id, address, generation)
             }
@@ -371,8 +390,9 @@ impl<D: Disk> Store<D> {
     }
 }
 
-fn next_generation(state: &mut crate::space::PageState) -> u64 {
-    state.is_dirty = false;
+/// A twin may have more than the first copy has: the page stays as dirty as it became meanwhile.
+const fn next_generation(state: &mut crate::space::PageState, is_twin: bool) -> u64 {
+    state.is_dirty &= is_twin;
     state.generation += 1;
     state.generation
 }

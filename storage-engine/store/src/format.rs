@@ -83,10 +83,12 @@ impl<D: Disk> Store<D> {
         let space = Space::new(layout.unit_count);
         for page in 0..layout.unit_count.div_ceil(BITMAP_UNITS) {
             let mut image: BitmapPage = space.bitmap_page(page);
-            let address = layout.bitmap_address(page, 1);
-            let mut buffer = IoBuffer::zeroed(PAGE_SIZE);
-            put_page(&mut buffer, &mut image, options.id, address, 1);
-            blocking::write(disk, address, buffer)?;
+            for generation in 1..=2 {
+                let address = layout.bitmap_address(page, generation % 2);
+                let mut buffer = IoBuffer::zeroed(PAGE_SIZE);
+                put_page(&mut buffer, &mut image, options.id, address, generation);
+                blocking::write(disk, address, buffer)?;
+            }
         }
         blocking::flush(disk)?;
         let mut image = Superblock::zeroed();

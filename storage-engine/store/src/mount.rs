@@ -119,31 +119,35 @@ impl<D: Disk> Store<D> {
         Ok(store)
     }
 
-    /// Reads bitmap, counts and index: of each page the newer copy that is whole.
+    /// Reads bitmap, counts and index: of each page the newer copy that is whole. What has only one
+    /// copy, or two that differ, the first checkpoint of the session writes to both.
     fn load_tables(&mut self, index_pages: u32) -> Result<(), MountError> {
         let (layout, id) = (self.layout, self.id);
         let mut in_use = Vec::new();
         let space = &mut self.space;
         let base = layout.bitmap_offset;
-        read_pairs(&mut self.io.disk, id, base, layout.bitmap_pages(), |page, found| {
+        read_pairs(&mut self.io.disk, id, base, layout.bitmap_pages(), |page, found, has_twin| {
             let found: &BitmapPage = found.ok_or(MountError::Bitmap { page })?;
             let counts = space.load_bitmap(page, found);
+            space.bitmap_pages[page as usize].is_dirty |= !has_twin;
             in_use
                 .extend((0..16).filter(|bit| counts & (1 << bit) != 0).map(|bit| page * 16 + bit));
             Ok(())
         })?;
         for page in in_use.into_iter().filter(|&page| page < layout.count_pages()) {
             let base = layout.count_address(page, 0);
-            read_pairs(&mut self.io.disk, id, base, 1, |_, found| {
+            read_pairs(&mut self.io.disk, id, base, 1, |_, found, has_twin| {
                 space.load_counts(page, found.ok_or(MountError::Count { page })?);
+                space.count_pages[page as usize].is_dirty |= !has_twin;
                 Ok(())
             })?;
         }
         let objects = &mut self.objects;
         let pages = index_pages.min(layout.index_pages());
-        read_pairs(&mut self.io.disk, id, layout.index_offset, pages, |page, found| {
+        read_pairs(&mut self.io.disk, id, layout.index_offset, pages, |page, found, has_twin| {
             let found: &IndexPage = found.ok_or(MountError::Index { page })?;
             objects.load_page(page, found);
+            objects.pages[page as usize].is_dirty |= !has_twin;
             Ok(())
         })
     }
@@ -298,13 +302,17 @@ fn newest_superblock<D: Disk>(disk: &mut D) -> Result<Superblock, MountError> {
     best.ok_or(MountError::NoSuperblock { first: faults[0], second: faults[1] })
 }
 
-/// Reads pages that exist twice, side by side, and gives each one's newer copy that is whole.
+/// Where the part of a page begins that says something: before it is what tells copies apart.
+const PAGE_OWN: usize = 48;
+
+/// Reads pages that exist twice, side by side, and gives each one's newer copy that is whole, and
+/// whether the other one says the same.
 fn read_pairs<D: Disk, P: Page>(
     disk: &mut D,
     id: StoreId,
     base: u64,
     pages: u32,
-    mut visit: impl FnMut(u32, Option<&P>) -> Result<(), MountError>,
+    mut visit: impl FnMut(u32, Option<&P>, bool) -> Result<(), MountError>,
 ) -> Result<(), MountError> {
     let per_window = u32::try_from(WINDOW / (2 * PAGE_SIZE)).unwrap_or(1);
     let mut first = 0;
@@ -320,11 +328,15 @@ fn read_pairs<D: Disk, P: Page>(
                 let at = address + (copy * PAGE_SIZE) as u64;
                 page.verify(Some(id), at).is_ok().then_some(page)
             };
-            let newer = match (good(0), good(1)) {
-                (Some(a), Some(b)) => Some(if a.generation() > b.generation() { a } else { b }),
-                (a, b) => a.or(b),
+            let says = |copy: usize| &pair[copy * PAGE_SIZE + PAGE_OWN..(copy + 1) * PAGE_SIZE];
+            let (newer, has_twin) = match (good(0), good(1)) {
+                (Some(a), Some(b)) => {
+                    let is_first = a.generation() > b.generation();
+                    (Some(if is_first { a } else { b }), says(0) == says(1))
+                }
+                (a, b) => (a.or(b), false),
             };
-            visit(first + index, newer)?;
+            visit(first + index, newer, has_twin)?;
         }
         first += count;
     }

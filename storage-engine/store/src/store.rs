@@ -117,6 +117,8 @@ pub enum Omit {
     ClearGuard,
     /// Writes in place to units whose other owner left by an entry that is not confirmed.
     AloneGuard,
+    /// Cuts the journal when one copy of the superblock and of the tables is written.
+    Twins,
     /// Takes the first entry that is missing for the journal's end, whatever others say of it.
     JournalVouched,
     /// Replays from the journal without writing deferred blocks to their places.

@@ -247,7 +247,8 @@ fn a_scrub_amid_writes_calls_nothing_bad() {
         assert_eq!(store.state(), StoreState::Writable);
         assert_eq!(store.counters().bad_blocks, 0);
     }
-    assert!(scrubs > 100, "{scrubs} scrubs went through");
+    // A scrub reads tables and maps between checkpoints, which take three flushes each.
+    assert!(scrubs > 50, "{scrubs} scrubs went through");
 }
 
 #[test]

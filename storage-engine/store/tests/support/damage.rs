@@ -5,19 +5,21 @@
 //! are damaged as bad disks do it: a bit is wrong; a block is again what it was some time ago, as
 //! after a lost write; a block holds what belongs elsewhere, as after a misdirected write; a block
 //! cannot be read. The store is mounted and goes on working, and in the end every block is asked
-//! for. After an unmount a block is either right or refused. After a cut it may also be as it was
-//! some time before: damage to what nobody has confirmed looks like what a power cut leaves. It is
-//! never what the object did not have.
+//! for. A block is either right or refused, after an unmount and after a cut: what the damage may hit is
+//! vouched for by entries that are written behind it. A damaged journal may have the whole store
+//! refused, and one copy of a superblock, index, bitmap or count page costs nothing.
 
 use super::{Change, DISK_LENGTH, Model, Plan, Tally, format_options, generate, request};
 use crate::{key, lay_out, settle};
 use plinth_disks::memory::{Fault, FaultRule, MemoryDisk, Seed};
 use plinth_store::{
-    DiskError, IoBuffer, Store, StoreAnswer, StoreRefusal, StoreRequest, StoreState, StoreTag,
+    DiskError, IoBuffer, MountError, Store, StoreAnswer, StoreRefusal, StoreRequest, StoreState,
+    StoreTag,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
 const PAGE: u64 = 4096;
+const JOURNAL: u64 = 65536;
 const SECTOR: u32 = 512;
 /// Blocks of an object that the workload uses, and some that it does not.
 const RANGES: [(u32, u32); 2] = [(0, 48), (496, 48)];
@@ -27,16 +29,15 @@ const RANGES: [(u32, u32); 2] = [(0, 48), (496, 48)];
 struct Damage {
     data: BTreeSet<u64>,
     maps: BTreeSet<u64>,
+    /// Pages that exist twice, of which one copy may be lost; by the first byte of the pair.
+    pairs: BTreeSet<u64>,
+    journal: BTreeSet<u64>,
     words: Vec<String>,
 }
-
-/// What an object ever had in a sector.
-type Past = BTreeSet<(u64, u32, u64)>;
 
 struct World {
     store: Store<MemoryDisk>,
     state: BTreeMap<u64, Model>,
-    past: Past,
 }
 
 fn page(disk: &MemoryDisk, at: u64) -> [u8; 4096] {
@@ -55,7 +56,7 @@ impl Plan {
         disk.set_atomic_write_size(self.atomic);
         Store::format(&mut disk, &format_options()).map_err(|e| told(e.to_string()))?;
         let store = Store::mount(disk, self.options()).map_err(|e| told(e.to_string()))?;
-        let mut world = World { store, state: BTreeMap::new(), past: Past::new() };
+        let mut world = World { store, state: BTreeMap::new() };
         let (third, half) = (steps.len() / 3, steps.len() / 2);
         world.work(&steps[..third], tally);
         let disk = world.store.unmount();
@@ -66,37 +67,79 @@ impl Plan {
         // Where blocks are overwritten in place a cut leaves halves whose blocks are taken as they
         // are: what a disk spoils there before the next mount cannot be told from an overwrite.
         let is_cut = self.atomic < 4096 && seed.one_in(3);
+        if is_cut {
+            // Entries behind, more than are damaged: so that all before them is vouched for.
+            for value in 0..4_u8 {
+                world.vouch(value)?;
+            }
+        }
         let mut disk = if is_cut { world.store.abandon() } else { world.store.unmount() };
-        let damage = damage(&mut disk, &old, &mut seed);
+        let damage = damage(&mut disk, &old, is_cut, &mut seed);
         tally.damaged += damage.words.len() as u64;
+        tally.tables += damage.pairs.len() as u64;
         let mounted = Store::mount(disk, self.options());
+        if let (Err(MountError::Journal { .. }), true) = (&mounted, !damage.journal.is_empty()) {
+            tally.journals += 1;
+            return Ok(());
+        }
         world.store = mounted.map_err(|e| told(format!("{e}; {:?}", damage.words)))?;
         // After a cut nobody knows where the store is, so it does no more work on top.
         if !is_cut {
             world.work(&steps[half..], tally);
         }
-        let looked = world.look(&damage, is_cut, tally);
+        let looked = world.look(&damage, tally);
         looked.map_err(|error| told(format!("cut {is_cut}, {:?}: {error}", damage.words)))
     }
 }
 
-/// Damages one block or a few.
-fn damage(disk: &mut MemoryDisk, old: &[[u8; 4096]], seed: &mut Seed) -> Damage {
+/// The pages of a disk by what they are.
+struct Places {
+    data: Vec<u64>,
+    maps: Vec<u64>,
+    tables: Vec<u64>,
+    journal: Vec<u64>,
+}
+
+fn places(disk: &MemoryDisk) -> Places {
     let all: Vec<u64> = (0..DISK_LENGTH / PAGE).map(|index| index * PAGE).collect();
-    let maps: Vec<u64> =
-        all.iter().copied().filter(|&at| page(disk, at).starts_with(b"PLNmap")).collect();
+    let is_of = |at: u64, kinds: &[&[u8]]| {
+        let bytes = page(disk, at);
+        kinds.iter().any(|magic| bytes.starts_with(magic))
+    };
+    let of = |kinds: &[&[u8]]| -> Vec<u64> {
+        all.iter().copied().filter(|&at| is_of(at, kinds)).collect()
+    };
+    let maps = of(&[b"PLNmap"]);
     let first = maps.last().copied().unwrap_or(DISK_LENGTH) + PAGE;
-    let has_data = |&at: &u64| at >= first && page(disk, at) != [0; 4096];
-    let data: Vec<u64> = all.iter().copied().filter(has_data).collect();
+    let is_used = |&at: &u64| page(disk, at) != [0; 4096];
+    let data = all.iter().copied().filter(|&at| at >= first).filter(is_used).collect();
+    let limits = format_options().limits.expect("the histories choose them");
+    let ring = (JOURNAL..JOURNAL + limits.journal_length).step_by(PAGE as usize);
+    let tables = of(&[b"PLNsuper", b"PLNindex", b"PLNbits", b"PLNcount"]);
+    Places { data, maps, tables, journal: ring.filter(is_used).collect() }
+}
+
+/// Damages one block or a few.
+fn damage(disk: &mut MemoryDisk, old: &[[u8; 4096]], is_cut: bool, seed: &mut Seed) -> Damage {
+    let Places { data, maps, tables, journal } = places(disk);
     let mut damage = Damage::default();
     for _ in 0..1 + seed.below(3) {
-        let is_map = seed.one_in(2);
-        let places = if is_map { &maps } else { &data };
+        let what = seed.below(if is_cut { 8 } else { 6 });
+        let places = match what {
+            0 | 1 => &maps,
+            2..4 => &data,
+            4 | 5 => &tables,
+            _ => &journal,
+        };
         if places.is_empty() {
             continue;
         }
         let pick = |seed: &mut Seed| places[seed.below(places.len() as u64) as usize];
         let at = pick(seed);
+        let pair = if at < JOURNAL { 0 } else { (at - JOURNAL) / (2 * PAGE) * 2 * PAGE + JOURNAL };
+        if matches!(what, 4 | 5) && !damage.pairs.insert(pair) {
+            continue;
+        }
         let before = page(disk, at);
         let word = match seed.below(4) {
             0 => {
@@ -131,17 +174,28 @@ fn damage(disk: &mut MemoryDisk, old: &[[u8; 4096]], seed: &mut Seed) -> Damage 
                 "a read error"
             }
         };
-        if is_map {
-            damage.maps.insert(at)
-        } else {
-            damage.data.insert(at)
-        };
-        damage.words.push(format!("{word} at {at:#x}, map: {is_map}"));
+        match what {
+            0 | 1 => _ = damage.maps.insert(at),
+            2..4 => _ = damage.data.insert(at),
+            4 | 5 => {}
+            _ => _ = damage.journal.insert(at),
+        }
+        damage.words.push(format!("{word} at {at:#x}, kind {what}"));
     }
     damage
 }
 
 impl World {
+    /// Writes something that nobody asks for, whose entry says that all before it was durable.
+    fn vouch(&mut self, value: u8) -> Result<(), String> {
+        let (buffer, length) = lay_out(0, &[value; 512]);
+        let write = StoreRequest::Write { key: key(60), offset: 0, length, buffer };
+        let taken = self.store.submit(StoreTag(0), write);
+        taken.map_err(|_| "no room for a request".to_owned())?;
+        settle(&mut self.store);
+        Ok(())
+    }
+
     fn work(&mut self, steps: &[Vec<Change>], tally: &mut Tally) {
         for step in steps {
             let taken = self.store.submit(StoreTag(0), request(step));
@@ -154,9 +208,6 @@ impl World {
             tally.acknowledged += 1;
             for change in step {
                 change.apply(&mut self.state);
-                let object = change.object();
-                let Some(model) = self.state.get(&object) else { continue };
-                self.past.extend(model.sectors.iter().map(|(&at, &value)| (object, at, value)));
             }
         }
     }
@@ -170,13 +221,13 @@ impl World {
     }
 
     /// Reads every block by itself, and writes a new object: the disk lives on.
-    fn look(&mut self, damage: &Damage, is_cut: bool, tally: &mut Tally) -> Result<(), String> {
+    fn look(&mut self, damage: &Damage, tally: &mut Tally) -> Result<(), String> {
         let mut bad = BTreeSet::new();
         for object in 0..super::OBJECTS {
             for (first, count) in RANGES {
                 for block in first..first + count {
                     match self.read(object, block) {
-                        Ok(bytes) => self.compare(object, block, &bytes, is_cut)?,
+                        Ok(bytes) => self.compare(object, block, &bytes)?,
                         Err(StoreRefusal::BadMetadata { .. }) if !damage.maps.is_empty() => {
                             tally.lost_maps += 1;
                         }
@@ -224,14 +275,13 @@ impl World {
         }
     }
 
-    fn compare(&self, object: u64, block: u32, bytes: &[u8], is_cut: bool) -> Result<(), String> {
+    fn compare(&self, object: u64, block: u32, bytes: &[u8]) -> Result<(), String> {
         let sectors = self.state.get(&object).map(|model| &model.sectors);
         for (sector, bytes) in (block * 8..).zip(bytes.chunks_exact(SECTOR as usize)) {
             let found = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
             let is_whole = bytes.chunks_exact(8).all(|word| word == found.to_le_bytes());
             let right = sectors.and_then(|sectors| sectors.get(&sector)).copied().unwrap_or(0);
-            let was = found == 0 || self.past.contains(&(object, sector, found));
-            if !is_whole || (found != right && !(is_cut && was)) {
+            if !is_whole || found != right {
                 return Err(format!("object {object} sector {sector} is {found}, not {right}"));
             }
         }

@@ -415,6 +415,9 @@ pub(crate) struct Tally {
     pub(crate) damaged: u64,
     pub(crate) bad_blocks: u64,
     pub(crate) lost_maps: u64,
+    /// Copies of pages of tables that were damaged, and journals that were refused for damage.
+    pub(crate) tables: u64,
+    pub(crate) journals: u64,
     pub(crate) discards: u64,
 }
 
