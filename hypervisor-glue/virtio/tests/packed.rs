@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Packed rings, and in-order use of both layouts: both sides over random steps against lists
 //! that have no laps to get wrong, and a device that is killed.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set up has failed")]
 
 use plinth_guest_memory::{GuestAddress, OwnMemory};
 use plinth_virtio::{
