@@ -106,6 +106,7 @@ impl Switch {
             subnet: None,
             security_groups: None,
             allowed: Vec::new(),
+            limits: plinth_switch_api::PortLimits::NONE,
         });
         socket
     }

@@ -90,6 +90,15 @@ fn vm() -> VmSpec {
             subnet: "blue-a".parse().unwrap(),
             groups: Some(vec![GroupId(2)]),
             allowed: vec!["10.8.0.0/16".parse().unwrap()],
+            limits: NicLimits {
+                outbound: NicRate { bits_per_second: 100_000_000, ..NicRate::default() },
+                inbound: NicRate {
+                    packets_per_second: 5000,
+                    packets_burst: 9,
+                    ..NicRate::default()
+                },
+                weight: 200,
+            },
         }],
         run: Run::Stopped { grace_seconds: 30 },
         start_number: 4,

@@ -55,6 +55,19 @@ pub(crate) fn prefix(text: &str) -> Result<Prefix, String> {
     }
 }
 
+/// A count with a decimal unit, as networks have it: `500`, `200K`, `100M`, `1G`.
+pub(crate) fn decimal(text: &str) -> Result<u64, String> {
+    let error = || format!("{text:?} is no rate: write a whole number and K, M or G, as in 100M");
+    let units = [('K', 1000), ('M', 1_000_000), ('G', 1_000_000_000)];
+    let unit = units.into_iter().find(|(letter, _)| text.ends_with(*letter));
+    let digits = unit.and_then(|(letter, _)| text.strip_suffix(letter)).unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Err(error());
+    }
+    let number: u64 = digits.parse().map_err(|_| error())?;
+    number.checked_mul(unit.map_or(1, |(_, factor)| factor)).ok_or_else(error)
+}
+
 /// Bytes: `256M`, `20G`.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     text.parse::<plinth_planner::Size>().map(|size| size.0).map_err(|err| err.to_string())

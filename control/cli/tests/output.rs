@@ -537,6 +537,10 @@ fn nics_are_listed_with_what_filters_them() {
         addresses: vec![[10, 0, 0, 2].into()],
         groups: groups.map(|list| list.iter().map(|name| name.parse().unwrap()).collect()),
         allowed: vec!["10.8.0.0/16".parse().unwrap()],
+        limits: NicLimits {
+            outbound: NicRate { bits_per_second: 100_000_000, ..NicRate::default() },
+            ..NicLimits::default()
+        },
     };
     let all = vec![
         nic("web-1-0", Some(vec!["web", "db"])),
@@ -553,6 +557,7 @@ web-1-2  web-1  blue  blue-a  02:50:00:00:00:01  10.0.0.2   not filtered
 "
     );
     assert!(text(&Answer::Nic(all[0].clone()), NOW).contains("may speak from: 10.8.0.0/16\n"));
+    assert!(text(&Answer::Nic(all[0].clone()), NOW).contains("100M bit/s"));
 }
 
 #[test]

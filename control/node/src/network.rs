@@ -2,8 +2,8 @@
 //! What a spec's VPCs and security groups mean for the switch: pure functions.
 
 use plinth_api::{
-    GroupSpec, HopSpec, NicSpec, NodeSpec, PeerSpec, RuleDirection, RulePriority, RuleProtocol,
-    RuleSpec, RuleVerdict, VpcSpec,
+    GroupSpec, HopSpec, NicLimits, NicRate, NicSpec, NodeSpec, PeerSpec, RuleDirection,
+    RulePriority, RuleProtocol, RuleSpec, RuleVerdict, VpcSpec,
 };
 use plinth_ids::{GroupId, Name};
 use plinth_switch_api as switch;
@@ -87,6 +87,22 @@ fn rule(spec: &RuleSpec) -> switch::Rule {
     }
 }
 
+/// 0 is none.
+pub(crate) fn port_limits(limits: NicLimits) -> switch::PortLimits {
+    let some = |value: u64| (value > 0).then_some(value);
+    let rate = |rate: NicRate| switch::RateLimit {
+        bits_per_second: some(rate.bits_per_second),
+        bits_burst: some(rate.bits_burst),
+        packets_per_second: some(rate.packets_per_second),
+        packets_burst: some(rate.packets_burst),
+    };
+    switch::PortLimits {
+        outbound: rate(limits.outbound),
+        inbound: rate(limits.inbound),
+        weight: (limits.weight > 0).then_some(limits.weight),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +121,7 @@ mod tests {
             subnet: "blue-a".parse().unwrap(),
             groups: Some(vec![GroupId(1), GroupId(2)]),
             allowed: Vec::new(),
+            limits: NicLimits::default(),
         }
     }
 

@@ -42,6 +42,7 @@ pub fn needs(wanted: &[VmSpec], held: &BTreeMap<VmId, VmSpec>) -> Needs {
         if let Some(needed) = nics.get_mut(&nic.port) {
             needed.groups = nic.groups.clone();
             needed.allowed = nic.allowed.clone();
+            needed.limits = nic.limits;
         }
     }
     // So do limits of disks: they are the store's.
@@ -79,6 +80,7 @@ pub fn switch_config(spec: &NodeSpec, needs: &Needs, places: &Places) -> switch:
         subnet: network::known_subnet(spec, nic),
         security_groups: network::known_groups(spec, nic),
         allowed: nic.allowed.clone(),
+        limits: network::port_limits(nic.limits),
     });
     let remotes = spec.remotes.iter().map(|remote| switch::Remote {
         vni: remote.vni,
@@ -258,6 +260,7 @@ mod tests {
                 subnet: "blue-a".parse().unwrap(),
                 groups: Some(vec![GroupId(1)]),
                 allowed: Vec::new(),
+                limits: plinth_api::NicLimits::default(),
             }],
             run,
             start_number: 1,

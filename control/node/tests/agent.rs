@@ -124,6 +124,7 @@ fn vm(number: u64) -> VmSpec {
             subnet: "blue-a".parse().unwrap(),
             groups: None,
             allowed: Vec::new(),
+            limits: plinth_api::NicLimits::default(),
         }],
         run: Run::Running,
         start_number: 1,

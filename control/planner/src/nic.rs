@@ -7,8 +7,9 @@ use crate::group::check_group_count;
 use crate::names;
 use crate::record::{Nic, VmRecord};
 use crate::spec::port_name;
-use plinth_api::{Code, EniView, Refusal};
+use plinth_api::{Code, EniView, NicLimits, NicRate, Refusal};
 use plinth_ids::{Name, Prefix};
+use plinth_switch_api::{BITS_PER_SECOND, PACKETS_PER_SECOND, WEIGHT_DEFAULT, WEIGHT_MAX};
 
 /// Ranges of one NIC; the switch takes as many.
 const ALLOWED_MAX: usize = 64;
@@ -110,6 +111,22 @@ impl Cluster {
         })
     }
 
+    /// Holds a NIC to limits, or to none.
+    pub fn nic_limit(&self, name: &Name, limits: NicLimits) -> Result<Change, Refusal> {
+        check_rate("--out", &limits.outbound)?;
+        check_rate("--in", &limits.inbound)?;
+        if limits.weight > WEIGHT_MAX {
+            let text = format!("a weight of {} is out of range", limits.weight);
+            return Err(Refusal::new(Code::Invalid, text)
+                .field("--weight")
+                .remedy(format!("give 1 to {WEIGHT_MAX}; the usual one is {WEIGHT_DEFAULT}")));
+        }
+        self.change_nic(name, |nic| {
+            nic.limits = limits;
+            Ok(())
+        })
+    }
+
     /// The NICs of one VM, or of all.
     pub fn eni_views(&self, vm: Option<&Name>) -> Result<Vec<EniView>, Refusal> {
         if let Some(name) = vm {
@@ -136,6 +153,29 @@ impl Cluster {
             addresses: self.nic_addresses(nic),
             groups: groups.map(|list| list.iter().map(|id| self.group_name(*id)).collect()),
             allowed: nic.allowed.clone(),
+            limits: nic.limits,
         }
     }
+}
+
+/// A rate of 0 is none; a burst without its rate says nothing. The switch takes the same ranges.
+fn check_rate(field: &str, rate: &NicRate) -> Result<(), Refusal> {
+    let NicRate { bits_per_second, bits_burst, packets_per_second, packets_burst } = *rate;
+    let packets = format!("{field}-pps");
+    for (field, rate, burst, (least, most)) in [
+        (field, bits_per_second, bits_burst, BITS_PER_SECOND),
+        (packets.as_str(), packets_per_second, packets_burst, PACKETS_PER_SECOND),
+    ] {
+        if rate > 0 && !(least..=most).contains(&rate) || burst > most {
+            return Err(Refusal::new(Code::Invalid, "that rate or burst is out of range")
+                .field(field)
+                .remedy(format!("give {least} to {most}, or leave it away")));
+        }
+        if rate == 0 && burst > 0 {
+            return Err(Refusal::new(Code::Invalid, "a burst needs a rate")
+                .field(format!("{field}-burst"))
+                .remedy(format!("give {field} too")));
+        }
+    }
+    Ok(())
 }

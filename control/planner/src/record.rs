@@ -5,8 +5,8 @@
 //! wanted; what is seen lives in [`crate::Observed`] and is never stored.
 
 use plinth_api::{
-    Boot, Durability, HopSpec, PeerSpec, PoolClass, RuleScope, Run, ScrubSchedule, Underlay,
-    VolumeLimits,
+    Boot, Durability, HopSpec, NicLimits, PeerSpec, PoolClass, RuleScope, Run, ScrubSchedule,
+    Underlay, VolumeLimits,
 };
 use plinth_ids::{
     DiskId, Epoch, GroupId, ImageId, MacAddress, Name, NodeId, PoolId, PortId, Prefix, SnapshotId,
@@ -346,6 +346,8 @@ pub struct Nic {
     /// Ranges that the guest may speak from beside its addresses.
     #[serde(default)]
     pub allowed: Vec<Prefix>,
+    #[serde(default)]
+    pub limits: NicLimits,
 }
 
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]

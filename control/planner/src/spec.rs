@@ -93,6 +93,7 @@ impl Cluster {
             subnet: nic.subnet.clone(),
             groups: nic.groups.clone(),
             allowed: nic.allowed.clone(),
+            limits: nic.limits,
         }
     }
 

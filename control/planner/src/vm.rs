@@ -10,7 +10,8 @@ use crate::record::{
 };
 use crate::volume::has_copy;
 use plinth_api::{
-    Boot, CheckState, Code, DiskRequest, Level, NicRequest, Refusal, Run, VmCreate, VmState,
+    Boot, CheckState, Code, DiskRequest, Level, NicLimits, NicRequest, Refusal, Run, VmCreate,
+    VmState,
 };
 use plinth_ids::{MacAddress, Name, NodeId, PortId, VmId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -150,7 +151,16 @@ impl Cluster {
         in_request.insert(address);
         let mac = mac_of(port);
         let (vpc, name) = (subnet.vpc, subnet.name.clone());
-        Ok(Nic { port, vpc, subnet: name, mac, address, groups: None, allowed: Vec::new() })
+        Ok(Nic {
+            port,
+            vpc,
+            subnet: name,
+            mac,
+            address,
+            groups: None,
+            allowed: Vec::new(),
+            limits: NicLimits::default(),
+        })
     }
 
     fn pick_node(

@@ -332,3 +332,26 @@ fn a_new_nic_names_groups_of_its_own_vpc_once() {
     refused(refusal(&["nobody"]), Code::NotFound, "there is no security-group nobody");
     refused(refusal(&["blue-default", "blue-default"]), Code::Invalid, "is named twice");
 }
+
+#[test]
+fn limits_of_a_nic_reach_its_node_and_are_checked() {
+    let mut bench = Bench::new();
+    bench.on("web-1", "node-1", "blue-a", &[]);
+    let limit = |bench: &Bench, limits| bench.cluster.nic_limit(&name("web-1-0"), limits);
+    let rate = |bits, packets| NicRate {
+        bits_per_second: bits,
+        packets_per_second: packets,
+        ..NicRate::default()
+    };
+    let limits = NicLimits { outbound: rate(100_000_000, 0), inbound: rate(0, 5000), weight: 200 };
+    bench.plan(limit(&bench, limits)).unwrap();
+    assert_eq!(bench.spec(1).vms[0].nics[0].limits, limits);
+    let wrong = NicLimits { outbound: rate(100, 0), ..NicLimits::default() };
+    refused(limit(&bench, wrong), Code::Invalid, "out of range");
+    let burst = NicRate { bits_burst: 1_000_000, ..NicRate::default() };
+    let wrong = NicLimits { inbound: burst, ..NicLimits::default() };
+    refused(limit(&bench, wrong), Code::Invalid, "needs a rate");
+    let wrong = NicLimits { weight: 1001, ..NicLimits::default() };
+    refused(limit(&bench, wrong), Code::Invalid, "weight");
+    assert!(bench.cluster.nic_limit(&name("nobody"), limits).is_err());
+}

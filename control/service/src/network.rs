@@ -30,6 +30,7 @@ pub(crate) const fn is_ours(request: &Request) -> bool {
             | Request::NicShow(_)
             | Request::NicGroup { .. }
             | Request::NicAllow { .. }
+            | Request::NicLimit { .. }
     )
 }
 
@@ -89,6 +90,13 @@ pub(crate) async fn answer(shared: &Shared, request: Request) -> Result<Answer, 
             let plan =
                 |cluster: &Cluster, _: &Observed| cluster.nic_allow(&name, range, is_allowed);
             shared.store.change(plan).await?;
+            nic(shared, &name).await
+        }
+        Request::NicLimit { nic: name, limits } => {
+            shared
+                .store
+                .change(|cluster: &Cluster, _: &Observed| cluster.nic_limit(&name, limits))
+                .await?;
             nic(shared, &name).await
         }
         _ => Err(Refusal::new(Code::Failed, "the request has no answer here")),

@@ -58,10 +58,10 @@ impl GuestPort {
         self.running.len()
     }
 
-    /// Takes up to a burst from the `nth` running pair.
+    /// Takes up to `most` packets from the `nth` running pair.
     #[inline]
-    pub(crate) fn receive(&mut self, nth: usize, burst: &mut OutboundBurst) -> usize {
-        self.running.get(nth).map_or(0, |&pair| self.device.receive(pair, burst))
+    pub(crate) fn receive(&mut self, nth: usize, most: usize, burst: &mut OutboundBurst) -> usize {
+        self.running.get(nth).map_or(0, |&pair| self.device.receive_up_to(pair, most, burst))
     }
 
     #[inline]

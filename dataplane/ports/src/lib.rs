@@ -16,7 +16,8 @@
 //! Laws:
 //! * A payload is copied once. What a guest changes after its headers were judged is payload.
 //! * A packet that cannot be delivered is counted at its destination with a drop reason.
-//! * A round takes at most one burst from each queue, so no port starves another.
+//! * A round takes at most one burst from each queue, and from a port only while it has cycles of
+//!   its share left, so no port starves another.
 //! * Nothing on the path of a packet allocates, locks, logs or waits.
 //!
 //! [`MemoryPort`] is the fake twin of the other two, with faults.
@@ -28,6 +29,7 @@ mod message;
 mod path;
 mod poller;
 mod port;
+mod turns;
 
 pub use ethernet::EthernetPort;
 pub use guest::GuestPort;

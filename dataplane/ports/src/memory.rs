@@ -62,16 +62,21 @@ impl MemoryLink {
         std::mem::take(&mut lock(&self.wire).from_switch)
     }
 
+    /// Frames that the switch has not taken yet.
+    pub fn waiting(&self) -> usize {
+        lock(&self.wire).to_switch.len()
+    }
+
     pub fn set_up(&self, is_up: bool) {
         lock(&self.wire).is_up = is_up;
     }
 }
 
 impl MemoryPort {
-    /// Takes up to a burst of frames.
-    pub(crate) fn receive(&mut self, into: &mut Vec<Frame>) -> usize {
+    /// Takes up to a burst of frames, and no more than `most`.
+    pub(crate) fn receive(&mut self, most: usize, into: &mut Vec<Frame>) -> usize {
         let mut wire = lock(&self.wire);
-        let count = wire.to_switch.len().min(plinth_vswitch::BURST_MAX);
+        let count = wire.to_switch.len().min(plinth_vswitch::BURST_MAX).min(most);
         into.extend(wire.to_switch.drain(..count));
         count
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From one port's burst to the ports that it goes to.
 
+use crate::turns::Turns;
 use crate::{Delivery, Frame, GuestPort, Port};
 use plinth_backends::net::{BURST, HEAD_MAX, OutboundBurst, Payload, SegmentRequest};
 use plinth_dpdk::Mbuf;
@@ -41,6 +42,9 @@ pub(crate) struct Path {
     /// Places where something was put out or taken since they were flushed.
     touched: Vec<usize>,
     is_touched: Vec<bool>,
+    turns: Turns,
+    /// The queue pair that begins, of every port that has several.
+    first_pair: usize,
     stages: StageCycles,
 }
 
@@ -96,6 +100,8 @@ impl Path {
             frames: Vec::with_capacity(BURST_MAX),
             touched: Vec::with_capacity(places),
             is_touched: vec![false; places],
+            turns: Turns::new(places),
+            first_pair: 0,
             stages: StageCycles::default(),
         }
     }
@@ -103,6 +109,7 @@ impl Path {
     /// Puts a port in its place. Gives back the one that was there.
     pub(crate) fn put(&mut self, index: PortIndex, port: Port) -> Option<Port> {
         let before = self.slots[index.get()].replace(Slot { index, port, last_target: index });
+        self.turns.set_weight(index.get(), self.switch.weight(index));
         if before.is_none() {
             let at = self.taken.partition_point(|&place| place < index.get());
             self.taken.insert(at, index.get());
@@ -139,21 +146,48 @@ impl Path {
         self.slots.iter_mut().flatten().map(|slot| &mut slot.port)
     }
 
-    /// Moves at most one burst out of every queue of every port.
+    /// Moves at most one burst out of every queue of every port whose turn it is.
     pub(crate) fn round(&mut self, now: Moment) -> usize {
+        let moved = self.round_of_turns(now);
+        if moved > 0 {
+            self.turns.end();
+            return moved;
+        }
+        // Only ports that were passed over have anything: there is nobody to pass them over for.
+        if self.turns.catch_up() { self.round_of_turns(now) } else { 0 }
+    }
+
+    fn round_of_turns(&mut self, now: Moment) -> usize {
         let mut moved = 0;
+        self.first_pair = self.first_pair.wrapping_add(1);
         for nth in 0..self.taken.len() {
             let place = self.taken[nth];
             let Some(slot) = &self.slots[place] else { continue };
             let index = slot.index;
+            // What comes from the wire is everybody's: one burst a round, always.
+            let is_guests = index != PortIndex::UPLINK;
+            if is_guests && !self.turns.begin(place) {
+                continue;
+            }
             moved += match &slot.port {
-                Port::Guest(port) => {
-                    let pairs = port.pair_count();
-                    (0..pairs).map(|pair| self.move_from_guest(now, index, pair)).sum()
-                }
+                Port::Guest(port) => self.move_from_pairs(now, index, port.pair_count()),
                 Port::Ethernet(_) => self.move_from_ethernet(now, index),
                 Port::Memory(_) => self.move_from_memory(now, index),
             };
+        }
+        moved
+    }
+
+    /// One burst from each of a guest's queue pairs, while it has cycles left; each round another
+    /// pair begins.
+    fn move_from_pairs(&mut self, now: Moment, index: PortIndex, pairs: usize) -> usize {
+        let mut moved = 0;
+        for nth in 0..pairs {
+            let pair = (self.first_pair.wrapping_add(nth)) % pairs;
+            if nth > 0 && !self.turns.may_go_on(index.get()) {
+                break;
+            }
+            moved += self.move_from_guest(now, index, pair);
         }
         moved
     }
@@ -197,9 +231,14 @@ impl Path {
         let Some(Slot { port: Port::Guest(port), .. }) = &mut self.slots[index.get()] else {
             return 0;
         };
+        let most = self.switch.outbound_allowance(now, index);
+        if most == 0 {
+            return 0;
+        }
         let mut burst = self.burst.take().expect("put back below, before any other burst");
         let mut lap = Lap::begin();
-        let count = port.receive(pair, &mut burst);
+        let began = lap.at;
+        let count = port.receive(pair, most, &mut burst);
         if count == 0 {
             // Chains that broke the rules may be there, and go back.
             port.release(&mut burst);
@@ -241,6 +280,7 @@ impl Path {
         self.burst = Some(burst);
         self.touch(index);
         lap.end(&mut self.stages.release);
+        self.turns.charge(index.get(), lap.at.wrapping_sub(began));
         self.stages.packets += count as u64;
         count
     }
@@ -280,8 +320,10 @@ impl Path {
         let Some(Slot { port: Port::Memory(port), .. }) = &mut self.slots[index.get()] else {
             return 0;
         };
+        let most = self.switch.outbound_allowance(now, index);
+        let began = cycles();
         let mut frames = std::mem::take(&mut self.frames);
-        let count = port.receive(&mut frames);
+        let count = port.receive(most, &mut frames);
         for (packet, frame) in self.packets.iter_mut().zip(&frames) {
             let mut offload = frame.offload();
             if index == PortIndex::UPLINK {
@@ -296,6 +338,9 @@ impl Path {
         self.carry_out(count, |nth, tail| Payload::bytes(&frames[nth].bytes[tail]));
         frames.clear();
         self.frames = frames;
+        if count > 0 {
+            self.turns.charge(index.get(), cycles().wrapping_sub(began));
+        }
         count
     }
 

@@ -248,7 +248,8 @@ impl Poller for DataPath {
 
     fn deadline(&self) -> Option<Moment> {
         // A deadline that passed is served at the next check and not in a spin until then.
-        self.path.switch.deadline().map(|deadline| deadline.max(self.deadline_check))
+        let due = self.path.switch.deadline().map(|deadline| deadline.max(self.deadline_check));
+        due.into_iter().chain(self.path.switch.held_until()).min()
     }
 
     fn arm(&mut self) -> Wake {

@@ -7,6 +7,7 @@
 //! socket, so that a person can speak them with `socat`. A field that is not known is an error:
 //! a configuration that is half understood must not be carried out.
 
+mod limits;
 mod look;
 mod security;
 mod vpc;
@@ -16,6 +17,9 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+pub use limits::{
+    BITS_PER_SECOND, PACKETS_PER_SECOND, PortLimits, RateLimit, WEIGHT_DEFAULT, WEIGHT_MAX,
+};
 pub use look::{DropQuery, DropRow, FLOW_PAGE_MAX, FlowPage, FlowQuery, FlowRow, Look, Sight};
 pub use security::{Direction, Priority, Rule, RulePeer, RuleProtocol, RuleVerdict, SecurityGroup};
 pub use vpc::{NextHop, Route, Subnet, SubnetPrefix, Vpc};
@@ -104,6 +108,8 @@ pub struct GuestPort {
     /// Ranges from which the guest may send beside its addresses, as a router or a VPN does.
     #[serde(default)]
     pub allowed: Vec<Prefix>,
+    #[serde(default)]
+    pub limits: PortLimits,
 }
 
 /// A NIC behind another node's VTEP.

@@ -76,6 +76,8 @@ pub enum ConfigError {
     MtuExceedsUnderlay { place: Place, mtu: u16, underlay: u16 },
     #[error("{place}: queue_pairs {found} is out of range: use 1 to 8")]
     QueuePairs { place: Place, found: u16 },
+    #[error("{place}: {what} {found} is out of range: use {least} to {most}, or none")]
+    Limit { place: Place, what: &'static str, found: u64, least: u64, most: u64 },
     #[error("underlay: prefix_length {found} is out of range: use 1 to 32")]
     PrefixLength { found: u8 },
     #[error("{place}: vtep {vtep} is not one machine's address: use a unicast address")]
@@ -114,6 +116,7 @@ impl ConfigError {
             Self::Mtu { .. } => "mtu",
             Self::MtuExceedsUnderlay { .. } => "mtu-exceeds-underlay",
             Self::QueuePairs { .. } => "queue-pairs",
+            Self::Limit { .. } => "limit",
             Self::PrefixLength { .. } => "prefix-length",
             Self::Vtep { .. } => "vtep",
             Self::Gateway { .. } => "gateway",

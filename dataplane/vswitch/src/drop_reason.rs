@@ -157,6 +157,8 @@ drop_reasons! {
     PortUnknown,
     /// The destination port has no frontend, or its queues are stopped.
     PortDown,
+    /// The destination port gets as much as its limits let it.
+    InboundRateExceeded,
     /// The destination port's queue is full.
     PortQueueFull,
     /// The destination's buffers are too small or not in its memory.
@@ -178,6 +180,7 @@ impl DropReason {
         matches!(
             self,
             Self::PortDown
+                | Self::InboundRateExceeded
                 | Self::PortQueueFull
                 | Self::PortBufferInvalid
                 | Self::PayloadUnreadable

@@ -183,6 +183,7 @@ fn config(epoch: u64) -> SwitchConfig {
         subnet: None,
         security_groups: (segment == SEGMENTS[0]).then(|| vec![GroupId(1)]),
         allowed: Vec::new(),
+        limits: plinth_switch_api::PortLimits::NONE,
     };
     let [one, two] = SEGMENTS;
     let remote = |segment| Remote {

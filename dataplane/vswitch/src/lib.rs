@@ -35,6 +35,7 @@ mod neighbors;
 mod packet;
 mod pipeline;
 mod prefix_table;
+mod rates;
 #[allow(dead_code, reason = "the stages that route and filter take it up")]
 mod route;
 mod scan;

@@ -96,7 +96,24 @@ pub(crate) fn run(switch: &mut Switch, now: Moment, packets: &mut [Packet]) {
         }
         count(switch, packet);
     }
+    if snapshot.has_limits {
+        hold_to_limits(switch, now, packets);
+    }
     switch.waiting = waiting;
+}
+
+/// Counts what was taken from ports, and drops what their receivers' limits do not let pass.
+#[inline(never)]
+fn hold_to_limits(switch: &mut Switch, now: Moment, packets: &mut [Packet]) {
+    for packet in packets {
+        switch.rates.spend(packet.port(), packet.length());
+        let Verdict::Send(to) = packet.verdict() else { continue };
+        // An answer of the switch's own costs nobody anything.
+        if to != packet.port() && !switch.rates.admit(now, to, packet.output_length()) {
+            switch.undelivered(packet, DropReason::InboundRateExceeded);
+            packet.set_verdict(Verdict::Drop(DropReason::InboundRateExceeded));
+        }
+    }
 }
 
 /// The end of a packet that is not forwarded, of which its sender may have to be told.

@@ -10,7 +10,7 @@ use crate::validate::{check_count, is_host, is_within, validate};
 use crate::vpc::{SubnetIndex, VpcTables, is_routable};
 use crate::{ConfigError, Limits, PortIndex};
 use plinth_ids::{Epoch, MacAddress, Name, PortId, Prefix, Vni};
-use plinth_switch_api::{GuestPort, SwitchConfig};
+use plinth_switch_api::{GuestPort, PortLimits, RateLimit, SwitchConfig};
 use plinth_wire::{EthernetHeader, TUNNEL_OVERHEAD, TunnelHeaders, link_local_of};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -72,6 +72,7 @@ pub(crate) struct Port {
     pub(crate) groups: Option<GroupSet>,
     /// Ranges that the guest may speak from beside its addresses.
     pub(crate) allowed: Box<[Prefix]>,
+    pub(crate) limits: PortLimits,
 }
 
 impl Port {
@@ -87,6 +88,7 @@ impl Port {
             subnet,
             groups,
             allowed: port.allowed.clone().into(),
+            limits: port.limits,
         }
     }
 
@@ -149,6 +151,8 @@ pub struct Snapshot {
     indexes: BTreeMap<PortId, PortIndex>,
     pub(crate) uplink: Option<UplinkTables>,
     tunnels: Box<[Tunnel]>,
+    /// Whether any port has a rate that it is held to.
+    pub(crate) has_limits: bool,
     /// VNIs with a port here.
     vnis: Lookup<Vni, ()>,
     /// Which VTEPs may send for a VNI, and the way back to them.
@@ -178,6 +182,10 @@ impl Snapshot {
         snapshot.lay_tunnels(config, limits)?;
         snapshot.fill_tables(config, &mut security);
         snapshot.security = security.finish();
+        snapshot.has_limits = config.ports.iter().any(|port| {
+            let PortLimits { outbound, inbound, .. } = port.limits;
+            [outbound, inbound].iter().any(|limit| *limit != RateLimit::NONE)
+        });
         Ok(snapshot)
     }
 

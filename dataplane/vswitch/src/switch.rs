@@ -6,13 +6,14 @@ use crate::flow::FlowTable;
 use crate::fragments::Fragments;
 use crate::neighbors::Neighbors;
 use crate::pipeline::Waiting;
+use crate::rates::Rates;
 use crate::snapshot::UplinkTables;
 use crate::stages::router::ErrorBudget;
 use crate::{
     BURST_MAX, ConfigError, DropReason, Limits, Packet, PortChange, PortIndex, Snapshot, Verdict,
 };
 use plinth_ids::{Epoch, MacAddress, Moment, PortId};
-use plinth_switch_api::SwitchConfig;
+use plinth_switch_api::{SwitchConfig, WEIGHT_DEFAULT};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -57,6 +58,7 @@ pub struct Switch {
     pub(crate) fragments: Fragments,
     pub(crate) errors: ErrorBudget,
     pub(crate) neighbors: Neighbors,
+    pub(crate) rates: Rates,
     /// By [`PortIndex`].
     pub(crate) counters: Box<[PortCounters]>,
     pub(crate) flow_counters: FlowCounters,
@@ -79,6 +81,7 @@ impl Switch {
             fragments: Fragments::new(limits.fragments),
             errors: ErrorBudget::new(limits.icmp_errors_per_second),
             neighbors: Neighbors::new(limits.next_hops),
+            rates: Rates::new(usize::from(limits.ports) + 1),
             counters: vec![PortCounters::ZERO; usize::from(limits.ports) + 1].into(),
             flow_counters: FlowCounters::default(),
             incarnations: vec![0; usize::from(limits.ports) + 1].into(),
@@ -111,8 +114,36 @@ impl Switch {
                 *incarnation = incarnation.wrapping_add(1);
             }
         }
+        let changes = snapshot.changes();
+        self.rates.install(now, &snapshot, |place| {
+            let is_here = |change: &PortChange| {
+                matches!(change, PortChange::Added { index, .. } if *index == place)
+            };
+            changes.iter().any(is_here)
+        });
         self.flows.next_generation();
         std::mem::replace(&mut self.snapshot, snapshot)
+    }
+
+    /// How many packets the driver may take from a port now: [`BURST_MAX`] unless the port's limit
+    /// is reached. Those that are taken are counted by [`Self::process`].
+    #[inline]
+    pub fn outbound_allowance(&mut self, now: Moment, port: PortIndex) -> usize {
+        if !self.snapshot.has_limits {
+            return BURST_MAX;
+        }
+        self.rates.allowance(now, port)
+    }
+
+    /// When a port whose packets are held may be asked for some again, if there is one.
+    pub const fn held_until(&self) -> Option<Moment> {
+        self.rates.held_until()
+    }
+
+    /// A port's weight beside others.
+    pub fn weight(&self, port: PortIndex) -> u16 {
+        let weight = self.snapshot.port(port).and_then(|port| port.limits.weight);
+        weight.unwrap_or(WEIGHT_DEFAULT)
     }
 
     /// Until then, a segment in the middle of a TCP connection that nobody knows is taken for one

@@ -13,11 +13,10 @@
 //!
 //! Both are asked by one worker, keep nothing for each request, and take the time as an argument.
 
-mod bucket;
 mod fair;
 mod limiter;
 mod window;
 
-pub use bucket::Rate;
 pub use fair::{Account, Fair, Turn, cost_of};
 pub use limiter::{Direction, Limiter, Limits, RatePair};
+pub use plinth_bucket::Rate;

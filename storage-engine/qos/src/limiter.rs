@@ -9,7 +9,7 @@
 //! Requests pass in the order they came: one that is held holds those behind it, also those of
 //! the other direction.
 
-use crate::bucket::{Bucket, Late, Rate};
+use plinth_bucket::{Bucket, Late, Rate};
 use plinth_ids::Moment;
 
 /// What a request counts as. A flush, a discard and zeroing count as writes without bytes.

@@ -27,7 +27,8 @@ pub use operator::{
 };
 pub use refusal::{Code, Refusal};
 pub use spec::{
-    Address, Boot, DiskSpec, Durability, NicSpec, NodeSpec, PoolSpec, Remote, Run, Underlay, VmSpec,
+    Address, Boot, DiskSpec, Durability, NicLimits, NicRate, NicSpec, NodeSpec, PoolSpec, Remote,
+    Run, Underlay, VmSpec,
 };
 pub use status::{
     Check, CheckState, DaemonState, DaemonStatus, DropCount, Facts, FlowStatus, Load, NodeStatus,

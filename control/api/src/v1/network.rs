@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! VPCs, routes and security groups: as a node is told of them, asked for and shown.
 
+use super::NicLimits;
 use crate::with::Raw;
 use plinth_ids::{GroupId, MacAddress, Name, PortId, Prefix, Vni};
 use rkyv::with::Map;
@@ -403,6 +404,7 @@ pub struct EniView {
     /// Ranges that it may speak from beside its addresses.
     #[rkyv(with = Map<Raw>)]
     pub allowed: Vec<Prefix>,
+    pub limits: NicLimits,
 }
 
 /// A list of names inside an option.

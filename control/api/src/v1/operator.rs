@@ -7,10 +7,10 @@
 
 use super::{
     ClusterView, DiffRange, DiskFormat, DropCount, Durability, EniView, FlowStatus, GroupView,
-    ImageView, ImportSource, LimitView, NodeView, PoolClass, PoolDiskView, PoolView, Refusal,
-    RouteHop, RouteView, RulePeer, RuleScope, ScheduleView, ScrubKind, ScrubSchedule, ScrubView,
-    SlowRequestView, SnapshotView, StoreUpgrade, SubnetView, SwitchPort, VmView, VolumeLimits,
-    VolumeStatsView, VolumeView, VpcView,
+    ImageView, ImportSource, LimitView, NicLimits, NodeView, PoolClass, PoolDiskView, PoolView,
+    Refusal, RouteHop, RouteView, RulePeer, RuleScope, ScheduleView, ScrubKind, ScrubSchedule,
+    ScrubView, SlowRequestView, SnapshotView, StoreUpgrade, SubnetView, SwitchPort, VmView,
+    VolumeLimits, VolumeStatsView, VolumeView, VpcView,
 };
 use crate::with::Raw;
 use plinth_ids::{DiskId, Name, Prefix, Vni};
@@ -225,6 +225,12 @@ pub enum Request {
         #[rkyv(with = Raw)]
         range: Prefix,
         is_allowed: bool,
+    },
+    /// Holds a NIC to these limits instead of those it had.
+    NicLimit {
+        #[rkyv(with = Raw)]
+        nic: Name,
+        limits: NicLimits,
     },
     VmCreate(VmCreate),
     VmStart {

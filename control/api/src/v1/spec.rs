@@ -241,6 +241,53 @@ pub struct NicSpec {
     /// Ranges that the guest may speak from beside its addresses.
     #[rkyv(with = Map<Raw>)]
     pub allowed: Vec<Prefix>,
+    /// In force; a change reaches a running VM.
+    #[serde(default)]
+    pub limits: NicLimits,
+}
+
+/// How much one direction of a NIC may carry. 0 is not limited; a burst of 0 is 50 ms' worth.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    Eq,
+    PartialEq,
+    rkyv::Archive,
+    rkyv::Deserialize,
+    rkyv::Serialize,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+pub struct NicRate {
+    pub bits_per_second: u64,
+    pub bits_burst: u64,
+    pub packets_per_second: u64,
+    pub packets_burst: u64,
+}
+
+/// How much a NIC may carry, and its weight beside others on a worker that has not time for all;
+/// 0 is the usual one, 100.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    Eq,
+    PartialEq,
+    rkyv::Archive,
+    rkyv::Deserialize,
+    rkyv::Serialize,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+pub struct NicLimits {
+    /// From the guest.
+    pub outbound: NicRate,
+    /// To the guest.
+    pub inbound: NicRate,
+    pub weight: u16,
 }
 
 /// A list of groups inside an option.

@@ -3,7 +3,7 @@
 
 use crate::text;
 use clap::{Args, Subcommand};
-use plinth_api::{Request, RouteHop};
+use plinth_api::{NicLimits, NicRate, Request, RouteHop};
 use plinth_ids::{Name, Prefix, Vni};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -138,6 +138,9 @@ pub enum NicVerb {
     /// Security groups of a NIC
     #[command(subcommand)]
     Group(NicGroupVerb),
+    /// How much a NIC may carry
+    #[command(subcommand)]
+    Limit(NicLimitVerb),
     /// Let a NIC speak from a range that is not its own, as a router or a VPN does
     Allow {
         nic: Name,
@@ -150,6 +153,65 @@ pub enum NicVerb {
         #[arg(value_parser = text::prefix, value_name = "ADDRESS/LENGTH")]
         range: Prefix,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NicLimitVerb {
+    /// Hold a NIC to these limits instead of those it had, also while its VM runs
+    #[command(after_help = "Example:\n  plinth nic limit set web-1-0 --out 100M --in 1G \
+        --in-pps 200K")]
+    Set(NicLimitArguments),
+    /// Limit a NIC no more
+    Clear { nic: Name },
+}
+
+#[derive(Args, Debug)]
+pub struct NicLimitArguments {
+    nic: Name,
+    /// Bits a second from the guest, as 100M; what is over it waits in the guest
+    #[arg(long, value_parser = text::decimal, default_value = "0", value_name = "BITS")]
+    out: u64,
+    /// Bits that may go at once after a pause [default: 50 ms' worth]
+    #[arg(long, value_parser = text::decimal, default_value = "0", value_name = "BITS")]
+    out_burst: u64,
+    /// Packets a second from the guest
+    #[arg(long, value_parser = text::decimal, default_value = "0", value_name = "PACKETS")]
+    out_pps: u64,
+    /// Packets that may go at once after a pause [default: 50 ms' worth]
+    #[arg(long, value_parser = text::decimal, default_value = "0", value_name = "PACKETS")]
+    out_pps_burst: u64,
+    /// Bits a second to the guest; what is over it is dropped
+    #[arg(long = "in", value_parser = text::decimal, default_value = "0", value_name = "BITS")]
+    inbound: u64,
+    /// Bits that may come at once after a pause [default: 50 ms' worth]
+    #[arg(long, value_parser = text::decimal, default_value = "0", value_name = "BITS")]
+    in_burst: u64,
+    /// Packets a second to the guest
+    #[arg(long, value_parser = text::decimal, default_value = "0", value_name = "PACKETS")]
+    in_pps: u64,
+    /// Packets that may come at once after a pause [default: 50 ms' worth]
+    #[arg(long, value_parser = text::decimal, default_value = "0", value_name = "PACKETS")]
+    in_pps_burst: u64,
+    /// Share of a worker that is too busy for all, 1 to 1000 [default: 100]
+    #[arg(long)]
+    weight: Option<u16>,
+}
+
+impl NicLimitArguments {
+    fn request(self) -> Request {
+        let rate = |bits, bits_burst, packets, packets_burst| NicRate {
+            bits_per_second: bits,
+            bits_burst,
+            packets_per_second: packets,
+            packets_burst,
+        };
+        let limits = NicLimits {
+            outbound: rate(self.out, self.out_burst, self.out_pps, self.out_pps_burst),
+            inbound: rate(self.inbound, self.in_burst, self.in_pps, self.in_pps_burst),
+            weight: self.weight.unwrap_or(0),
+        };
+        Request::NicLimit { nic: self.nic, limits }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -170,6 +232,10 @@ impl NicVerb {
             }
             Self::Group(NicGroupVerb::Remove { nic, group }) => {
                 Request::NicGroup { nic, group, is_member: false }
+            }
+            Self::Limit(NicLimitVerb::Set(arguments)) => arguments.request(),
+            Self::Limit(NicLimitVerb::Clear { nic }) => {
+                Request::NicLimit { nic, limits: NicLimits::default() }
             }
             Self::Allow { nic, range } => Request::NicAllow { nic, range, is_allowed: true },
             Self::Disallow { nic, range } => Request::NicAllow { nic, range, is_allowed: false },

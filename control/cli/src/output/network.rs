@@ -4,8 +4,8 @@
 use super::word;
 use crate::table::{Details, Table};
 use plinth_api::{
-    EniView, GroupView, RouteHop, RouteView, RuleDirection, RulePeer, RuleProtocol, RuleScope,
-    RuleView, SubnetView, VpcView,
+    EniView, GroupView, NicRate, RouteHop, RouteView, RuleDirection, RulePeer, RuleProtocol,
+    RuleScope, RuleView, SubnetView, VpcView,
 };
 
 pub(super) fn vpcs(views: &[VpcView]) -> String {
@@ -153,7 +153,33 @@ pub(super) fn nic(view: &EniView) -> String {
             "may speak from",
             if view.allowed.is_empty() { "-".to_owned() } else { list(&view.allowed) },
         )
+        .line("limit out", rate(&view.limits.outbound))
+        .line("limit in", rate(&view.limits.inbound))
+        .line("weight", if view.limits.weight == 0 { 100 } else { view.limits.weight })
         .print()
+}
+
+fn rate(rate: &NicRate) -> String {
+    let NicRate { bits_per_second, bits_burst, packets_per_second, packets_burst } = *rate;
+    let mut parts = Vec::new();
+    for (value, burst, unit) in
+        [(bits_per_second, bits_burst, "bit"), (packets_per_second, packets_burst, "packets")]
+    {
+        if value > 0 {
+            parts.push(format!("{} {unit}/s", decimal(value)));
+        }
+        if burst > 0 {
+            parts.push(format!("burst {} {unit}", decimal(burst)));
+        }
+    }
+    if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
+}
+
+/// With the largest decimal unit that loses nothing.
+fn decimal(value: u64) -> String {
+    let units = [(1_000_000_000, "G"), (1_000_000, "M"), (1000, "K")];
+    let unit = units.into_iter().find(|(factor, _)| value > 0 && value.is_multiple_of(*factor));
+    unit.map_or_else(|| value.to_string(), |(factor, unit)| format!("{}{unit}", value / factor))
 }
 
 fn groups_of(view: &EniView) -> String {

@@ -29,6 +29,7 @@ pub(crate) fn port(id: u32, vni: u32) -> PortConfig {
         subnet: None,
         security_groups: None,
         allowed: Vec::new(),
+        limits: plinth_switch_api::PortLimits::NONE,
     }
 }
 

@@ -135,6 +135,7 @@ impl Daemon {
             subnet: None,
             security_groups: None,
             allowed: Vec::new(),
+            limits: plinth_switch_api::PortLimits::NONE,
         }
     }
 

@@ -36,6 +36,7 @@ fn port(id: u32, segment: u32, addresses: &[&str]) -> GuestPort {
         subnet: None,
         security_groups: None,
         allowed: Vec::new(),
+        limits: plinth_switch_api::PortLimits::NONE,
     }
 }
 

@@ -12,7 +12,10 @@ pub use vpc::VpcError;
 use crate::snapshot::TUNNEL_MTU_OVERHEAD;
 use crate::{ConfigError, Limits, Place};
 use plinth_ids::{MacAddress, PortId, Vni};
-use plinth_switch_api::{CONFIG_VERSION, GuestPort, Remote, SwitchConfig, UPLINK, Underlay};
+use plinth_switch_api::{
+    BITS_PER_SECOND, CONFIG_VERSION, GuestPort, PACKETS_PER_SECOND, PortLimits, Remote,
+    SwitchConfig, UPLINK, Underlay, WEIGHT_MAX,
+};
 use plinth_wire::link_local_of;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -133,7 +136,24 @@ fn check_port(port: &GuestPort, underlay: Option<&Underlay>) -> Result<(), Confi
     if !(1..=QUEUE_PAIRS_MAX).contains(&port.queue_pairs) {
         return Err(ConfigError::QueuePairs { place: place_of(port), found: port.queue_pairs });
     }
-    Ok(())
+    check_limits(port)
+}
+
+fn check_limits(port: &GuestPort) -> Result<(), ConfigError> {
+    let PortLimits { outbound, inbound, weight } = &port.limits;
+    let check = |what, value: Option<u64>, (least, most)| match value {
+        Some(found) if !(least..=most).contains(&found) => {
+            Err(ConfigError::Limit { place: place_of(port), what, found, least, most })
+        }
+        _ => Ok(()),
+    };
+    for limit in [outbound, inbound] {
+        check("bits_per_second", limit.bits_per_second, BITS_PER_SECOND)?;
+        check("packets_per_second", limit.packets_per_second, PACKETS_PER_SECOND)?;
+        check("bits_burst", limit.bits_burst, (1, BITS_PER_SECOND.1))?;
+        check("packets_burst", limit.packets_burst, (1, PACKETS_PER_SECOND.1))?;
+    }
+    check("weight", weight.map(u64::from), (1, WEIGHT_MAX.into()))
 }
 
 fn check_mtu(place: &Place, mtu: u16, least: u16, most: u16) -> Result<(), ConfigError> {

@@ -59,6 +59,7 @@ pub(crate) fn port(id: u32, segment: u32, number: u8) -> GuestPort {
         subnet: None,
         security_groups: None,
         allowed: Vec::new(),
+        limits: plinth_switch_api::PortLimits::NONE,
     }
 }
 

@@ -143,6 +143,14 @@ impl NetDevice {
     /// # Panics
     /// If `burst` holds packets: release it first.
     pub fn receive(&mut self, pair: u16, burst: &mut OutboundBurst) -> usize {
+        self.receive_up_to(pair, BURST, burst)
+    }
+
+    /// As [`Self::receive`], and no more than `most`: the others wait in the guest's queue.
+    ///
+    /// # Panics
+    /// If `burst` holds packets: release it first.
+    pub fn receive_up_to(&mut self, pair: u16, most: usize, burst: &mut OutboundBurst) -> usize {
         assert!(burst.is_empty(), "a burst is released before it is filled again");
         let ring = outbound_ring(pair);
         let Some(slot) = self.slots.get_mut(ring).filter(|slot| slot.is_running()) else {
@@ -151,7 +159,7 @@ impl NetDevice {
         // Malformed packets count against the bound too, so that a guest that sends nothing
         // else does not keep the worker here.
         slot.queue.fetch_ahead(BURST_16, HEADER_MAX + HEAD_MAX, Access::Read);
-        for _ in 0..BURST {
+        for _ in 0..BURST.min(most) {
             let packet = &mut burst.slots[burst.count];
             match slot.queue.pop(&mut packet.chain) {
                 Ok(true) => {}

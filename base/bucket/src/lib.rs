@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A token bucket in integers.
+#![forbid(unsafe_code)]
+//! A token bucket in integers, for whatever has a rate: requests, bytes, packets.
 //!
 //! Credit is counted in tokens times nanoseconds-in-a-second, so that a nanosecond at a rate of
 //! `r` is worth exactly `r`: nothing is rounded, whatever the rate and however often the bucket is
@@ -36,7 +37,7 @@ impl Rate {
 
 /// What a bucket may hold beyond its burst.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Late {
+pub enum Late {
     Nothing,
     /// What it has: the guest still wants it.
     Kept,
@@ -45,8 +46,9 @@ pub(crate) enum Late {
     Due,
 }
 
+/// Credit that grows with time and is spent.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bucket {
+pub struct Bucket {
     rate: Rate,
     /// Negative after something larger than the bucket went through.
     credit: i128,
@@ -60,17 +62,17 @@ fn nanoseconds(moment: Moment) -> u64 {
 
 impl Bucket {
     /// A full bucket.
-    pub(crate) fn new(rate: Rate, now: Moment) -> Self {
+    pub fn new(rate: Rate, now: Moment) -> Self {
         Self { rate, credit: rate.capacity(), at: nanoseconds(now) }
     }
 
     /// A bucket that has saved nothing.
-    pub(crate) fn empty(rate: Rate, now: Moment) -> Self {
+    pub fn empty(rate: Rate, now: Moment) -> Self {
         Self { rate, credit: 0, at: nanoseconds(now) }
     }
 
     /// Brings the credit up to `now`. What `late` says comes on top of the burst.
-    pub(crate) fn refill(&mut self, now: Moment, late: Late) {
+    pub fn refill(&mut self, now: Moment, late: Late) {
         let now = nanoseconds(now);
         let elapsed = now.saturating_sub(self.at);
         if elapsed == 0 {
@@ -88,22 +90,32 @@ impl Bucket {
     }
 
     /// What is saved above the burst is lost: nobody waits for it.
-    pub(crate) fn settle(&mut self) {
+    pub fn settle(&mut self) {
         self.credit = self.credit.min(self.rate.capacity());
     }
 
+    /// Whole tokens that are there; nothing in debt.
+    pub fn tokens(&self) -> u64 {
+        u64::try_from(self.credit / TOKEN).unwrap_or(0)
+    }
+
+    /// What it was made with, or changed to.
+    pub const fn rate(&self) -> Rate {
+        self.rate
+    }
+
     /// Whether `tokens` may pass. More than the bucket holds passes when it is full.
-    pub(crate) fn has(&self, tokens: u64) -> bool {
+    pub fn has(&self, tokens: u64) -> bool {
         self.credit >= self.needed(tokens)
     }
 
     /// Takes them, into debt if they are more than the bucket holds.
-    pub(crate) fn spend(&mut self, tokens: u64) {
+    pub fn spend(&mut self, tokens: u64) {
         self.credit -= i128::from(tokens) * TOKEN;
     }
 
     /// When [`Self::has`] becomes true if nothing is spent.
-    pub(crate) fn ready_at(&self, tokens: u64) -> Moment {
+    pub fn ready_at(&self, tokens: u64) -> Moment {
         let missing = (self.needed(tokens) - self.credit).max(0);
         let rate = i128::from(self.rate.per_second.get());
         let wait = u64::try_from((missing + rate - 1) / rate).unwrap_or(u64::MAX);
@@ -111,7 +123,7 @@ impl Bucket {
     }
 
     /// Another rate from now on. What is owed stays owed; what is saved is cut to the new burst.
-    pub(crate) fn change(&mut self, rate: Rate, now: Moment) {
+    pub fn change(&mut self, rate: Rate, now: Moment) {
         self.refill(now, Late::Nothing);
         self.rate = rate;
         self.settle();
