@@ -34,7 +34,9 @@ mod turns;
 pub use ethernet::EthernetPort;
 pub use guest::GuestPort;
 pub use memory::{Frame, MemoryLink, MemoryPort, memory_port};
-pub use message::{Answer, Discarded, Message, PortSet, Question, Scanned, UplinkChange};
+pub use message::{
+    Answer, Discarded, HandedStep, Message, PortSet, Question, Scanned, UplinkChange,
+};
 pub use path::StageCycles;
 pub use poller::{DEVICE_EVENTS_MAX, DataPath, MESSAGES_MAX};
 pub use port::{Delivery, Port};

@@ -4,9 +4,11 @@
 use crate::{GuestPort, Port, StageCycles};
 use crossbeam_channel::Sender;
 use plinth_backends::DeviceToken;
-use plinth_ids::PortId;
+use plinth_ids::{Moment, PortId};
 use plinth_switch_api::{DropCount, FlowStatus, PortStatus};
-use plinth_vswitch::{FlowCopy, FlowCounters, FlowFilter, Snapshot};
+use plinth_vswitch::{
+    FlowCopy, FlowCounters, FlowFilter, HandedPlace, Snapshot, TakeOverError, TakenConnections,
+};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +41,19 @@ pub enum Message {
         question: Question,
         answer: Sender<Answer>,
     },
+    /// Write down connections for the next process: one step, into room that is there already.
+    HandOver {
+        from: usize,
+        since: Option<Moment>,
+        bytes: Vec<u8>,
+        answer: Sender<HandedStep>,
+    },
+    /// Go on with connections of the process before.
+    TakeOver {
+        places: Arc<[HandedPlace]>,
+        bytes: Vec<u8>,
+        answer: Sender<Result<TakenConnections, TakeOverError>>,
+    },
     /// One step through the flow table, into room that is there already.
     ScanFlows {
         from: u32,
@@ -46,6 +61,16 @@ pub enum Message {
         rows: Vec<FlowCopy>,
         answer: Sender<Scanned>,
     },
+}
+
+/// Connections that were written down in one step.
+#[derive(Debug)]
+pub struct HandedStep {
+    pub bytes: Vec<u8>,
+    /// Where to go on, if the table's end was not reached.
+    pub next: Option<usize>,
+    /// The worker's time of the step.
+    pub at: Moment,
 }
 
 /// What a step through the flow table found.
@@ -92,6 +117,8 @@ pub enum Question {
     Drops,
     FlowCounters,
     Stages,
+    /// For a hand-over.
+    Places,
 }
 
 #[derive(Clone, Debug)]
@@ -101,4 +128,5 @@ pub enum Answer {
     Drops(Vec<DropCount>),
     FlowCounters(FlowCounters),
     Stages(StageCycles),
+    Places(Vec<HandedPlace>),
 }

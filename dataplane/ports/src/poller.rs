@@ -3,7 +3,7 @@
 
 use crate::message::{PortSet, UplinkChange};
 use crate::path::Path;
-use crate::{Answer, Discarded, GuestPort, Message, Port, Question, Scanned};
+use crate::{Answer, Discarded, GuestPort, HandedStep, Message, Port, Question, Scanned};
 use crossbeam_channel::{Receiver, Sender};
 use plinth_backends::{DeviceToken, QueueEvent};
 use plinth_dpdk::Registration;
@@ -102,6 +102,13 @@ impl DataPath {
                 // Whoever asked may have given up waiting.
                 let _ = answer.try_send(told);
             }
+            Message::HandOver { from, since, mut bytes, answer } => {
+                let next = self.path.switch.hand_over(now, from, since, &mut bytes);
+                let _ = answer.try_send(HandedStep { bytes, next, at: now });
+            }
+            Message::TakeOver { places, bytes, answer } => {
+                let _ = answer.try_send(self.path.switch.take_over(now, &places, &bytes));
+            }
             Message::ScanFlows { from, filter, mut rows, answer } => {
                 let next = self.path.switch.scan_flows(now, from, &filter, &mut rows);
                 let _ = answer.try_send(Scanned { rows, next });
@@ -125,7 +132,10 @@ impl DataPath {
                 }
             }
         }
-        let before = self.path.switch.install(now, snapshot);
+        // Ports may come to a configuration that is in force: then no flow is in doubt, and no
+        // port has taken another one's place.
+        let is_in_force = Arc::ptr_eq(&snapshot, self.path.switch.snapshot());
+        let before = if is_in_force { snapshot } else { self.path.switch.install(now, snapshot) };
         for (id, token) in set.guests {
             let index = self.path.switch.port_index(id);
             if let (Some(index), Some(guest)) = (index, self.adopted.remove(&token)) {
@@ -179,6 +189,7 @@ impl DataPath {
                     counts.map(|(reason, packets)| DropCount { reason, packets }).collect(),
                 )
             }
+            Question::Places => Answer::Places(self.path.switch.handed_places()),
             Question::Stages => Answer::Stages(self.path.stages()),
             Question::FlowCounters => Answer::FlowCounters(self.path.switch.flow_counters()),
         }

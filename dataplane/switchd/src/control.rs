@@ -10,7 +10,7 @@
 use crate::nic::{Nic, NicError, NicSpec, Nics};
 use crate::uplink::{Opener, Uplink, UplinkError, UplinkSpec};
 use crate::worker::{WorkerPort, WorkerSilent};
-use plinth_backends::DeviceToken;
+use plinth_backends::{DeviceToken, HandedDevice};
 use plinth_dpdk::{DeviceName, EthStats};
 use plinth_ids::{Epoch, PortId};
 use plinth_manage::{KeepError, Kept};
@@ -20,6 +20,7 @@ use plinth_switch_api::SwitchConfig;
 use plinth_vswitch::{ConfigError, Limits, Snapshot};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tracing::field::display;
 
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +48,10 @@ struct Scene {
     /// A kept configuration that is not wholly carried out.
     unfinished: Option<SwitchConfig>,
     is_stopping: bool,
+    /// Of the process before this one, for the ports that are opened next.
+    handed: BTreeMap<PortId, HandedDevice>,
+    /// Another process is about to serve instead of this one: nothing may change.
+    is_frozen: bool,
 }
 
 #[derive(Debug)]
@@ -103,7 +108,7 @@ impl Control {
     /// Carries a configuration out whole, or leaves the one before in force.
     pub(crate) fn apply(&self, config: SwitchConfig) -> Result<(), ApplyError> {
         let mut scene = self.scene();
-        if scene.is_stopping {
+        if scene.is_stopping || scene.is_frozen {
             return Err(ApplyError::Stopping);
         }
         let epoch = config.epoch;
@@ -123,7 +128,7 @@ impl Control {
     /// Tries what is left of the kept configuration again.
     pub(crate) fn mend(&self) {
         let mut scene = self.scene();
-        if scene.unfinished.is_some() && !scene.is_stopping {
+        if scene.unfinished.is_some() && !scene.is_stopping && !scene.is_frozen {
             self.continue_with(&mut scene, false);
         }
     }
@@ -158,8 +163,7 @@ impl Control {
         config: &SwitchConfig,
         without_uplink: WithoutUplink,
     ) -> Result<(), ApplyError> {
-        let snapshot = Snapshot::compile(config, &self.limits, &scene.snapshot)
-            .map_err(|source| ApplyError::Config { source })?;
+        let snapshot = self.compile(scene, config)?;
         let wanted: BTreeMap<PortId, NicSpec> =
             config.ports.iter().map(|port| (port.id, NicSpec::from(port))).collect();
         let mut opening = Opening::default();
@@ -171,13 +175,28 @@ impl Control {
         if opened.is_ok() && opening.is_nothing() && scene.snapshot.config() == Some(config) {
             return Ok(());
         }
-        let kept = opened
-            .and_then(|()| self.kept.save(config).map_err(|source| ApplyError::Keep { source }));
+        let is_kept = scene.unfinished.as_ref() == Some(config);
+        let kept = opened.and_then(|()| {
+            if is_kept {
+                return Ok(());
+            }
+            self.kept.save(config).map_err(|source| ApplyError::Keep { source })
+        });
         if let Err(error) = kept {
             self.roll_back(scene, opening);
             return Err(error);
         }
-        self.switch_over(scene, Arc::new(snapshot), &wanted, opening)
+        self.switch_over(scene, snapshot, &wanted, opening)
+    }
+
+    /// Compiles a configuration; the one in force is there already.
+    fn compile(&self, scene: &Scene, config: &SwitchConfig) -> Result<Arc<Snapshot>, ApplyError> {
+        if scene.snapshot.config() == Some(config) {
+            return Ok(Arc::clone(&scene.snapshot));
+        }
+        Snapshot::compile(config, &self.limits, &scene.snapshot)
+            .map(Arc::new)
+            .map_err(|source| ApplyError::Config { source })
     }
 
     /// Serves the sockets that are not served yet. A socket that changes hands is let go first.
@@ -207,8 +226,10 @@ impl Control {
                 .tell(Message::Adopt(guest))
                 .map_err(|source| ApplyError::Worker { source })?;
             opening.adopted.push(token);
-            let device =
-                self.nics.serve(id, spec, token).map_err(|source| ApplyError::Nic { source })?;
+            let device = self
+                .nics
+                .serve(id, spec, token, scene.handed.remove(&id))
+                .map_err(|source| ApplyError::Nic { source })?;
             opening.nics.insert(id, Nic { spec: spec.clone(), token, device: Some(device) });
         }
         Ok(())
@@ -260,7 +281,7 @@ impl Control {
         self.release(opening.adopted);
         for id in opening.interrupted {
             let Some(nic) = scene.nics.get_mut(&id) else { continue };
-            match self.nics.serve(id, &nic.spec, nic.token) {
+            match self.nics.serve(id, &nic.spec, nic.token, None) {
                 Ok(device) => nic.device = Some(device),
                 Err(error) => {
                     let err = display(Chain(&error));
@@ -327,6 +348,93 @@ impl Control {
         }
         if let Err(error) = self.port.change(|answer| Message::Release { tokens, answer }) {
             tracing::error!(err = display(Chain(&error)), "NICs were not released");
+        }
+    }
+
+    /// Puts the kept configuration into force without its guests, who are another process's yet:
+    /// their connections can be taken over, and next hops be asked for.
+    ///
+    /// # Errors
+    /// Also when the device to the underlay cannot be opened and the other process has it.
+    pub(crate) fn prepare(
+        &self,
+        config: SwitchConfig,
+        other_has_uplink: bool,
+    ) -> Result<(), ApplyError> {
+        let mut scene = self.scene();
+        let without = if other_has_uplink { WithoutUplink::Refuse } else { WithoutUplink::Serve };
+        let snapshot = self.compile(&scene, &config)?;
+        let mut opening = Opening::default();
+        self.open_uplink(&mut scene, &config, without, &mut opening)?;
+        self.switch_over(&mut scene, snapshot, &BTreeMap::new(), opening)?;
+        scene.unfinished = Some(config);
+        Ok(())
+    }
+
+    /// Goes on with the guests of the process before this one.
+    ///
+    /// # Errors
+    /// Names a port that is not served.
+    pub(crate) fn adopt(&self, devices: Vec<(PortId, HandedDevice)>) -> Result<(), PortId> {
+        let mut scene = self.scene();
+        let adopted: Vec<PortId> = devices.iter().map(|(id, _)| *id).collect();
+        scene.handed.extend(devices);
+        self.continue_with(&mut scene, true);
+        let is_served = |id: &PortId| scene.nics.get(id).is_some_and(|nic| nic.device.is_some());
+        adopted.into_iter().find(|id| !is_served(id)).map_or(Ok(()), Err)
+    }
+
+    /// From here on until [`Self::go_on`] no configuration is put into force. Says whether the
+    /// device to the underlay is open.
+    pub(crate) fn freeze(&self) -> bool {
+        let mut scene = self.scene();
+        scene.is_frozen = true;
+        scene.uplink.is_some()
+    }
+
+    /// Takes every guest's rings back from the worker, with whatever belongs to them.
+    ///
+    /// # Errors
+    /// Names a port whose device did not let go within `patience`. All are served as before then.
+    pub(crate) fn hand_over(
+        &self,
+        patience: Duration,
+    ) -> Result<Vec<(PortId, HandedDevice)>, PortId> {
+        let mut scene = self.scene();
+        let deadline = Instant::now() + patience;
+        for device in scene.nics.values().filter_map(|nic| nic.device.as_ref()) {
+            device.begin_hand_over();
+        }
+        let (mut given, mut stuck) = (Vec::new(), None);
+        for (&id, nic) in &mut scene.nics {
+            let Some(device) = nic.device.take() else { continue };
+            match device.finish_hand_over(deadline.saturating_duration_since(Instant::now())) {
+                Ok(handed) => given.push((id, handed)),
+                Err(device) => {
+                    nic.device = Some(device);
+                    stuck = Some(id);
+                }
+            }
+        }
+        drop(scene);
+        let Some(id) = stuck else { return Ok(given) };
+        self.go_on(given);
+        Err(id)
+    }
+
+    /// Serves again what was given up, after a hand-over that came to nothing.
+    pub(crate) fn go_on(&self, devices: Vec<(PortId, HandedDevice)>) {
+        let mut scene = self.scene();
+        scene.is_frozen = false;
+        for (id, handed) in devices {
+            let Some(nic) = scene.nics.get_mut(&id) else { continue };
+            match self.nics.serve(id, &nic.spec, nic.token, Some(handed)) {
+                Ok(device) => nic.device = Some(device),
+                Err(error) => {
+                    let err = display(Chain(&error));
+                    tracing::error!(port = %id, err, "a port is out of service");
+                }
+            }
         }
     }
 

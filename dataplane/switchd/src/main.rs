@@ -12,6 +12,7 @@
 //! the management socket. Guests are served before anybody can ask.
 
 mod control;
+mod handover;
 mod look;
 mod nic;
 mod refusal;
@@ -21,6 +22,7 @@ mod worker;
 
 use clap::Parser;
 use control::Control;
+use handover::{Active, Host, Standby, TakeOverError, TakenOver};
 use plinth_dpdk::{Eal, EalConfig, EalError};
 use plinth_manage::{Kept, ListenError, LoadError, Server, ServerConfig};
 use plinth_obs::Chain;
@@ -32,7 +34,7 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The flow table is read at random places, which large pages make cheap.
 #[global_allocator]
@@ -40,6 +42,9 @@ static ALLOCATOR: plinth_bulk::LargePages = plinth_bulk::LargePages;
 
 /// How often what could not be carried out at the start is tried again.
 const MEND_EVERY: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether a successor serves.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Room for 100 000 connections of one port, which has half of the table and two entries for
 /// each connection.
@@ -79,6 +84,9 @@ struct Arguments {
     /// allow are picked up in their middle
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     grace: u32,
+    /// Take over guests and connections from the plinth-switchd that runs with the same folders
+    #[arg(long)]
+    take_over: bool,
     /// Take guest memory that its owner can shrink, which would end this process. For frontends
     /// that are trusted like the switch itself, such as a generator of load
     #[arg(long)]
@@ -108,6 +116,12 @@ enum RunError {
     Silent { source: worker::WorkerSilent },
     #[error("the management socket cannot be served")]
     Listen { source: ListenError },
+    #[error("the socket for a successor cannot be made")]
+    Successor { source: std::io::Error },
+    #[error("nothing was taken over")]
+    TakeOver { source: TakeOverError },
+    #[error("the kept configuration cannot be put into force beside the running process")]
+    Prepare { source: control::ApplyError },
 }
 
 fn main() -> ExitCode {
@@ -128,10 +142,12 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
     let signals = StopSignals::block().map_err(|source| RunError::Signals { source })?;
     make_folder(&arguments.run_dir)?;
     make_folder(&arguments.state_dir)?;
-    // A killed process leaves no lock, and a second one must not take guests' sockets away.
-    let _lock = lock(&arguments.run_dir.join("switchd.lock"))?;
-    let kept = Kept::at(arguments.state_dir.join("switchd.json"));
-    let wanted: Option<SwitchConfig> = kept.load().map_err(|source| RunError::Load { source })?;
+    // A killed process leaves no lock, and a second one must not take guests' sockets away. Who
+    // takes over is given the lock.
+    let own_lock = match arguments.take_over {
+        true => None,
+        false => Some(lock(&arguments.run_dir.join("switchd.lock"))?),
+    };
     let eal = Eal::init(&EalConfig {
         memory_mb: arguments.memory_mb,
         use_hugepages: !arguments.no_hugepages,
@@ -151,6 +167,11 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
         worker::start(config, eal, limits).map_err(|source| RunError::Worker { source })?;
     let opener = uplink::Opener::new(eal, arguments.memory_mb);
     let nics = nic::Nics::new(link, arguments.trust_frontends);
+    let standby = arguments.take_over.then(|| Standby::meet(&arguments.run_dir)).transpose();
+    let standby = standby.map_err(|source| RunError::TakeOver { source })?;
+    // From here on the kept configuration does not change any more.
+    let kept = Kept::at(arguments.state_dir.join("switchd.json"));
+    let wanted: Option<SwitchConfig> = kept.load().map_err(|source| RunError::Load { source })?;
     let control = Arc::new(Control::new(port.clone(), nics, opener, kept, limits));
     if let Some(wanted) = wanted {
         tracing::info!(epoch = wanted.epoch.0, "kept configuration found");
@@ -158,24 +179,83 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
         // has none, and gets no grace.
         let grace = Message::BeginGrace(Duration::from_secs(arguments.grace.into()));
         port.tell(grace).map_err(|source| RunError::Silent { source })?;
-        control.resume(wanted);
+        match &standby {
+            None => control.resume(wanted),
+            Some(standby) => control
+                .prepare(wanted, standby.other_has_uplink)
+                .map_err(|source| RunError::Prepare { source })?,
+        }
     }
+    let taken = standby.as_ref().map(|standby| standby.take(&port)).transpose();
+    let taken = taken.map_err(|source| RunError::TakeOver { source })?;
     let stats = Arc::clone(worker.stats());
-    let service =
-        service::Switchd::new(Arc::clone(&control), port, stats, memory.clone(), arguments.cpu);
+    let service = service::Switchd::new(
+        Arc::clone(&control),
+        port.clone(),
+        stats,
+        memory.clone(),
+        arguments.cpu,
+    );
+    let service = Arc::new(service);
     let socket = arguments.socket.clone().unwrap_or_else(|| arguments.run_dir.join("switchd.sock"));
-    let server = Server::start(ServerConfig::new(&socket), Arc::new(service))
-        .map_err(|source| RunError::Listen { source })?;
+    let path = socket.clone();
+    let manage = move || Server::start(ServerConfig::new(&path), Arc::clone(&service));
+    let (server, lock) = match (standby, taken) {
+        (Some(standby), Some(taken)) => take_service(&control, standby, taken, &manage),
+        _ => {
+            let server = manage().map_err(|source| RunError::Listen { source })?;
+            (server, own_lock.expect("it was taken above by a process that does not take over"))
+        }
+    };
+    let host = Host { control: Arc::clone(&control), port, lock, restart: Box::new(manage) };
+    let active = Active::start(&arguments.run_dir, host, server)
+        .map_err(|source| RunError::Successor { source })?;
     tracing::info!(?socket, memory, "plinth-switchd serves");
-    while !signals.wait(MEND_EVERY) {
-        control.mend();
+    let mut mended = Instant::now();
+    while !active.is_over() {
+        if mended.elapsed() >= MEND_EVERY {
+            control.mend();
+            mended = Instant::now();
+        }
+        if signals.wait(LOOK_EVERY) {
+            break;
+        }
     }
     tracing::info!("plinth-switchd stops");
     // Nobody may ask for more; then guests are let go; then the worker ends.
-    server.stop();
+    active.stop();
     control.stop();
     worker.stop();
     Ok(())
+}
+
+/// Brings into service what the process before this one has handed over, and lets that one end.
+///
+/// Where that fails the process ends on the spot. A device that is dropped in good order ends its
+/// frontend's connection and removes its socket, and both are the other process's, which goes on.
+fn take_service(
+    control: &Control,
+    standby: Standby,
+    taken: TakenOver,
+    manage: &dyn Fn() -> Result<Server, ListenError>,
+) -> (Server, File) {
+    let TakenOver { devices, lock } = taken;
+    let outcome = control
+        .adopt(devices)
+        .map_err(|port| RunError::TakeOver { source: TakeOverError::NotServing { port } })
+        .and_then(|()| manage().map_err(|source| RunError::Listen { source }))
+        .and_then(|server| {
+            standby.serves().map_err(|source| RunError::TakeOver { source })?;
+            Ok(server)
+        });
+    match outcome {
+        Ok(server) => (server, lock),
+        Err(error) => {
+            let err = tracing::field::display(Chain(&error));
+            tracing::error!(err, "the process before this one goes on");
+            std::process::exit(1);
+        }
+    }
 }
 
 fn make_folder(path: &Path) -> Result<(), RunError> {

@@ -2,7 +2,9 @@
 //! Serving a guest's NIC on its socket.
 
 use plinth_backends::net::{NetClass, NetOptions};
-use plinth_backends::{Device, DeviceOptions, DeviceToken, ServeError, Shrinkable, WorkerLink};
+use plinth_backends::{
+    Device, DeviceOptions, DeviceToken, HandedDevice, ServeError, Shrinkable, WorkerLink,
+};
 use plinth_ids::{MacAddress, PortId};
 use plinth_switch_api::GuestPort as PortConfig;
 use std::io;
@@ -64,12 +66,14 @@ impl Nics {
         DeviceToken(self.next_token.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Listens on the socket. The worker must know the token already: a frontend may be waiting.
+    /// Listens on the socket, or goes on with a device that another process had there. The worker
+    /// must know the token already: a frontend may be waiting.
     pub(crate) fn serve(
         &self,
         port: PortId,
         spec: &NicSpec,
         token: DeviceToken,
+        handed: Option<HandedDevice>,
     ) -> Result<Device, NicError> {
         let socket = spec.socket.clone();
         if !socket.is_absolute() {
@@ -85,7 +89,13 @@ impl Nics {
         let NicSpec { mac, mtu, queue_pairs, .. } = *spec;
         let class = NetClass::new(NetOptions { mac: mac.0, mtu, queue_pairs });
         let options = DeviceOptions { socket, token, shrinkable: self.shrinkable };
-        Device::serve(options, Arc::new(class), self.link.clone())
-            .map_err(|source| NicError::Serve { port, source })
+        let (class, link) = (Arc::new(class), self.link.clone());
+        let served = match handed {
+            Some(handed) if handed.path() == options.socket => {
+                Device::take_over(options, class, link, handed)
+            }
+            Some(_) | None => Device::serve(options, class, link),
+        };
+        served.map_err(|source| NicError::Serve { port, source })
     }
 }

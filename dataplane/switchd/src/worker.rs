@@ -4,9 +4,10 @@
 use crossbeam_channel::{Sender, bounded};
 use plinth_backends::WorkerLink;
 use plinth_dpdk::Eal;
-use plinth_ports::{Answer, DataPath, Discarded, Message, Question, Scanned};
+use plinth_ids::Moment;
+use plinth_ports::{Answer, DataPath, Discarded, HandedStep, Message, Question, Scanned};
 use plinth_rt::{InboxSender, SpawnError, Worker, WorkerConfig, inbox};
-use plinth_vswitch::{FlowCopy, FlowFilter, Limits};
+use plinth_vswitch::{FlowCopy, FlowFilter, HandedPlace, Limits, TakeOverError, TakenConnections};
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
@@ -18,6 +19,9 @@ const INBOX: usize = 64;
 
 /// Queues that may wait to be taken over.
 const EVENTS: usize = 256;
+
+/// Bytes of the connections that one step writes down, at most.
+const HANDED_STEP: usize = 128 * 1024;
 
 /// How long a message may wait for room, and its answer for the worker. The worker takes some
 /// each round, and a round is far below a millisecond.
@@ -87,6 +91,29 @@ impl WorkerPort {
     ) -> Result<Scanned, WorkerSilent> {
         let (answer, answered) = bounded(1);
         self.tell(Message::ScanFlows { from, filter, rows, answer })?;
+        answered.recv_timeout(PATIENCE).map_err(|_| WorkerSilent)
+    }
+
+    /// One step of writing connections down for the next process.
+    pub(crate) fn hand_over(
+        &self,
+        from: usize,
+        since: Option<Moment>,
+    ) -> Result<HandedStep, WorkerSilent> {
+        let (answer, answered) = bounded(1);
+        // So that the worker allocates nothing, but where a bucket goes over the edge.
+        let bytes = Vec::with_capacity(HANDED_STEP);
+        self.tell(Message::HandOver { from, since, bytes, answer })?;
+        answered.recv_timeout(PATIENCE).map_err(|_| WorkerSilent)
+    }
+
+    pub(crate) fn take_over(
+        &self,
+        places: &Arc<[HandedPlace]>,
+        bytes: Vec<u8>,
+    ) -> Result<Result<TakenConnections, TakeOverError>, WorkerSilent> {
+        let (answer, answered) = bounded(1);
+        self.tell(Message::TakeOver { places: Arc::clone(places), bytes, answer })?;
         answered.recv_timeout(PATIENCE).map_err(|_| WorkerSilent)
     }
 

@@ -447,3 +447,76 @@ fn cpu_ticks(process: u32) -> u64 {
     let after_name = text.rsplit_once(')').unwrap().1;
     after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
 }
+
+/// Three connections: established with its windows known, half open, and UDP's answer.
+fn converse(first: &mut Guest, second: &mut Guest) {
+    let (there, back) = ((4000, 80), (80, 4000));
+    assert_passes(&segment((1, 2), there, (100, 0), SYN), first, second);
+    assert_passes(&segment((2, 1), back, (900, 101), SYN | ACK), second, first);
+    assert_passes(&segment((1, 2), there, (101, 901), ACK), first, second);
+    assert_passes(&segment((1, 2), (4001, 80), (100, 0), SYN), first, second);
+}
+
+#[test]
+fn a_successor_takes_guests_and_connections_over_and_nobody_notices() {
+    let (mut daemon, mut first, mut second) = filtered_pair();
+    converse(&mut first, &mut second);
+    for round in 0..3 {
+        let before = daemon.process();
+        let gap = daemon.upgrade(|| {});
+        println!("round {round}: {gap}");
+        assert_ne!(daemon.process(), before);
+        assert!(!first.is_lost() && !second.is_lost(), "the frontends stay connected");
+        // Without a grace only a connection that was handed over passes.
+        assert_passes(&segment((2, 1), (80, 4000), (901, 101), ACK), &mut second, &mut first);
+        assert_passes(&segment((1, 2), (4000, 80), (101, 901), ACK), &mut first, &mut second);
+        let refused = dropped(&daemon, "tcp-out-of-window");
+        first.send(&segment((1, 2), (4000, 80), (9_000_101, 901), ACK), None);
+        eventually("windows were handed over", || {
+            (dropped(&daemon, "tcp-out-of-window") == refused + 1).then_some(())
+        });
+    }
+    // The one that was half open goes on as well.
+    let answer = segment((2, 1), (80, 4001), (700, 101), SYN | ACK);
+    assert_passes(&answer, &mut second, &mut first);
+    assert_eq!(dropped(&daemon, "tcp-no-connection"), 0);
+    // And the successor can be configured, killed and started like any other.
+    let Ok(Answer::Status(status)) = daemon.ask(Verb::Status) else { panic!("it has a status") };
+    assert_eq!(status.epoch, Some(Epoch(1)));
+    let output = daemon.command().output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("another plinth-switchd"));
+    daemon.kill();
+    daemon.start_again();
+    first.reconnect();
+    second.reconnect();
+    assert_passes(&segment((1, 2), (4002, 80), (100, 0), SYN), &mut first, &mut second);
+}
+
+#[test]
+fn a_successor_that_fails_leaves_the_old_one_in_service() {
+    let (daemon, mut first, mut second) = filtered_pair();
+    converse(&mut first, &mut second);
+    for _ in 0..2 {
+        // Its kept configuration lacks the ports, which it finds after it was given everything.
+        let elsewhere = daemon.folder.join("elsewhere");
+        std::fs::create_dir_all(&elsewhere).unwrap();
+        let nothing = serde_json_text(&config(1, Vec::new()));
+        std::fs::write(elsewhere.join("switchd.json"), nothing).unwrap();
+        let output = daemon.command_with(&elsewhere).arg("--take-over").output().unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && log.contains("did not come into service"), "{log}");
+        eventually("the old one answers", || daemon.try_ask(Verb::Status)).unwrap();
+        assert!(!first.is_lost() && !second.is_lost());
+        assert_passes(&segment((2, 1), (80, 4000), (901, 101), ACK), &mut second, &mut first);
+        assert_passes(&segment((1, 2), (4000, 80), (101, 901), ACK), &mut first, &mut second);
+    }
+}
+
+#[test]
+fn without_a_process_to_take_over_from_there_is_a_clear_refusal() {
+    let mut daemon = Daemon::start();
+    daemon.kill();
+    let output = daemon.command().arg("--take-over").output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && log.contains("start without --take-over"), "{log}");
+}

@@ -29,5 +29,5 @@ mod slots;
 pub use kicks::KickChange;
 pub use plinth_vhost::{
     Device, DeviceOptions, DeviceStatus, DeviceToken, HandOverError, HandOverLine, HandedDevice,
-    QueueChange, QueueEvent, ServeError, Shrinkable, WorkerLink,
+    QueueChange, QueueEvent, ServeError, Shrinkable, Successor, WorkerLink,
 };

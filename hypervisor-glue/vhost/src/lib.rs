@@ -42,6 +42,6 @@ pub use event::{
     ConfigRefusal, DeviceClass, DeviceToken, QueueChange, QueueEvent, StartedQueue, StopTicket,
     WorkerLink,
 };
-pub use handover::{HandOverError, HandOverLine, HandedDevice};
+pub use handover::{HandOverError, HandOverLine, HandedDevice, Successor};
 pub use listen::ServeError;
 pub use plinth_guest_memory::Shrinkable;

@@ -45,13 +45,19 @@ impl Daemon {
     }
 
     pub(crate) fn command(&self) -> Command {
+        self.command_with(&self.folder.join("state"))
+    }
+
+    /// With another folder of kept things.
+    pub(crate) fn command_with(&self, state: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_plinth-switchd"));
-        command
-            .arg("--run-dir")
-            .arg(self.folder.join("run"))
-            .arg("--state-dir")
-            .arg(self.folder.join("state"))
-            .args(["--memory-mb", "64", "--no-hugepages", "--flows", "1024"]);
+        command.arg("--run-dir").arg(self.folder.join("run")).arg("--state-dir").arg(state).args([
+            "--memory-mb",
+            "64",
+            "--no-hugepages",
+            "--flows",
+            "1024",
+        ]);
         command
     }
 
@@ -67,6 +73,29 @@ impl Daemon {
             self.try_ask(Verb::Status)
         })
         .unwrap();
+    }
+
+    /// Has a new process take over, and waits for the old one's end. Gives its last words.
+    pub(crate) fn upgrade(&mut self, mut meanwhile: impl FnMut()) -> String {
+        let before = self.read_log();
+        let log = std::fs::File::options().append(true).open(self.log()).unwrap();
+        let mut command = self.command();
+        command.args(["--take-over", "--grace", "0"]).stderr(log).stdout(Stdio::null());
+        let mut successor = command.spawn().unwrap();
+        let mut old = self.child.take().unwrap();
+        let status = eventually("the old one ends", || {
+            meanwhile();
+            if let Some(status) = successor.try_wait().unwrap() {
+                panic!("the successor ended with {status}: {}", self.read_log());
+            }
+            old.try_wait().unwrap()
+        });
+        assert!(status.success(), "{status}");
+        self.child = Some(successor);
+        eventually("the successor answers", || self.try_ask(Verb::Status)).unwrap();
+        let log = self.read_log().split_off(before.len());
+        let words = log.lines().find(|line| line.contains("gap=")).unwrap_or_default();
+        words.to_owned()
     }
 
     fn log(&self) -> PathBuf {
@@ -101,7 +130,7 @@ impl Daemon {
         status.code()
     }
 
-    fn try_ask(&self, verb: Verb) -> Option<Result<Answer, Refusal>> {
+    pub(crate) fn try_ask(&self, verb: Verb) -> Option<Result<Answer, Refusal>> {
         let mut client = Client::connect(&self.management_socket(), PATIENCE).ok()?;
         let reply: Reply = client.call(&Request { id: 7, verb }).ok()?;
         assert_eq!(reply.id, 7);

@@ -74,6 +74,26 @@ pub(crate) enum Tracked {
     Datagrams,
 }
 
+impl Tracked {
+    /// As it is handed over.
+    pub(super) const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 0,
+            Self::Icmp => 1,
+            Self::Datagrams => 2,
+        }
+    }
+
+    pub(super) const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Tcp),
+            1 => Some(Self::Icmp),
+            2 => Some(Self::Datagrams),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Connection {

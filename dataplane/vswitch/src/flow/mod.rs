@@ -3,6 +3,7 @@
 //! pairs of flows belong to.
 
 mod connection;
+mod handed;
 mod key;
 mod room;
 mod table;
@@ -13,6 +14,7 @@ mod tcp_tests;
 mod tests;
 
 pub(crate) use connection::{Connection, ConnectionIndex, Direction, STATE_NAMES, Tracked};
+pub(crate) use handed::{Handed, RECORD as HANDED_RECORD};
 pub(crate) use key::{Expected, FlowKey, FlowKind, Ingress, has_identifier, is_question};
 pub(crate) use table::{
     Action, Entry, FlowTable, Found, Hashed, NoRoom, Route, Slot, Way, milliseconds,

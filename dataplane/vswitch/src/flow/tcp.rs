@@ -156,6 +156,63 @@ pub(crate) struct Tcp {
     pub(crate) is_loose: bool,
 }
 
+impl TcpState {
+    const ALL: [Self; 8] = [
+        Self::Opening,
+        Self::Crossed,
+        Self::Answered,
+        Self::Established,
+        Self::HalfClosed,
+        Self::Closing,
+        Self::Closed,
+        Self::Reset,
+    ];
+}
+
+/// Bytes of [`Tcp::emit`].
+const EMITTED: usize = 34;
+
+impl Tcp {
+    /// Writes it down for the next process: the two sides, the state's number, "loose".
+    pub(super) fn emit(&self, into: &mut Vec<u8>) {
+        for side in &self.sides {
+            for number in [side.end, side.end_max, side.window_max] {
+                into.extend(number.to_le_bytes());
+            }
+            let flags = [side.has_scale, side.has_finished, side.is_finish_heard].map(u8::from);
+            into.push(side.scale);
+            into.extend(flags);
+        }
+        into.extend([self.state as u8, u8::from(self.is_loose)]);
+    }
+
+    /// `None` if it is not what [`Self::emit`] writes.
+    pub(super) fn parse(bytes: &[u8; EMITTED]) -> Option<Self> {
+        let claim = |byte: u8| match byte {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        };
+        let (words, &[state, loose]) = bytes.as_chunks::<4>() else { return None };
+        let word = |nth: usize| words.get(nth).copied().map(u32::from_le_bytes);
+        let side = |first: usize| {
+            let [scale, has_scale, has_finished, is_finish_heard] = *words.get(first + 3)?;
+            Some(Side {
+                end: word(first)?,
+                end_max: word(first + 1)?,
+                window_max: word(first + 2)?,
+                // RFC 7323 allows no more, and a window is shifted by it.
+                scale: (scale <= 14).then_some(scale)?,
+                has_scale: claim(has_scale)?,
+                has_finished: claim(has_finished)?,
+                is_finish_heard: claim(is_finish_heard)?,
+            })
+        };
+        let state = *TcpState::ALL.get(usize::from(state))?;
+        Some(Self { sides: [side(0)?, side(4)?], state, is_loose: claim(loose)? })
+    }
+}
+
 /// What a segment is to a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Followed {

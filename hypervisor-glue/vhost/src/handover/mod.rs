@@ -21,9 +21,11 @@
 
 mod image;
 mod line;
+mod successor;
 
 pub use image::HandOverError;
 pub use line::HandOverLine;
+pub use successor::Successor;
 
 use plinth_guest_memory::RegionSpec;
 use std::fs::File;

@@ -4,13 +4,10 @@
 
 use super::{CHECKPOINT_PATIENCE, DRAIN_PATIENCE, PATIENCE, VERSION, Word, hear, say, socket_in};
 use crate::keeper::{Keeper, VolumeKey};
-use plinth_backends::{HandOverError, HandOverLine, HandedDevice};
+use plinth_backends::{HandOverError, HandOverLine, HandedDevice, Successor};
 use plinth_manage::{ListenError, Server};
 use plinth_obs::Chain;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,7 +45,7 @@ impl Active {
         restart: Restart,
     ) -> io::Result<Self> {
         let path = socket_in(run_dir);
-        let listener = bind(&path)?;
+        let listener = Successor::wait_at(&path)?;
         let shared = Arc::new(Shared {
             is_stopping: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
@@ -88,16 +85,6 @@ impl Shared {
     fn set_management(&self, server: Server) {
         *self.management.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
     }
-}
-
-/// A socket that is left over from a dead process is replaced. A living one cannot be there: the
-/// management socket, which is made first, would have been refused.
-fn bind(path: &Path) -> io::Result<UnixListener> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    UnixListener::bind(path)
 }
 
 struct Host {
@@ -164,9 +151,10 @@ impl Host {
             Err(error) => {
                 let err = display(Chain(&error));
                 tracing::error!(err, "the successor does not serve; it is ended, and we go on");
-                kill(&process);
+                // It must not have a disk when this process opens it.
+                process.end();
                 self.go_on(devices);
-                bind(&self.path).map_err(|error| {
+                Successor::wait_at(&self.path).map_err(|error| {
                     tracing::error!(err = %error, "no successor can be waited for any more");
                     Over
                 })
@@ -190,11 +178,9 @@ impl Host {
 /// The thread ends.
 struct Over;
 
-/// Hears who it is. The pidfd is taken of the process that connected, before anything is given.
-fn greet(stream: UnixStream) -> Result<(HandOverLine, OwnedFd), HandOverError> {
-    let fault = |errno: rustix::io::Errno| HandOverError::Line { source: errno.into() };
-    let peer = rustix::net::sockopt::socket_peercred(&stream).map_err(fault)?;
-    let process = pidfd_open(peer.pid, PidfdFlags::empty()).map_err(fault)?;
+/// Hears who it is.
+fn greet(stream: UnixStream) -> Result<(HandOverLine, Successor), HandOverError> {
+    let process = Successor::of(&stream)?;
     let line = HandOverLine::new(stream, PATIENCE)?;
     match hear(&line)? {
         Word::Hello { version: VERSION } => Ok((line, process)),
@@ -219,16 +205,5 @@ fn give(line: &HandOverLine, devices: &[(VolumeKey, HandedDevice)]) -> Result<()
     match hear(line)? {
         Word::Serving => Ok(()),
         _ => Err(HandOverError::Ended),
-    }
-}
-
-/// Ends the successor and waits for its end: it must not have a disk when this process opens it.
-fn kill(process: &OwnedFd) {
-    let _ = pidfd_send_signal(process, Signal::KILL);
-    // A pidfd is readable once its process has ended; SIGKILL cannot be put off for long, but by
-    // a disk that hangs, and then nobody can have it.
-    while let Err(rustix::io::Errno::INTR) = poll(&mut [PollFd::new(process, PollFlags::IN)], None)
-    {
-        // Interrupted by a signal, which says nothing about the process.
     }
 }
