@@ -155,14 +155,8 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
     })
     .map_err(|source| RunError::Eal { source })?;
     let memory = eal.memory().to_string();
-    let limits = Limits {
-        flows: arguments.flows,
-        flows_per_port: (arguments.flows / 2).max(1),
-        ..Limits::default()
-    };
-    let mut config = WorkerConfig::new("switch");
-    config.cpu = arguments.cpu;
-    config.mode = arguments.mode;
+    let limits = limits(arguments);
+    let config = worker_config(arguments);
     let (worker, port, link) =
         worker::start(config, eal, limits).map_err(|source| RunError::Worker { source })?;
     let opener = uplink::Opener::new(eal, arguments.memory_mb);
@@ -211,6 +205,17 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
     let active = Active::start(&arguments.run_dir, host, server)
         .map_err(|source| RunError::Successor { source })?;
     tracing::info!(?socket, memory, "plinth-switchd serves");
+    wait_until_over(&signals, &active, &control);
+    tracing::info!("plinth-switchd stops");
+    // Nobody may ask for more; then guests are let go; then the worker ends.
+    active.stop();
+    control.stop();
+    worker.stop();
+    Ok(())
+}
+
+/// Waits for a signal to stop or a successor that serves; tries again what is left to do.
+fn wait_until_over(signals: &StopSignals, active: &Active, control: &Control) {
     let mut mended = Instant::now();
     while !active.is_over() {
         if mended.elapsed() >= MEND_EVERY {
@@ -221,12 +226,21 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
             break;
         }
     }
-    tracing::info!("plinth-switchd stops");
-    // Nobody may ask for more; then guests are let go; then the worker ends.
-    active.stop();
-    control.stop();
-    worker.stop();
-    Ok(())
+}
+
+fn limits(arguments: &Arguments) -> Limits {
+    Limits {
+        flows: arguments.flows,
+        flows_per_port: (arguments.flows / 2).max(1),
+        ..Limits::default()
+    }
+}
+
+fn worker_config(arguments: &Arguments) -> WorkerConfig {
+    let mut config = WorkerConfig::new("switch");
+    config.cpu = arguments.cpu;
+    config.mode = arguments.mode;
+    config
 }
 
 /// Brings into service what the process before this one has handed over, and lets that one end.
