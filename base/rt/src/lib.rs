@@ -32,7 +32,7 @@ mod worker;
 
 pub use affinity::{AffinityError, allow_all_cpus, allowed_cpus, pin_to};
 pub use clock::{Clock, cycles};
-pub use counting::{CountingAllocator, allocations};
+pub use counting::{CountingAllocator, allocated_bytes, allocations};
 pub use descriptor::replace_descriptor;
 pub use inbox::{Inbox, InboxSender, SendError, inbox};
 pub use ring::{Bell, RingReader, RingWriter, ring};

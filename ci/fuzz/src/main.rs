@@ -9,6 +9,10 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{env, fs};
 
+/// Some targets hold what they call to an amount of memory.
+#[global_allocator]
+static COUNTED: plinth_rt::CountingAllocator = plinth_rt::CountingAllocator;
+
 #[derive(Debug, Parser)]
 #[command(about = "Gives every parser and ring walker of ours bytes that nobody meant.")]
 struct Arguments {

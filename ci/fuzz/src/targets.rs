@@ -71,7 +71,11 @@ fn rings() -> Vec<Vec<u8>> {
 
 fn ring(choice: u8) -> Vec<u8> {
     let why = "a ring of our own in memory of our own";
-    let features = RingFeatures { event_index: choice & 1 != 0, indirect: choice & 2 != 0, ..RingFeatures::default() };
+    let features = RingFeatures {
+        event_index: choice & 1 != 0,
+        indirect: choice & 2 != 0,
+        ..RingFeatures::default()
+    };
     let own = OwnMemory::new(GuestAddress(0), 64 << 10).expect(why);
     let layout = QueueLayout::contiguous(16, GuestAddress(0));
     let mut queue = DriverQueue::new(own.memory.clone(), &layout, features).expect(why);
@@ -121,12 +125,21 @@ fn device(choice: u8) -> Vec<u8> {
 /// A store whose metadata was written by somebody else. That it mounts is as good as that it
 /// does not; a panic is the finding.
 fn store_metadata(data: &[u8]) {
-    plinth_disks::hostile::mount_patched(data);
+    within_bounds(|| plinth_disks::hostile::mount_patched(data));
 }
 
 /// A disk of any bytes at all.
 fn store_disk(data: &[u8]) {
-    plinth_disks::hostile::mount_bytes(data);
+    within_bounds(|| plinth_disks::hostile::mount_bytes(data));
+}
+
+/// Lying bytes must not have a mount take more memory than the store's size explains.
+fn within_bounds(mount: impl FnOnce() -> bool) {
+    let before = plinth_rt::allocated_bytes();
+    mount();
+    let bytes = plinth_rt::allocated_bytes() - before;
+    let most = plinth_disks::hostile::MEMORY_MAX;
+    assert!(bytes <= most, "a mount allocated {bytes} bytes, more than {most}");
 }
 
 /// A tree of keys whose pages are any bytes.
