@@ -13,7 +13,7 @@ use crate::mover::Mover;
 use crate::route::{Dirt, Route, dirt, route};
 use crate::seats::Seat;
 use crate::start::Member;
-use plinth_ids::{Moment, PoolId};
+use plinth_ids::{DiskId, Moment, PoolId};
 use plinth_store::{
     BufferPool, IoBuffer, LIST_MAX, Level, ObjectId, ObjectKey, ObjectStatus, ObjectStore, PgId,
     Sight, StoreAnswer, StoreCapacity, StoreCompletion, StoreRefusal, StoreRequest, StoreState,
@@ -212,6 +212,13 @@ impl<S: ObjectStore> Span<S> {
     pub fn has_group(&self, group: usize) -> bool {
         let Some(many) = &self.many else { return true };
         many.groups.get(group).is_some_and(|group| group.seat.is_some())
+    }
+
+    /// The disk that keeps a group from being asked: its owner, or the one it was on its way to.
+    pub fn missing_of(&self, group: usize) -> Option<DiskId> {
+        let entry = self.many.as_ref()?.map.groups.get(group)?;
+        let disks = [Some(entry.owner), entry.target];
+        disks.into_iter().flatten().find(|&disk| self.seat_of(disk).is_none())
     }
 
     fn only(&mut self) -> &mut S {

@@ -129,6 +129,13 @@ impl Engine {
         found.ok_or(EngineRefusal::PoolMissing { pool })
     }
 
+    /// A pool that knows its volumes.
+    fn known(&mut self, pool: PoolId) -> Result<&mut Pool, EngineRefusal> {
+        let pool = self.pool(pool)?;
+        pool.knows_volumes()?;
+        Ok(pool)
+    }
+
     fn take_messages(&mut self) -> usize {
         for taken in 0..MESSAGES {
             let Some(message) = self.inbox.take() else { return taken };
@@ -195,7 +202,7 @@ impl Engine {
                 let _ = answer.send(self.pools.iter().map(Pool::facts).collect());
             }
             Message::Volumes { pool, answer } => {
-                let _ = answer.send(self.pool(pool).map(|pool| pool.volumes.list()));
+                let _ = answer.send(self.known(pool).map(|pool| pool.volumes.list()));
             }
             Message::Slow { limit, answer } => {
                 let _ = answer.send(self.means.slow.list(limit));
@@ -368,7 +375,7 @@ impl Engine {
     }
 
     fn hold(&mut self, pool: PoolId, volume: VolumeId) -> Result<Held, EngineRefusal> {
-        let pool = self.pool(pool)?;
+        let pool = self.known(pool)?;
         let is_null = pool.disks().any(PoolDisk::is_null);
         let volumes = &mut pool.volumes;
         // One user at a time: two guests, or a guest and an import, would write over each other.
@@ -386,7 +393,7 @@ impl Engine {
         volume: VolumeId,
         snapshot: SnapshotId,
     ) -> Result<Held, EngineRefusal> {
-        let volumes = &mut self.pool(pool)?.volumes;
+        let volumes = &mut self.known(pool)?.volumes;
         let handle = volumes.attach_snapshot(volume, snapshot)?;
         let mut status = volumes.status(volume).ok_or(VolumeRefusal::NotFound)?;
         status.size = volumes.size(handle)?;
@@ -399,7 +406,7 @@ impl Engine {
         volume: VolumeId,
     ) -> Result<Vec<SnapshotStatus>, EngineRefusal> {
         let missing = EngineRefusal::Volume(VolumeRefusal::NotFound);
-        self.pool(pool)?.volumes.snapshots(volume).ok_or(missing)
+        self.known(pool)?.volumes.snapshots(volume).ok_or(missing)
     }
 
     fn attachment_facts(&self) -> Vec<AttachmentFacts> {

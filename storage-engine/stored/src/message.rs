@@ -32,6 +32,11 @@ pub(crate) enum EngineRefusal {
     DiskMissing { pool: PoolId, disk: DiskId },
     #[error("pool {pool} is in service already")]
     PoolExists { pool: PoolId },
+    #[error(
+        "the headers of all volumes of {pool} are on {disk}, which is missing: bring it back, and \
+         they come into service by themselves"
+    )]
+    HeadersOut { pool: PoolId, disk: DiskId },
     #[error(transparent)]
     Volume(#[from] VolumeRefusal),
     #[error("{disk} is not taken into the pool")]

@@ -11,7 +11,7 @@ use plinth_qos::Fair;
 use plinth_span::{DiskCondition, SpanDisk};
 use plinth_store::{ObjectStore, StoreCounters, StoreState};
 use plinth_store_api::Costs;
-use plinth_volume::{VolumeCompletion, VolumeRequest, VolumeTag};
+use plinth_volume::{VolumeCompletion, VolumeRefusal, VolumeRequest, VolumeTag};
 use std::collections::VecDeque;
 
 /// The bit of a tag that says that a management thread waits for it, not a guest.
@@ -20,6 +20,9 @@ const MANAGED: u64 = 1 << 63;
 /// The bit of a tag that says that it came through a door: then its lower half is the number
 /// there, and above that stands which door.
 const FAR: u64 = 1 << 62;
+
+/// The placement group of all headers.
+const HEADERS: usize = 0;
 
 /// A request of a management thread that is under way.
 #[derive(Debug)]
@@ -200,10 +203,15 @@ impl Pool {
             .map(|facts| format!("{}: {}", facts.disk.disk, facts.disk.condition))
             .collect();
         if !out.is_empty() {
+            let unknown = self.knows_volumes().err();
+            let unknown = unknown.map(|refusal| format!("; {refusal}")).unwrap_or_default();
             return Some(format!(
-                "the pool is degraded, what is on these disks is refused: {}",
+                "the pool is degraded, what is on these disks is refused: {}{unknown}",
                 out.join("; ")
             ));
+        }
+        if let Err(refusal) = self.knows_volumes() {
+            return Some(refusal.to_string());
         }
         let trouble = self.volumes.store().trouble();
         trouble.map(|text| format!("data does not move between disks, and is tried again: {text}"))
@@ -215,7 +223,24 @@ impl Pool {
         self.volumes
             .store_mut()
             .join(member)
-            .map_err(|refused| EngineRefusal::Join { disk, source: refused.error })
+            .map_err(|refused| EngineRefusal::Join { disk, source: refused.error })?;
+        self.volumes.look_again();
+        Ok(())
+    }
+
+    /// Whether what the pool says of its volumes is all there is to say.
+    pub(crate) fn knows_volumes(&self) -> Result<(), EngineRefusal> {
+        if !self.volumes.is_ready() {
+            return Err(VolumeRefusal::NotReady.into());
+        }
+        if !self.volumes.is_blind() {
+            return Ok(());
+        }
+        let disk = self.volumes.store().missing_of(HEADERS);
+        Err(disk.map_or(VolumeRefusal::HeadersOut.into(), |disk| EngineRefusal::HeadersOut {
+            pool: self.id,
+            disk,
+        }))
     }
 
     pub(crate) fn drain(&mut self, disk: DiskId, is_draining: bool) -> Result<(), EngineRefusal> {

@@ -285,9 +285,8 @@ fn killed_while_draining(workers: usize) {
     scene.verify();
 }
 
-/// Starts the daemon without disk `away` and says where the disk was put; `None`, with everything
-/// as before, when the volume's header is on it: without that there is nothing to attach.
-fn start_without(scene: &mut Scene, away: u32) -> Option<PathBuf> {
+/// Starts the daemon without disk `away` and says where the disk was put.
+fn start_without(scene: &mut Scene, away: u32) -> PathBuf {
     let folder = std::mem::replace(&mut scene.folder, Folder::fast());
     let (from, to) = (device(&folder, away), folder.path("away"));
     let daemon = std::mem::replace(&mut scene.daemon, Daemon::start(&scene.folder));
@@ -300,41 +299,54 @@ fn start_without(scene: &mut Scene, away: u32) -> Option<PathBuf> {
         let fault = scene.daemon.pools()[0].fault.clone();
         fault.filter(|fault| fault.contains("degraded") && fault.contains(&name))
     });
-    let socket = scene.folder.path("blk.sock");
-    let begin = std::time::Instant::now();
-    while !socket.exists() {
-        if begin.elapsed().as_secs() > 3 {
-            std::fs::rename(&to, &from).unwrap();
-            return None;
+    to
+}
+
+/// What the daemon says of the volume while the disk with its header is away.
+fn hears_of_missing_headers(scene: &Scene, away: u32) -> bool {
+    let name = format!("on disk-{away}, which is missing");
+    let refused = match scene.daemon.call(Verb::Volumes { pool: POOL }) {
+        Ok(Answer::Volumes(volumes)) => {
+            assert_eq!(volumes.len(), 1, "a volume is forgotten without a word");
+            return false;
         }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    Some(to)
+        other => other.unwrap_err(),
+    };
+    assert!(refused.code == "disk-out" && refused.text.contains(&name), "{refused:?}");
+    // A volume that is not known is not said to be gone, nor made a second time.
+    let delete = Verb::VolumeDelete { pool: POOL, volume: VOLUME, wipe: false };
+    assert_eq!(scene.daemon.call(delete).unwrap_err().code, "disk-out");
+    assert_eq!(scene.daemon.create(VOLUME, MIB).unwrap_err().code, "disk-out");
+    let fault = wait_for("the reason at the attachment", || {
+        let Ok(Answer::Status(status)) = scene.daemon.call(Verb::Status) else { panic!() };
+        status.attachments[0].fault.clone()
+    });
+    assert!(fault.contains(&name), "{fault}");
+    true
 }
 
 #[test]
 fn a_missing_disk_is_named_and_what_is_on_it_refused_until_it_comes_back() {
     let mut scene = Scene::new(3, 1, 3);
     scene.fill();
-    scene.guest.disconnect();
-    // Where the header is, is the placement's to decide, which is another in every pool.
-    let mut away = 3;
-    let to = loop {
-        match start_without(&mut scene, away) {
-            Some(to) => break to,
-            None => away -= 1,
-        }
-    };
-    let from = device(&scene.folder, away);
-    let disk = scene.disk(away);
-    assert!(disk.state == DiskState::Missing && disk.reason.is_some(), "{disk:?}");
-    std::fs::rename(&to, &from).unwrap();
-    wait_for("the disk", || (scene.disk(away).state == DiskState::In).then_some(()));
-    let socket = scene.folder.path("blk.sock");
-    wait_for("the socket", || socket.exists().then_some(()));
-    scene.guest.connect(&socket);
-    scene.verify();
-    assert_eq!(scene.daemon.pools()[0].fault, None);
+    // Which of them has the header is the placement's to decide, so each is away once.
+    let mut had_header = 0;
+    for away in 1..=3 {
+        scene.guest.disconnect();
+        let to = start_without(&mut scene, away);
+        let from = device(&scene.folder, away);
+        let disk = scene.disk(away);
+        assert!(disk.state == DiskState::Missing && disk.reason.is_some(), "{disk:?}");
+        had_header += u32::from(hears_of_missing_headers(&scene, away));
+        std::fs::rename(&to, &from).unwrap();
+        wait_for("the disk", || (scene.disk(away).state == DiskState::In).then_some(()));
+        let socket = scene.folder.path("blk.sock");
+        wait_for("the socket", || socket.exists().then_some(()));
+        scene.guest.connect(&socket);
+        scene.verify();
+        assert_eq!(scene.daemon.pools()[0].fault, None);
+    }
+    assert_eq!(had_header, 1, "one disk has the headers");
 }
 
 /// A file system with little room, so that writes to a sparse file in it fail.

@@ -153,6 +153,8 @@ impl<S: ObjectStore> Volumes<S> {
 
     fn begin_job(&mut self, Job { tag, work }: Job) {
         let begun = match work {
+            // A volume that is not known may be there all the same.
+            _ if self.is_blind => Err(VolumeRefusal::HeadersOut),
             Work::Asked(request) => self.begin(tag, request),
             Work::Unlink(link) => Ok(self.begin_unlink(link).map_or(Begin::Done, Begin::Job)),
         };

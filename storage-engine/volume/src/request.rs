@@ -207,6 +207,8 @@ pub enum VolumeRefusal {
     Busy,
     #[error("the volumes are still being read: try again")]
     NotReady,
+    #[error("the headers of the pool's volumes are on a disk that is missing: bring it back")]
+    HeadersOut,
     #[error("the header of the volume cannot be understood")]
     BadHeader,
     #[error("the pool holds as many volumes as it can")]

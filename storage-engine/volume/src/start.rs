@@ -45,6 +45,10 @@ pub(crate) struct Start {
     asked: Vec<ObjectKey>,
     /// What has come of ids and headers; they come in any order.
     halves: BTreeMap<VolumeId, Half>,
+    /// The disk that has the headers is not there: what was read is not all.
+    is_blind: bool,
+    /// Disks came while this read, so that being blind is tried again.
+    is_old: bool,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +66,8 @@ impl Start {
             pending: 0,
             asked: Vec::new(),
             halves: BTreeMap::new(),
+            is_blind: false,
+            is_old: false,
         }
     }
 }
@@ -75,6 +81,10 @@ impl<S: ObjectStore> Volumes<S> {
             return false;
         }
         let Some(start) = &mut self.start else { return false };
+        if start.is_blind {
+            self.end_blind();
+            return true;
+        }
         if !start.asked.is_empty() {
             return self.read_asked();
         }
@@ -101,6 +111,27 @@ impl<S: ObjectStore> Volumes<S> {
         };
         (start.stage, start.rest) = (stage, Some(rest));
         true
+    }
+
+    /// Forgets what was read: half of the headers, or volumes without their snapshots, would be
+    /// taken for all there is. Nobody has a volume attached, since nobody could before this.
+    fn end_blind(&mut self) {
+        let is_old = self.start.take().is_some_and(|start| start.is_old);
+        self.forget_all();
+        self.is_blind = true;
+        if is_old {
+            self.look_again();
+        }
+    }
+
+    /// Disks came back: reads the headers if their disk was not there before.
+    pub fn look_again(&mut self) {
+        if let Some(start) = &mut self.start {
+            start.is_old = true;
+        } else if self.is_blind {
+            self.is_blind = false;
+            self.start = Some(Start::new(self.pool));
+        }
     }
 
     /// Asks for the attributes of what was listed, as far as there is room.
@@ -138,6 +169,13 @@ impl<S: ObjectStore> Volumes<S> {
         let Some(start) = &mut self.start else { return };
         start.pending -= 1;
         let is_over = start.pending == 0;
+        if let Err(StoreRefusal::DiskOut { .. }) = &result {
+            match start.stage {
+                Stage::Ids | Stage::Snapshots => start.is_blind = true,
+                Stage::Data { .. } => self.miss_copies(),
+            }
+        }
+        let Some(start) = &mut self.start else { return };
         let (stage, rest) = (start.stage, start.rest.take());
         if number == LISTED {
             let Ok(StoreAnswer::Listed { objects, next }) = result else { return };
@@ -204,6 +242,17 @@ impl<S: ObjectStore> Volumes<S> {
             None => {
                 self.remove_volume(at);
                 self.broken.push(volume);
+            }
+        }
+    }
+
+    /// Objects of a group are not to be seen, copies perhaps among them: then no volume is taken
+    /// to be what its newest snapshot says.
+    fn miss_copies(&mut self) {
+        let places: Vec<u32> = self.ids.values().copied().collect();
+        for at in places {
+            if let Some(volume) = self.place_mut(at) {
+                volume.highest_copy = u64::MAX;
             }
         }
     }

@@ -92,6 +92,8 @@ pub struct Volumes<S> {
     pub(crate) jobs: Jobs,
     pub(crate) chores: Chores,
     pub(crate) start: Option<Start>,
+    /// The disk with the headers was not there when they were to be read.
+    pub(crate) is_blind: bool,
     pub(crate) omit: Omit,
     pub(crate) completions: Vec<VolumeCompletion>,
     answers: Vec<StoreCompletion>,
@@ -113,6 +115,7 @@ impl<S: ObjectStore> Volumes<S> {
             jobs: Jobs::default(),
             chores: Chores::default(),
             start: Some(Start::new(pool)),
+            is_blind: false,
             omit: Omit::Nothing,
             completions: Vec::new(),
             answers: Vec::new(),
@@ -139,6 +142,12 @@ impl<S: ObjectStore> Volumes<S> {
     /// Whether every header is read. Volumes are refused with `NotReady` before.
     pub const fn is_ready(&self) -> bool {
         self.start.is_none()
+    }
+
+    /// Whether no volume is known, because the disk with their headers is not there. They are
+    /// refused with `HeadersOut` until [`Volumes::look_again`] finds it.
+    pub const fn is_blind(&self) -> bool {
+        self.is_blind
     }
 
     /// Whether nothing is on its way.
@@ -250,7 +259,7 @@ impl<S: ObjectStore> Volumes<S> {
     /// Opens a volume for reading and writing. It can be attached several times.
     ///
     /// # Errors
-    /// `NotReady`, `NotFound`, `BadHeader`, or `Busy` while it is deleted or rolled back.
+    /// `NotReady`, `HeadersOut`, `NotFound`, `BadHeader`, or `Busy` while it is deleted or rolled back.
     pub fn attach(&mut self, volume: VolumeId) -> Result<VolumeHandle, VolumeRefusal> {
         let at = self.attachable(volume)?;
         let handle = self.new_handle(volume, at, 0)?;
@@ -282,6 +291,9 @@ impl<S: ObjectStore> Volumes<S> {
     fn attachable(&self, volume: VolumeId) -> Result<u32, VolumeRefusal> {
         if !self.is_ready() {
             return Err(VolumeRefusal::NotReady);
+        }
+        if self.is_blind {
+            return Err(VolumeRefusal::HeadersOut);
         }
         if self.broken.contains(&volume) {
             return Err(VolumeRefusal::BadHeader);
@@ -475,6 +487,12 @@ impl<S: ObjectStore> Volumes<S> {
         if let Some(volume) = self.places.get_mut(at as usize).and_then(Option::take) {
             self.ids.remove(&volume.id);
         }
+    }
+
+    pub(crate) fn forget_all(&mut self) {
+        self.places.clear();
+        self.ids.clear();
+        self.broken.clear();
     }
 
     /// Finds the ancestors of every volume again, and forgets what was inherited from whom.
