@@ -383,9 +383,12 @@ fn a_driver_that_offers_more_slots_than_there_are_gets_one_lap() {
     assert_eq!(pair.device.available_count().unwrap(), 0);
 }
 
+/// Address, length and flags of a chain's descriptors, and what is wrong with it.
+type Case<'a> = (&'a [(u64, u32, u16)], ChainFault);
+
 #[test]
 fn every_fault_of_a_chain_has_a_name_and_the_next_chain_is_found() {
-    let cases: [(&[(u64, u32, u16)], ChainFault); 6] = [
+    let cases: [Case<'_>; 6] = [
         (&[(BUFFERS, 0, 0)], ChainFault::ZeroLength),
         (&[(1 << 40, 8, NEXT), (BUFFERS, 8, 0)], ChainFault::OutsideMemory),
         (&[(BUFFERS, 8, WRITE | NEXT), (BUFFERS, 8, 0)], ChainFault::ReadableBehindWritable),
