@@ -7,6 +7,7 @@
 //! socket, so that a person can speak them with `socat`. A field that is not known is an error:
 //! a configuration that is half understood must not be carried out.
 
+mod external;
 mod limits;
 mod look;
 mod security;
@@ -17,6 +18,10 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+pub use external::{
+    Binding, External, ExternalAddress, ExternalStatus, Forward, ForwardProtocol, Line, NatGateway,
+    Serves,
+};
 pub use limits::{
     BITS_PER_SECOND, PACKETS_PER_SECOND, PortLimits, RateLimit, WEIGHT_DEFAULT, WEIGHT_MAX,
 };
@@ -48,6 +53,9 @@ pub struct SwitchConfig {
     /// Of ports here. A group of a remote needs no entry: its rules are judged where it is.
     #[serde(default)]
     pub security_groups: Vec<SecurityGroup>,
+    /// How NICs here reach what is no VPC.
+    #[serde(default)]
+    pub external: External,
 }
 
 impl SwitchConfig {
@@ -61,6 +69,7 @@ impl SwitchConfig {
             remotes: Vec::new(),
             vpcs: Vec::new(),
             security_groups: Vec::new(),
+            external: External::NONE,
         }
     }
 }

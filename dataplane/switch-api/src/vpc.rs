@@ -50,6 +50,8 @@ pub enum NextHop {
     /// The subnets of another VPC, which has a route back. Its own routes are not followed: one
     /// VPC is no way through to a third.
     Peer(Vni),
+    /// The outside, under the NIC's external address or that of a gateway. IPv4 only.
+    External,
     /// Dropped.
     Blackhole,
 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Does to a packet what was decided for its flow.
 
-use crate::flow::{Action, Route, Way};
-use crate::pipeline::Waiting;
-use crate::snapshot::{Port, Snapshot};
+use crate::flow::{Action, Link, Route, Way};
+use crate::pipeline::{Waiting, Wholeness};
+use crate::snapshot::{Port, Snapshot, UplinkTables};
+use crate::stages::parse::Class;
 use crate::stages::tunnel;
 use crate::switch::Switch;
+use crate::translate::{Shape, translate};
 use crate::{DropReason, Packet, PortIndex, Verdict};
 use plinth_ids::Vni;
 use plinth_wire::{EthernetHeader, Ipv4Header, Ipv6Header};
@@ -13,7 +15,7 @@ use plinth_wire::{EthernetHeader, Ipv4Header, Ipv6Header};
 /// Sends a packet on its way, edited, or says why not.
 #[inline]
 pub(crate) fn carry_out(
-    switch: &Switch,
+    switch: &mut Switch,
     snapshot: &Snapshot,
     packet: &mut Packet,
     way: Way,
@@ -26,6 +28,14 @@ pub(crate) fn carry_out(
             route.vni
         }
     };
+    if way.edit != Link::NONE {
+        let shape = match (flow.parsed.class, flow.wholeness) {
+            (Class::Error, _) => Shape::Error,
+            (_, Wholeness::Later) => Shape::Piece,
+            (_, Wholeness::Whole | Wholeness::First) => Shape::Headers,
+        };
+        translate(packet, &switch.flows.edit(way.edit), &flow.parsed, shape)?;
+    }
     match way.action {
         Action::Deliver(to) => {
             let port = isolated(snapshot, to, vni)?;
@@ -40,8 +50,32 @@ pub(crate) fn carry_out(
             tunnel::encapsulate(snapshot, uplink, &switch.neighbors, packet, way)?;
             Ok(Verdict::Send(PortIndex::UPLINK))
         }
+        Action::External { next_hop, address } => {
+            let uplink = snapshot.uplink.as_ref().ok_or(DropReason::PortUnknown)?;
+            leave(switch, uplink, packet, next_hop)?;
+            switch.external.count_out(address, packet.output_length());
+            Ok(Verdict::Send(PortIndex::UPLINK))
+        }
         Action::Drop(reason) => Err(reason),
     }
+}
+
+/// Sends a packet to the next hop of a line, from the uplink's own MAC.
+#[inline]
+fn leave(
+    switch: &Switch,
+    uplink: &UplinkTables,
+    packet: &mut Packet,
+    next_hop: u16,
+) -> Result<(), DropReason> {
+    if packet.frame_length() > uplink.frame_length_max {
+        return Err(DropReason::UnderlayMtuExceeded);
+    }
+    let mac = switch.neighbors.mac(next_hop).ok_or(DropReason::NextHopUnresolved)?;
+    let macs = packet.head_mut().get_mut(..12).ok_or(DropReason::Truncated)?;
+    macs[..6].copy_from_slice(&mac.0);
+    macs[6..].copy_from_slice(&uplink.mac.0);
+    Ok(())
 }
 
 /// What every router does: other MACs, and one hop less to live.

@@ -2,7 +2,7 @@
 //! Why a configuration is refused.
 
 use crate::snapshot::TUNNEL_MTU_OVERHEAD;
-use crate::{SecurityError, VpcError};
+use crate::{ExternalError, SecurityError, VpcError};
 use plinth_ids::{Epoch, MacAddress, Name, PortId, Vni};
 use plinth_switch_api::CONFIG_VERSION;
 use std::fmt;
@@ -94,6 +94,8 @@ pub enum ConfigError {
     Vpc(#[from] VpcError),
     #[error(transparent)]
     Security(#[from] SecurityError),
+    #[error(transparent)]
+    External(#[from] ExternalError),
 }
 
 impl ConfigError {
@@ -125,6 +127,7 @@ impl ConfigError {
             Self::NoRoute { .. } => "no-route",
             Self::Vpc(error) => error.code(),
             Self::Security(error) => error.code(),
+            Self::External(error) => error.code(),
         }
     }
 }

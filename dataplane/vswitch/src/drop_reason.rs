@@ -125,6 +125,12 @@ drop_reasons! {
     TcpOutOfWindow,
     /// A segment in the middle of a connection that the switch does not know.
     TcpNoConnection,
+    /// The route leads outside, and neither an external address nor a NAT gateway is there for the NIC.
+    ExternalAddressMissing,
+    /// All ports that the NIC has at its NAT gateway are in use towards this destination.
+    NatPortsExhausted,
+    /// From the wire: an external address and port that nothing inside has asked for or is bound to.
+    NatNoConnection,
     /// The packet is for the router itself, which answers ARP, ND and pings of its guests only.
     RouterUnserved,
     /// A router is to forward the packet, and its time to live ends there.

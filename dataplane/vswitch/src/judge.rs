@@ -12,13 +12,15 @@
 //! direction in which it was begun, once for every configuration.
 
 use crate::carry::{carry_out, check_alive};
+use crate::external::OUTSIDE;
 use crate::flow::{
-    Action, Connection, ConnectionIndex, Direction, FlowKey, Followed, Found, Hashed, Ingress,
-    NoRoom, Segment, Slot, Tcp, Tracked, Way, is_question, milliseconds,
+    Action, Connection, ConnectionIndex, Direction, Edit, FlowKey, Followed, Found, Hashed,
+    Ingress, Link, NoRoom, Segment, Slot, Tcp, Tracked, Way, is_question, milliseconds,
 };
 use crate::pipeline::{Waiting, Wholeness};
 use crate::snapshot::Snapshot;
 use crate::stages::forward::{self, Decision, Judgment};
+use crate::stages::outward::Translation;
 use crate::stages::parse::Class;
 use crate::stages::security::{self, Ends};
 use crate::stages::{piece, related, router};
@@ -26,6 +28,7 @@ use crate::switch::Switch;
 use crate::{DropReason, Packet, PortIndex, Verdict};
 use plinth_ids::Moment;
 use plinth_wire::PROTOCOL_TCP;
+use std::net::IpAddr;
 
 /// One packet with all that is asked for its sake.
 pub(crate) struct Judge<'a> {
@@ -60,8 +63,7 @@ impl Judge<'_> {
         }
         let flows = &mut self.switch.flows;
         flows.count(self.now, slot, self.packet.output_length());
-        let entry = flows.entry(slot);
-        let way = Way { action: entry.action, route: entry.route };
+        let way = flows.entry(slot).way();
         carry_out(self.switch, self.snapshot, self.packet, way, self.flow)
     }
 
@@ -71,8 +73,12 @@ impl Judge<'_> {
     fn judge(&mut self, found: Option<Slot>) -> Result<Verdict, DropReason> {
         self.switch.flow_counters.misses += 1;
         let (snapshot, key) = (self.snapshot, &self.flow.parsed.key);
-        let decision = match forward::judge(snapshot, self.packet.port(), self.flow)? {
+        let about = if self.flow.parsed.class == Class::Error { self.related() } else { None };
+        let (found, standing) = self.standing(found, about);
+        let ingress = self.packet.port();
+        let decision = match forward::judge(self.switch, snapshot, ingress, self.flow, standing)? {
             Judgment::Forward(decision) => decision,
+            Judgment::Pieces => return self.decide_piece(),
             Judgment::Router => {
                 router::answer_echo(self.packet, &self.flow.parsed)?;
                 return Ok(Verdict::Send(self.packet.port()));
@@ -83,14 +89,70 @@ impl Judge<'_> {
         }
         let ends = Ends::new(snapshot, self.packet.port(), decision.way.action);
         let is_filtered = ends.are_filtered() && !matches!(decision.way.action, Action::Drop(_));
+        let mut way = decision.way;
+        let is_tracked = is_filtered || decision.translation.is_some();
         match self.flow.parsed.class {
-            Class::Error if is_filtered => self.check_related(&ends, decision.way.action)?,
+            Class::Error if is_tracked => {
+                way.edit = self.check_related(about, &ends, &decision.way)?;
+            }
             Class::Error => {}
-            _ if !is_filtered => self.keep(&decision),
+            _ if !is_tracked => self.keep(&decision),
             _ if key.is_fragment() => return self.decide_piece(),
-            _ => self.connect(found, &decision, &ends)?,
+            _ => way.edit = self.connect(found, &decision, &ends)?,
         }
-        carry_out(self.switch, snapshot, self.packet, decision.way, self.flow)
+        if decision.translation.is_some() && way.edit == Link::NONE {
+            return Err(DropReason::ConnectionTableFull);
+        }
+        carry_out(self.switch, snapshot, self.packet, way, self.flow)
+    }
+
+    /// The entry of the flow that an ICMP error is about, in the error's direction.
+    fn related(&self) -> Option<Slot> {
+        let parsed = &self.flow.parsed;
+        let key = related::flow_of(self.packet.head(), parsed, parsed.key.ingress())?;
+        let flow = self.switch.flows.hashed(key);
+        self.switch.flows.locate(flow.hash, &flow.key)
+    }
+
+    /// What becomes of the packet by the connection that it belongs to, or that it is about, if
+    /// that is translated and may still be so; else its entry is one of nothing.
+    fn standing(
+        &mut self,
+        found: Option<Slot>,
+        about: Option<Slot>,
+    ) -> (Option<Slot>, Option<Translation>) {
+        let flows = &self.switch.flows;
+        let Some(slot) = about.or(found) else { return (found, None) };
+        let entry = flows.entry(slot);
+        let (key, link) = (entry.key, entry.link);
+        let Some((connection, direction)) = link.get().filter(|_| entry.is_translated) else {
+            return (found, None);
+        };
+        let edit = flows.edit(link);
+        let going = edit.applied(&key);
+        let opposite = flows.connection(connection).entry(direction.other());
+        let translation = opposite.and_then(|opposite| {
+            let opposite = flows.entry(opposite).key.ingress();
+            let is_judged = flows.connection(connection).generation == flows.generation();
+            let (from, to, vni) = match direction {
+                Direction::Forward => (key, going, opposite.vni),
+                Direction::Back => {
+                    (going.answer(opposite)?, key.answer(opposite)?, key.ingress().vni)
+                }
+            };
+            let is_right = is_judged || self.snapshot.external.holds(&from, &to, vni);
+            is_right.then_some(opposite.vni)
+        });
+        let (_, IpAddr::V4(nic)) = going.addresses() else { return (found, None) };
+        let Some(vni) = translation else {
+            self.switch.flows.close(connection);
+            return (None, None);
+        };
+        let key = match about {
+            None => going,
+            Some(_) => edit.redirected(&self.flow.parsed.key),
+        };
+        (found, Some(Translation { key, vni, nic }))
     }
 
     /// Finds the packet its connection, or makes one.
@@ -99,10 +161,15 @@ impl Judge<'_> {
         found: Option<Slot>,
         decision: &Decision,
         ends: &Ends<'_>,
-    ) -> Result<(), DropReason> {
+    ) -> Result<Link, DropReason> {
         let link = found.and_then(|slot| self.switch.flows.entry(slot).link.get());
+        let is_other = |connection| {
+            self.switch.flows.connection(connection).is_translated != decision.translation.is_some()
+        };
         let is_kept = match link {
-            Some((connection, _)) if !self.is_openers(link, decision.way.action) => {
+            Some((connection, _))
+                if is_other(connection) || !self.is_openers(link, &decision.way) =>
+            {
                 self.switch.flows.close(connection);
                 false
             }
@@ -110,39 +177,40 @@ impl Judge<'_> {
             None => false,
         };
         let slot = if is_kept { found } else { self.begin(decision, ends)? };
-        if let Some(slot) = slot {
-            self.settle(slot, decision);
-        }
-        Ok(())
+        let Some(slot) = slot else { return Ok(Link::NONE) };
+        self.settle(slot, decision);
+        Ok(self.switch.flows.entry(slot).way().edit)
     }
 
     /// Whether a packet that goes this way goes to whoever has begun its connection, or is from
     /// him. Another port here that has his address now has asked for nothing; who comes or goes
     /// through a tunnel may have moved with what he is.
-    fn is_openers(&self, link: Option<(ConnectionIndex, Direction)>, action: Action) -> bool {
+    fn is_openers(&self, link: Option<(ConnectionIndex, Direction)>, way: &Way) -> bool {
         let Some((connection, Direction::Back)) = link else { return true };
         let opener = self.switch.flows.connection(connection).entry(Direction::Forward);
         let Some(opener) = opener else { return true };
         let opener = self.switch.flows.entry(opener).key.ingress();
-        let now = self.answers_come_in(action);
+        let now = self.answers_come_in(way);
         let is_remote = |ingress: Ingress| ingress.place == PortIndex::UPLINK.0;
         opener == now || is_remote(opener) || is_remote(now)
     }
 
     /// An ICMP error passes if the packet that it is about is of a connection.
-    fn check_related(&mut self, ends: &Ends<'_>, action: Action) -> Result<(), DropReason> {
-        let parsed = &self.flow.parsed;
-        let ingress = parsed.key.ingress();
-        let key = related::flow_of(self.packet.head(), parsed, ingress);
-        let flow = self.switch.flows.hashed(key.ok_or(DropReason::IcmpUnrelated)?);
-        let flows = &self.switch.flows;
-        let slot = flows.locate(flow.hash, &flow.key).ok_or(DropReason::IcmpUnrelated)?;
-        let link = flows.entry(slot).link.get();
+    /// Says where its edit record is, if it is translated.
+    fn check_related(
+        &mut self,
+        about: Option<Slot>,
+        ends: &Ends<'_>,
+        way: &Way,
+    ) -> Result<Link, DropReason> {
+        let entry = *self.switch.flows.entry(about.ok_or(DropReason::IcmpUnrelated)?);
+        let link = entry.link.get();
         let (connection, direction) = link.ok_or(DropReason::IcmpUnrelated)?;
-        if !self.is_openers(link, action) {
+        if !self.is_openers(link, way) {
             return Err(DropReason::IcmpUnrelated);
         }
-        self.check_allowed(connection, direction, ends, &flow.key)
+        self.check_allowed(connection, direction, ends, &entry.key)?;
+        Ok(entry.way().edit)
     }
 
     /// A piece of a packet has the fate of its flow, which the first piece names.
@@ -231,11 +299,17 @@ impl Judge<'_> {
         if self.switch.flows.connection(connection).generation == generation {
             return Ok(());
         }
+        let is_translated = self.switch.flows.connection(connection).is_translated;
+        let going = if is_translated {
+            self.switch.flows.edit(Link::new(connection, direction)).applied(key)
+        } else {
+            *key
+        };
         let verdict = match direction {
-            Direction::Forward => security::permit(self.snapshot, ends, key),
+            Direction::Forward => security::permit(self.snapshot, ends, key, &going),
             Direction::Back => {
-                let begun = key.answer(key.ingress()).ok_or(DropReason::SecurityGroupDenied)?;
-                security::permit(self.snapshot, &ends.exchanged(), &begun)
+                let refused = DropReason::SecurityGroupDenied;
+                self.permit_reversed(ends, key, &going).ok_or(refused).flatten()
             }
         };
         if verdict.is_err() {
@@ -244,6 +318,18 @@ impl Judge<'_> {
             self.switch.flows.connection_mut(connection).generation = generation;
         }
         verdict
+    }
+
+    /// What the rules say of the connection to which a packet that comes as `key` and goes as
+    /// `going` is an answer; `None` if it is none.
+    fn permit_reversed(
+        &self,
+        ends: &Ends<'_>,
+        key: &FlowKey,
+        going: &FlowKey,
+    ) -> Option<Result<(), DropReason>> {
+        let (begun, went) = (going.answer(key.ingress())?, key.answer(key.ingress())?);
+        Some(security::permit(self.snapshot, &ends.exchanged(), &begun, &went))
     }
 
     /// Lets the connection's TCP look at the packet.
@@ -272,24 +358,33 @@ impl Judge<'_> {
             return Err(DropReason::FragmentUnmatched);
         }
         let key = &self.flow.parsed.key;
-        let Some(answer) = key.answer(self.answers_come_in(decision.way.action)) else {
+        let going = decision.translation.map_or(*key, |translation| translation.key);
+        let Some(answer) = going.answer(self.answers_come_in(&decision.way)) else {
             // A message that nothing answers: the rules are asked about each of its kind.
-            security::permit(self.snapshot, ends, key)?;
+            if decision.translation.is_some() {
+                return Err(DropReason::IcmpUnrelated);
+            }
+            security::permit(self.snapshot, ends, key, key)?;
             self.keep(decision);
             return Ok(None);
         };
         let answer = self.switch.flows.hashed(answer);
         self.switch.flows.touch_buckets(answer.hash);
-        let (tracked, tcp, direction) = self.beginning(ends)?;
+        let (tracked, tcp, direction) = self.beginning(ends, &going)?;
         let made = milliseconds(self.now);
         let generation = self.switch.flows.generation();
         let connection = Connection::new(tracked, tcp, generation, made);
         let own = self.hashed();
-        let flows = match direction {
-            Direction::Forward => [own, answer],
-            Direction::Back => [answer, own],
-        };
-        let index = match self.switch.flows.open(self.now, &flows, decision.owner, connection) {
+        let back = key.answer(key.ingress()).unwrap_or(*key);
+        let (mut flows, mut edits) =
+            ([own, answer], [Edit::new(key, &going), Edit::new(&answer.key, &back)]);
+        if direction == Direction::Back {
+            flows.reverse();
+            edits.reverse();
+        }
+        let edits = decision.translation.map(|_| &edits);
+        let opened = self.switch.flows.open(self.now, &flows, decision.owner, connection, edits);
+        let index = match opened {
             Ok(index) => index,
             Err(reason) => {
                 self.refused(reason);
@@ -302,14 +397,18 @@ impl Judge<'_> {
 
     /// What kind of connection begins with the packet, if one may, and which way the packet goes
     /// in it.
-    fn beginning(&self, ends: &Ends<'_>) -> Result<(Tracked, Tcp, Direction), DropReason> {
+    fn beginning(
+        &self,
+        ends: &Ends<'_>,
+        going: &FlowKey,
+    ) -> Result<(Tracked, Tcp, Direction), DropReason> {
         let key = &self.flow.parsed.key;
         if key.protocol() != PROTOCOL_TCP {
             let [kind, _] = key.destination_port().to_be_bytes();
             if key.is_icmp() && !is_question(kind, key.is_ipv4()) {
                 return Err(DropReason::IcmpUnrelated);
             }
-            security::permit(self.snapshot, ends, key)?;
+            security::permit(self.snapshot, ends, key, going)?;
             let tracked = if key.is_icmp() { Tracked::Icmp } else { Tracked::Datagrams };
             return Ok((tracked, Tcp::NONE, Direction::Forward));
         }
@@ -318,39 +417,40 @@ impl Judge<'_> {
             return Err(DropReason::TcpFlagsInvalid);
         }
         if segment.opens() {
-            security::permit(self.snapshot, ends, key)?;
+            security::permit(self.snapshot, ends, key, going)?;
             return Ok((Tracked::Tcp, Tcp::opened(&segment), Direction::Forward));
         }
         if self.now >= self.switch.grace_until || !segment.continues() {
             return Err(DropReason::TcpNoConnection);
         }
-        let direction = self.picked_up(ends)?;
+        let direction = self.picked_up(ends, going)?;
         Ok((Tracked::Tcp, Tcp::met(), direction))
     }
 
     /// Which way a packet goes in a connection whose beginning nobody saw: that which the rules
     /// allow.
-    fn picked_up(&self, ends: &Ends<'_>) -> Result<Direction, DropReason> {
+    fn picked_up(&self, ends: &Ends<'_>, going: &FlowKey) -> Result<Direction, DropReason> {
         let key = &self.flow.parsed.key;
-        let refused = match security::permit(self.snapshot, ends, key) {
+        let refused = match security::permit(self.snapshot, ends, key, going) {
             Ok(()) => return Ok(Direction::Forward),
             Err(reason) => reason,
         };
-        let begun = key.answer(key.ingress()).ok_or(refused)?;
-        security::permit(self.snapshot, &ends.exchanged(), &begun)
+        self.permit_reversed(ends, key, going)
+            .ok_or(refused)?
             .map(|()| Direction::Back)
             .map_err(|_| refused)
     }
 
     /// Writes the decision down, and where the answers to it come in.
     fn settle(&mut self, slot: Slot, decision: &Decision) {
-        let answers = self.answers_come_in(decision.way.action);
+        let answers = self.answers_come_in(&decision.way);
+        let going = decision.translation.map(|translation| translation.key);
         let flows = &mut self.switch.flows;
         flows.renew(self.now, slot, self.flow.parsed.expected, decision.way);
         flows.count(self.now, slot, self.packet.output_length());
         let key = flows.entry(slot).key;
         if let Some((connection, direction)) = flows.entry(slot).link.get()
-            && let Some(answer) = key.answer(answers)
+            && let Some(answer) = going.unwrap_or(key).answer(answers)
         {
             let answer = flows.hashed(answer);
             flows.rebind(self.now, connection, direction.other(), &answer);
@@ -359,11 +459,12 @@ impl Judge<'_> {
 
     /// The place at which answers to what goes this way come in. What goes into a tunnel is
     /// answered to the VPC that it came from.
-    fn answers_come_in(&self, action: Action) -> Ingress {
-        let (place, vni) = match action {
+    fn answers_come_in(&self, way: &Way) -> Ingress {
+        let (place, vni) = match way.action {
             Action::Deliver(to) => {
                 (to, self.snapshot.port(to).map_or(self.flow.vni, |port| port.vni))
             }
+            Action::External { .. } => (PortIndex::UPLINK, OUTSIDE),
             Action::Encapsulate { .. } | Action::Drop(_) => (PortIndex::UPLINK, self.flow.vni),
         };
         Ingress { place: place.0, incarnation: self.switch.incarnations[place.get()], vni }

@@ -14,7 +14,7 @@ pub struct Limits {
     /// Next hops on the underlay: VTEPs inside the prefix, and the gateway.
     pub next_hops: u16,
     /// Flow entries, rounded up to a power of two of at least 64. A connection has two. Each
-    /// takes 168 bytes, with its share of the connections.
+    /// takes 168 bytes, with its share of the connections; one that is translated 64 more.
     pub flows: u32,
     /// Flow entries of one port, so that one guest cannot use up the table.
     pub flows_per_port: u32,
@@ -25,6 +25,8 @@ pub struct Limits {
     pub fragments: u32,
     /// ICMP errors a second that the switch sends of its own accord, over all ports.
     pub icmp_errors_per_second: u32,
+    /// External addresses, bound ones and those of NAT gateways.
+    pub external_addresses: u16,
     pub timeouts: Timeouts,
     pub vpc: VpcLimits,
 }
@@ -72,6 +74,7 @@ impl Default for Limits {
             vpc: VpcLimits::DEFAULT,
             fragments: 1 << 12,
             icmp_errors_per_second: 1000,
+            external_addresses: 4096,
             timeouts: Timeouts::DEFAULT,
         }
     }

@@ -7,6 +7,7 @@
 //! 3. Every flow's packet is looked up. A hit does what its entry says; a miss asks the stages,
 //!    which decide once, and keeps the decision. Either way the same function carries it out.
 
+use crate::external::OUTSIDE;
 use crate::flow::Ingress;
 use crate::judge::Judge;
 use crate::snapshot::Snapshot;
@@ -196,11 +197,19 @@ fn arrive_from_wire(
     if packet.offload().partial.is_some() || packet.segmentation().is_some() {
         return Err(DropReason::OffloadInvalid);
     }
-    let datagram = match underlay::arrive(uplink, &mut switch.neighbors, now, packet)? {
-        underlay::Arrival::Datagram(datagram) => datagram,
-        underlay::Arrival::Answered => return Ok(Pass::Done(Verdict::Send(PortIndex::UPLINK))),
-        underlay::Arrival::Absorbed => return Ok(Pass::Done(Verdict::Absorbed)),
-    };
+    let datagram =
+        match underlay::arrive(uplink, &snapshot.external, &mut switch.neighbors, now, packet)? {
+            underlay::Arrival::Datagram(datagram) => datagram,
+            underlay::Arrival::External(place) => {
+                switch.external.count_in(place, packet.length());
+                parse(packet.head(), packet.output_length() as usize, &mut flow.parsed)?;
+                flow.vni = OUTSIDE;
+                flow.tunnel = None;
+                return Ok(Pass::Waiting);
+            }
+            underlay::Arrival::Answered => return Ok(Pass::Done(Verdict::Send(PortIndex::UPLINK))),
+            underlay::Arrival::Absorbed => return Ok(Pass::Done(Verdict::Absorbed)),
+        };
     let from = tunnel::decapsulate(snapshot, packet, datagram)?;
     parse(packet.head(), packet.output_length() as usize, &mut flow.parsed)?;
     if !matches!(flow.parsed.class, Class::Flow | Class::Error) {

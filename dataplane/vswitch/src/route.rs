@@ -18,6 +18,8 @@ pub(crate) enum Routed {
     Owner { vni: Vni, owner: Owner },
     /// It is for the router itself.
     Router,
+    /// Out of all VPCs.
+    External,
 }
 
 impl Snapshot {
@@ -42,6 +44,7 @@ impl Snapshot {
         match vpc.hop(destination) {
             None => Err(DropReason::RouteUnknown),
             Some(Hop::Blackhole) => Err(DropReason::RouteBlackhole),
+            Some(Hop::External) => Ok(Routed::External),
             Some(Hop::Connected) => to(vni, destination, DropReason::DestinationUnknown),
             Some(Hop::Address(hop)) => to(vni, hop, DropReason::RouteNextHopUnknown),
             // Only the subnets of the peer: nobody gets through it to a third, and no two routes

@@ -82,6 +82,8 @@ pub struct FlowCopy {
 enum Fate {
     Port(PortId),
     Tunnel(Ipv4Addr),
+    /// Out under this address.
+    External(Ipv4Addr),
     Drop(DropReason),
     InDoubt,
 }
@@ -97,6 +99,7 @@ impl FlowCopy {
             action: match self.fate {
                 Fate::Port(port) => port.to_string(),
                 Fate::Tunnel(vtep) => format!("vtep {vtep}"),
+                Fate::External(address) => format!("external {address}"),
                 Fate::Drop(reason) => reason.name().to_owned(),
                 Fate::InDoubt => "in-doubt".to_owned(),
             },
@@ -185,6 +188,9 @@ impl Switch {
                 self.snapshot.port(to).map_or(Fate::InDoubt, |port| Fate::Port(port.id))
             }
             Action::Encapsulate { tunnel, .. } => Fate::Tunnel(self.snapshot.tunnel(tunnel).vtep),
+            Action::External { address, .. } => {
+                self.snapshot.external_address(address).map_or(Fate::InDoubt, Fate::External)
+            }
             Action::Drop(reason) => Fate::Drop(reason),
         }
     }

@@ -4,6 +4,7 @@
 //! Every table is keyed by VNI first. That is the isolation of VPCs: a stage has the VNI of the
 //! packet's port or tunnel in hand, and there is no lookup that could answer for another one.
 
+use crate::external::ExternalTables;
 use crate::lookup::Lookup;
 use crate::security::{GroupSet, SecurityBuilder, SecurityTables};
 use crate::validate::{check_count, is_host, is_within, validate};
@@ -161,6 +162,7 @@ pub struct Snapshot {
     addresses: Lookup<(Vni, IpAddr), Owner>,
     pub(crate) vpcs: Lookup<Vni, VpcTables>,
     pub(crate) security: SecurityTables,
+    pub(crate) external: ExternalTables,
 }
 
 impl Snapshot {
@@ -186,6 +188,7 @@ impl Snapshot {
             let PortLimits { outbound, inbound, .. } = port.limits;
             [outbound, inbound].iter().any(|limit| *limit != RateLimit::NONE)
         });
+        snapshot.open_lines(config, previous);
         Ok(snapshot)
     }
 
@@ -253,7 +256,9 @@ impl Snapshot {
                 underlay.gateway.expect("validate refuses a remote without a route")
             }
         };
-        let hops: BTreeSet<Ipv4Addr> = vteps.iter().map(|&vtep| hop_of(vtep)).collect();
+        let lines = config.external.lines.iter().map(|line| line.next_hop);
+        let hops: BTreeSet<Ipv4Addr> =
+            vteps.iter().map(|&vtep| hop_of(vtep)).chain(lines).collect();
         check_count("next hops", hops.len(), limits.next_hops.into())?;
         let next_hops: Box<[Ipv4Addr]> = hops.into_iter().collect();
         self.tunnels = vteps
@@ -273,6 +278,34 @@ impl Snapshot {
             next_hops,
         });
         Ok(())
+    }
+
+    /// Finds the next hop of every line to the outside.
+    fn open_lines(&mut self, config: &SwitchConfig, previous: &Self) {
+        let next_hops = self.uplink.as_ref().map(|uplink| &uplink.next_hops[..]);
+        let next_hops = next_hops.unwrap_or_default();
+        let places: BTreeMap<&Name, u16> = config
+            .external
+            .lines
+            .iter()
+            .filter_map(|line| {
+                let place = next_hops.binary_search(&line.next_hop).ok()?;
+                Some((&line.name, u16::try_from(place).ok()?))
+            })
+            .collect();
+        let place_of = |line: &Name| *places.get(line).expect("validate knows every line");
+        let external = ExternalTables::new(config, &previous.external, place_of);
+        self.external = external;
+    }
+
+    /// The external address at a place of its tables.
+    pub(crate) fn external_address(&self, place: u16) -> Option<Ipv4Addr> {
+        self.external.address_at(place)
+    }
+
+    /// As it is shown.
+    pub(crate) fn external_name(&self, place: u16) -> Option<String> {
+        Some(format!("external {}", self.external_address(place)?))
     }
 
     fn fill_tables(&mut self, config: &SwitchConfig, security: &mut SecurityBuilder) {

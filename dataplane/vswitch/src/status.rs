@@ -5,7 +5,7 @@ use crate::flow::{Action, Entry, FlowKey};
 use crate::switch::{FlowCounters, Switch};
 use crate::{DropReason, PortCounters, PortIndex};
 use plinth_ids::{MacAddress, Moment, Vni};
-use plinth_switch_api::{DropCount, FlowStatus, PortStatus, UPLINK};
+use plinth_switch_api::{DropCount, ExternalStatus, FlowStatus, PortStatus, UPLINK};
 
 /// The most flow entries that one question is answered with.
 pub const FLOWS_LISTED_MAX: usize = 4096;
@@ -94,6 +94,7 @@ impl Switch {
             Action::Encapsulate { tunnel, .. } => {
                 format!("vtep {}", self.snapshot.tunnel(tunnel).vtep)
             }
+            Action::External { address, .. } => self.snapshot.external_name(address)?,
             Action::Drop(reason) => reason.name().to_owned(),
         };
         let connection = entry.link.get();
@@ -118,6 +119,11 @@ impl Switch {
             PortIndex::UPLINK => Some((UPLINK, ingress.vni)),
             index => self.snapshot.port(index).map(|port| (port.id, port.vni)),
         }
+    }
+
+    /// External addresses with what went through them.
+    pub fn external_addresses(&self) -> Vec<ExternalStatus> {
+        self.external.status(&self.snapshot.external)
     }
 
     /// Drops of all ports together, every reason that happened.

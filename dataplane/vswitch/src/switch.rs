@@ -2,6 +2,7 @@
 //! The machine's doors.
 
 use crate::counters::PortCounters;
+use crate::external::ExternalCounters;
 use crate::flow::FlowTable;
 use crate::fragments::Fragments;
 use crate::neighbors::Neighbors;
@@ -62,6 +63,7 @@ pub struct Switch {
     /// By [`PortIndex`].
     pub(crate) counters: Box<[PortCounters]>,
     pub(crate) flow_counters: FlowCounters,
+    pub(crate) external: ExternalCounters,
     /// By [`PortIndex`]: how many ports had this place.
     pub(crate) incarnations: Box<[u32]>,
     /// Until then, TCP connections are picked up in their middle.
@@ -84,6 +86,7 @@ impl Switch {
             rates: Rates::new(usize::from(limits.ports) + 1),
             counters: vec![PortCounters::ZERO; usize::from(limits.ports) + 1].into(),
             flow_counters: FlowCounters::default(),
+            external: ExternalCounters::new(limits.external_addresses),
             incarnations: vec![0; usize::from(limits.ports) + 1].into(),
             grace_until: Moment::ZERO,
             waiting: vec![Waiting::NOTHING; BURST_MAX],
@@ -121,6 +124,7 @@ impl Switch {
             };
             changes.iter().any(is_here)
         });
+        self.external.install(now, &snapshot.external.added);
         self.flows.next_generation();
         std::mem::replace(&mut self.snapshot, snapshot)
     }
@@ -205,7 +209,10 @@ impl Switch {
     pub fn tick(&mut self, now: Moment) -> Option<ControlFrame> {
         self.flows.age(now);
         let uplink = self.snapshot.uplink.as_ref()?;
-        let asking = self.neighbors.tick(now, uplink)?;
+        let asking = match self.external.tick(now, &self.snapshot.external, uplink) {
+            Some(asking) => asking,
+            None => self.neighbors.tick(now, uplink)?,
+        };
         let bytes = asking.message.frame(asking.destination);
         let length = u32::try_from(bytes.len()).expect("an ARP frame is short");
         self.counters[PortIndex::UPLINK.get()].count_sent(length);
@@ -214,7 +221,9 @@ impl Switch {
 
     /// When [`Self::tick`] is next needed; `None` when nothing is going on.
     pub fn deadline(&self) -> Option<Moment> {
-        self.flows.deadline().into_iter().chain(self.neighbors.deadline()).min()
+        let deadlines =
+            [self.flows.deadline(), self.neighbors.deadline(), self.external.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Decides on at most [`BURST_MAX`] packets: afterwards each has its verdict.

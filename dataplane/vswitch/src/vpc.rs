@@ -34,6 +34,7 @@ pub(crate) enum Hop {
     Address(IpAddr),
     /// Into the subnets of another VPC.
     Peer(Vni),
+    External,
     Blackhole,
 }
 
@@ -83,6 +84,7 @@ impl VpcTables {
             let hop = match route.next_hop {
                 NextHop::Address(address) => Hop::Address(address),
                 NextHop::Peer(peer) => Hop::Peer(peer),
+                NextHop::External => Hop::External,
                 NextHop::Blackhole => Hop::Blackhole,
             };
             (route.destination, hop)

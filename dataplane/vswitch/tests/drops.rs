@@ -241,6 +241,10 @@ fn every_reason_happens_to_the_packet_it_is_named_for() {
         DropReason::RouteNextHopUnknown,
         DropReason::RouterUnserved,
         DropReason::TimeToLiveExceeded,
+        // Stories of translation.rs.
+        DropReason::ExternalAddressMissing,
+        DropReason::NatPortsExhausted,
+        DropReason::NatNoConnection,
         // A configuration in which it could happen is refused; a unit test of the stage has it.
         DropReason::UnderlayMtuExceeded,
     ];

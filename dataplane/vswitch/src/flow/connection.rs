@@ -44,6 +44,13 @@ impl Direction {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct ConnectionIndex(u32);
 
+#[cfg(test)]
+impl ConnectionIndex {
+    pub(crate) const fn of(place: u32) -> Self {
+        Self(place)
+    }
+}
+
 /// A flow entry's connection and its direction in it, or none.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Link(u32);
@@ -53,6 +60,11 @@ impl Link {
 
     pub(crate) const fn new(connection: ConnectionIndex, direction: Direction) -> Self {
         Self(connection.0 << 1 | matches!(direction, Direction::Back) as u32)
+    }
+
+    /// Connections are numbered from zero, and each has two.
+    pub(super) const fn raw(self) -> u32 {
+        self.0
     }
 
     #[inline]
@@ -107,13 +119,16 @@ pub(crate) struct Connection {
     pub(crate) tracked: Tracked,
     /// Whether a packet came back.
     pub(crate) is_answered: bool,
+    /// Whether both directions have an edit record.
+    pub(crate) is_translated: bool,
 }
 
 const _: () = assert!(size_of::<Connection>() == 64, "a connection is one cache line");
 
 impl Connection {
     pub(crate) const fn new(tracked: Tracked, tcp: Tcp, generation: u32, made: u32) -> Self {
-        Self { tcp, entries: [None; 2], generation, made, tracked, is_answered: false }
+        let (is_answered, is_translated) = (false, false);
+        Self { tcp, entries: [None; 2], generation, made, tracked, is_answered, is_translated }
     }
 
     /// Whether both sides want it, so that no new flow may take its place.

@@ -119,7 +119,8 @@ impl FlowTable {
         if slots.tags[way] == 0 || !is_used(slots.used[way]) {
             return None;
         }
-        let (index, direction) = self.entries[bucket * WAYS + way].link.get()?;
+        let entry = &self.entries[bucket * WAYS + way];
+        let (index, direction) = entry.link.get().filter(|_| !entry.is_translated)?;
         let connection = self.connections.get(index);
         // One that has lost an entry for want of room comes back as a stranger.
         let forward = connection.entry(Direction::Forward)?;
@@ -148,7 +149,7 @@ impl FlowTable {
         let mut connection = Connection::new(handed.tracked, handed.tcp, generation, made);
         connection.is_answered = handed.is_answered;
         let flows: [Hashed; 2] = handed.keys.map(|key| self.hashed(key));
-        let Ok(index) = self.open(now, &flows, owner, connection) else { return false };
+        let Ok(index) = self.open(now, &flows, owner, connection, None) else { return false };
         for (direction, idle) in [Direction::Forward, Direction::Back].into_iter().zip(handed.idle)
         {
             if let Some(slot) = self.connection(index).entry(direction) {

@@ -218,6 +218,11 @@ impl FlowKey {
         self.words[5] >> KIND_SHIFT & 0x7f == 4
     }
 
+    /// Whether there is a number that tells one flow of two hosts from another.
+    pub(crate) const fn has_ports(&self) -> bool {
+        matches!(self.protocol(), PROTOCOL_TCP | PROTOCOL_UDP) || self.is_icmp()
+    }
+
     /// Of the protocol that belongs to the IP version.
     pub(crate) const fn is_icmp(&self) -> bool {
         let own = if self.is_ipv4() { PROTOCOL_ICMP } else { PROTOCOL_ICMPV6 };

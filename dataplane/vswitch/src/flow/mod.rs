@@ -3,6 +3,7 @@
 //! pairs of flows belong to.
 
 mod connection;
+mod edit;
 mod handed;
 mod key;
 mod room;
@@ -13,7 +14,8 @@ mod tcp_tests;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use connection::{Connection, ConnectionIndex, Direction, STATE_NAMES, Tracked};
+pub(crate) use connection::{Connection, ConnectionIndex, Direction, Link, STATE_NAMES, Tracked};
+pub(crate) use edit::{Edit, added, updated};
 pub(crate) use handed::{Handed, RECORD as HANDED_RECORD};
 pub(crate) use key::{Expected, FlowKey, FlowKind, Ingress, has_identifier, is_question};
 pub(crate) use table::{

@@ -21,6 +21,7 @@
 //! of it.
 
 use super::connection::{Connection, ConnectionIndex, Connections, Direction, Link, Milliseconds};
+use super::edit::{Edit, Edits};
 use super::{Expected, FlowKey};
 use crate::snapshot::TunnelIndex;
 use crate::{DropReason, Limits, PortIndex};
@@ -53,6 +54,12 @@ pub(crate) enum Action {
         tunnel: TunnelIndex,
         source_port: u16,
     },
+    /// Out of the node's uplink as it is, to the next hop of a line to the outside.
+    External {
+        next_hop: u16,
+        /// The place of the sender's external address, under which it is counted.
+        address: u16,
+    },
     Drop(DropReason),
 }
 
@@ -70,6 +77,8 @@ pub(crate) struct Route {
 pub(crate) struct Way {
     pub(crate) action: Action,
     pub(crate) route: Option<Route>,
+    /// Of the edit record; [`Link::NONE`] if there is none.
+    pub(crate) edit: Link,
 }
 
 /// One flow and what is done with it.
@@ -91,6 +100,17 @@ pub(crate) struct Entry {
     pub(super) owner: PortIndex,
     /// Whether its connection looks at every packet.
     pub(crate) is_followed: bool,
+    /// Whether there is an edit record for it.
+    pub(crate) is_translated: bool,
+}
+
+impl Entry {
+    /// What is done with its packets.
+    #[inline]
+    pub(crate) fn way(&self) -> Way {
+        let edit = if self.is_translated { self.link } else { Link::NONE };
+        Way { action: self.action, route: self.route, edit }
+    }
 }
 
 const _: () = assert!(size_of::<Bucket>() == 64, "a bucket is one cache line");
@@ -108,6 +128,7 @@ const EMPTY: Entry = Entry {
     made: 0,
     owner: PortIndex::UPLINK,
     is_followed: false,
+    is_translated: false,
 };
 
 /// The place of an entry, or of any record in a table of fewer than 2^32.
@@ -177,6 +198,7 @@ pub(crate) struct FlowTable {
     pub(super) buckets: Box<[Bucket]>,
     pub(super) entries: Box<[Entry]>,
     pub(super) connections: Connections,
+    edits: Edits,
     seed: [u64; 4],
     pub(super) generation: u32,
     pub(super) idle_max: u32,
@@ -201,6 +223,7 @@ impl FlowTable {
             entries: vec![EMPTY; buckets * WAYS].into(),
             // One more than a full table has, for the one that takes the place of another.
             connections: Connections::new(buckets * WAYS / 2 + 1),
+            edits: Edits::new(buckets * WAYS / 2 + 1),
             seed: expand(seed),
             generation: 0,
             idle_max: milliseconds_of(idle),
@@ -282,6 +305,15 @@ impl FlowTable {
         {
             std::hint::black_box(self.connections.get(connection).generation);
         }
+        if entry.is_translated && entry.link != Link::NONE {
+            self.edits.touch(entry.link);
+        }
+    }
+
+    /// The edit record of a link that has one.
+    #[inline]
+    pub(crate) fn edit(&self, link: Link) -> Edit {
+        self.edits.get(link)
     }
 
     /// The entry of `key`, and whether its decision holds for a packet that looks like this.
@@ -362,18 +394,23 @@ impl FlowTable {
     }
 
     /// Begins a connection: an entry for each direction, neither of which has been judged. What
-    /// had their keys before ends.
+    /// had their keys before ends. `edits` are those of both directions, if it is translated.
     pub(crate) fn open(
         &mut self,
         now: Moment,
         flows: &[Hashed; 2],
         owner: PortIndex,
         connection: Connection,
+        edits: Option<&[Edit; 2]>,
     ) -> Result<ConnectionIndex, NoRoom> {
         // There is one for every two entries, but some may have lost one.
         let index = self.connections.take(connection).ok_or(NoRoom::TableFull)?;
+        self.connections.get_mut(index).is_translated = edits.is_some();
         for (flow, direction) in flows.iter().zip([Direction::Forward, Direction::Back]) {
             let link = Link::new(index, direction);
+            if let Some(edits) = edits {
+                self.edits.set(link, &edits[direction.number()]);
+            }
             match self.place(now, flow, owner, link) {
                 Ok(slot) => self.connections.get_mut(index).set_entry(direction, Some(slot)),
                 Err(reason) => {
@@ -445,7 +482,12 @@ impl FlowTable {
         let is_followed = link.get().is_some_and(|(connection, _)| {
             self.connections.get(connection).tracked == super::Tracked::Tcp
         });
-        self.entries[slot.get()] = Entry { key: flow.key, link, made, owner, is_followed, ..EMPTY };
+        let is_translated = link
+            .get()
+            .is_some_and(|(connection, _)| self.connections.get(connection).is_translated);
+        let key = flow.key;
+        self.entries[slot.get()] =
+            Entry { key, link, made, owner, is_followed, is_translated, ..EMPTY };
         let bucket = &mut self.buckets[slot.bucket()];
         bucket.tags[slot.way()] = tag_of(flow.hash);
         bucket.used[slot.way()] = made;

@@ -22,6 +22,7 @@ const LIMITS: Limits = Limits {
     flow_idle: Duration::from_millis(1000),
     fragments: 8,
     icmp_errors_per_second: 1,
+    external_addresses: 1,
     timeouts: Timeouts::DEFAULT,
     vpc: crate::VpcLimits::DEFAULT,
 };
@@ -74,7 +75,7 @@ fn key(number: u32) -> FlowKey {
 }
 
 fn deliver(to: u16) -> Way {
-    Way { action: Action::Deliver(PortIndex(to)), route: None }
+    Way { action: Action::Deliver(PortIndex(to)), route: None, edit: Link::NONE }
 }
 
 fn keep(
@@ -106,7 +107,7 @@ fn pair(table: &FlowTable, number: u32) -> [Hashed; 2] {
 fn open(table: &mut FlowTable, now: Moment, number: u32, owner: u16) -> Result<(), NoRoom> {
     let flows = pair(table, number);
     let connection = datagrams(table);
-    table.open(now, &flows, PortIndex(owner), connection).map(drop)
+    table.open(now, &flows, PortIndex(owner), connection, None).map(drop)
 }
 
 /// Flows that differ in little, as those of a scan do, fill buckets no worse than random ones
@@ -338,7 +339,7 @@ fn a_reset_connection_goes_soon_and_an_established_one_late() {
         let mut table = FlowTable::new(&LIMITS, 5);
         let flows = pair(&table, 1);
         let connection = Connection::new(Tracked::Tcp, Tcp::opened(&syn), 0, 0);
-        let index = table.open(Moment::ZERO, &flows, PortIndex(1), connection).unwrap();
+        let index = table.open(Moment::ZERO, &flows, PortIndex(1), connection, None).unwrap();
         for (from, segment) in segments {
             table.connection_mut(index).tcp.follow(*from, segment).unwrap();
         }

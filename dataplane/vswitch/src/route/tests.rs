@@ -80,6 +80,7 @@ fn compile(config: &SwitchConfig) -> Snapshot {
 fn lead(snapshot: &Snapshot, segment: u32, to: &str) -> Result<(u32, PortId), DropReason> {
     match snapshot.route(vni(segment), ip(to))? {
         Routed::Router => Ok((segment, PortId(0))),
+        Routed::External => panic!("nothing leads outside"),
         Routed::Owner { vni, owner } => match owner.destination {
             Destination::Local(index) => Ok((vni.get(), snapshot.port(index).unwrap().id)),
             Destination::Remote(_) => panic!("there are no remotes"),
@@ -242,6 +243,7 @@ fn model(config: &SwitchConfig, segment: Vni, to: IpAddr) -> Result<(Vni, PortId
     match next_hop {
         None => owner(segment, to, DropReason::DestinationUnknown),
         Some(NextHop::Blackhole) => Err(DropReason::RouteBlackhole),
+        Some(NextHop::External) => panic!("nothing leads outside"),
         Some(NextHop::Address(hop)) => owner(segment, hop, DropReason::RouteNextHopUnknown),
         Some(NextHop::Peer(peer)) => {
             let other = find(peer).ok_or(DropReason::RouteUnknown)?;
@@ -326,6 +328,7 @@ proptest! {
             let segment = Vni::new(segment * 100).unwrap();
             let found = match snapshot.route(segment, to) {
                 Ok(Routed::Router) => Ok((segment, PortId(0))),
+                Ok(Routed::External) => panic!("nothing leads outside"),
                 Ok(Routed::Owner { vni, owner }) => match owner.destination {
                     Destination::Local(index) => Ok((vni, snapshot.port(index).unwrap().id)),
                     Destination::Remote(_) => panic!("there are no remotes"),

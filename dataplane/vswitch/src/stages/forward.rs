@@ -3,12 +3,14 @@
 //! router's, to the owner of its destination address by the routes of its VPC.
 
 use super::guard;
+use super::outward::{self, Translation};
 use super::parse::Parsed;
 use super::tunnel;
-use crate::flow::{Action, Route, Way};
+use crate::flow::{Action, Link, Route, Way};
 use crate::pipeline::Waiting;
 use crate::route::Routed;
 use crate::snapshot::{Destination, Port, Snapshot};
+use crate::switch::Switch;
 use crate::vpc::is_link_local;
 use crate::{DropReason, PortIndex};
 use plinth_ids::{MacAddress, Vni};
@@ -19,6 +21,8 @@ pub(crate) struct Decision {
     pub(crate) way: Way,
     /// The guest port in whose share of the flow table it may be kept.
     pub(crate) owner: PortIndex,
+    /// If addresses or ports become others.
+    pub(crate) translation: Option<Translation>,
 }
 
 /// What the stages say of a packet.
@@ -27,21 +31,47 @@ pub(crate) enum Judgment {
     Forward(Decision),
     /// A guest speaks to its router.
     Router,
+    /// A piece of a packet of which the ports must be known.
+    Pieces,
 }
 
 /// Judges a packet that came in at `ingress`.
+///
+/// `standing` is what becomes of its connection's packets, if that has begun.
 pub(crate) fn judge(
+    switch: &Switch,
     snapshot: &Snapshot,
     ingress: PortIndex,
     flow: &Waiting,
+    standing: Option<Translation>,
 ) -> Result<Judgment, DropReason> {
     match flow.tunnel {
         Some(from) => inbound(snapshot, from.vni, &flow.parsed).map(Judgment::Forward),
+        None if ingress == PortIndex::UPLINK => outward::inward(snapshot, flow, standing),
         None => {
             let port = snapshot.port(ingress).ok_or(DropReason::PortUnknown)?;
+            let is_outward = is_outward(snapshot, port, &flow.parsed)?;
+            if is_outward {
+                return outward::out(switch, snapshot, ingress, flow, standing);
+            }
+            if standing.is_some() {
+                // What led outside leads elsewhere now, and the connection with it nowhere.
+                return Err(DropReason::RouteUnknown);
+            }
             outbound(snapshot, ingress, port, &flow.parsed, tunnel::source_port(flow.hash))
         }
     }
+}
+
+/// Whether a guest's packet is one that its router sends to the outside.
+fn is_outward(snapshot: &Snapshot, port: &Port, parsed: &Parsed) -> Result<bool, DropReason> {
+    guard::check_source(port, parsed)?;
+    if !is_router(snapshot, port.vni, parsed.expected.destination()) {
+        return Ok(false);
+    }
+    let (source, destination) = parsed.key.addresses();
+    let is_external = matches!(snapshot.route(port.vni, destination), Ok(Routed::External));
+    Ok(is_external && !is_link_local(source))
 }
 
 /// Judges a guest's packet. An error is a drop that is judged anew every time: a guest must not
@@ -74,7 +104,8 @@ fn outbound(
         Some(Destination::Remote(tunnel)) => Action::Encapsulate { tunnel, source_port },
         None => Action::Drop(DropReason::DestinationUnknown),
     };
-    Ok(Judgment::Forward(Decision { way: Way { action, route }, owner: index }))
+    let way = Way { action, route, edit: Link::NONE };
+    Ok(Judgment::Forward(Decision { way, owner: index, translation: None }))
 }
 
 /// Judges a packet that came through a tunnel: it goes to a port here or nowhere, never back into
@@ -94,7 +125,8 @@ fn inbound(snapshot: &Snapshot, vni: Vni, parsed: &Parsed) -> Result<Decision, D
     };
     match destination {
         Some(Destination::Local(to)) => {
-            Ok(Decision { way: Way { action: Action::Deliver(to), route }, owner: to })
+            let way = Way { action: Action::Deliver(to), route, edit: Link::NONE };
+            Ok(Decision { way, owner: to, translation: None })
         }
         Some(Destination::Remote(_)) | None => Err(DropReason::DestinationUnknown),
     }
@@ -114,6 +146,8 @@ fn routed(
     let (vni, owner) = match snapshot.route(vni, destination)? {
         Routed::Router => return Ok(None),
         Routed::Owner { vni, owner } => (vni, owner),
+        // A guest's is judged elsewhere; what comes from a tunnel has no way out here.
+        Routed::External => return Err(DropReason::RouteUnknown),
     };
     // An address of one link means somebody else on another (RFC 4007, section 9).
     if is_link_local(source) {

@@ -15,6 +15,7 @@
 pub(crate) mod answer;
 pub(crate) mod forward;
 pub(crate) mod guard;
+pub(crate) mod outward;
 pub(crate) mod parse;
 pub(crate) mod piece;
 pub(crate) mod related;

@@ -10,7 +10,6 @@ use crate::vpc::Hop;
 use crate::{DropReason, PortIndex};
 use plinth_ids::Vni;
 use plinth_switch_api::Direction;
-use plinth_wire::{PROTOCOL_TCP, PROTOCOL_UDP};
 use std::net::IpAddr;
 
 /// The ports here that a connection begins and ends at.
@@ -24,7 +23,7 @@ impl<'a> Ends<'a> {
     pub(crate) fn new(snapshot: &'a Snapshot, ingress: PortIndex, action: Action) -> Self {
         let to = match action {
             Action::Deliver(port) => snapshot.port(port),
-            Action::Encapsulate { .. } | Action::Drop(_) => None,
+            Action::Encapsulate { .. } | Action::External { .. } | Action::Drop(_) => None,
         };
         // The uplink's place has no guest port.
         Self { from: snapshot.port(ingress), to }
@@ -41,29 +40,29 @@ impl<'a> Ends<'a> {
     }
 }
 
-/// Whether the rules of both ends allow a connection that begins with a packet of this key.
+/// Whether the rules of both ends allow a connection that begins with a packet that comes as
+/// `key` and goes as `going`: its sender sees the one, its receiver the other.
 pub(crate) fn permit(
     snapshot: &Snapshot,
     ends: &Ends<'_>,
     key: &FlowKey,
+    going: &FlowKey,
 ) -> Result<(), DropReason> {
-    let (source, destination) = key.addresses();
-    let has_port = matches!(key.protocol(), PROTOCOL_TCP | PROTOCOL_UDP) || key.is_icmp();
-    let ask = |port: &Port, direction, peer| {
+    let ask = |port: &Port, direction, key: &FlowKey, peer| {
         let question = Question {
             direction,
             protocol: key.protocol(),
-            port: has_port.then(|| key.destination_port()),
+            port: key.has_ports().then(|| key.destination_port()),
             peer,
             peer_groups: groups_of(snapshot, port.vni, peer),
         };
         snapshot.permits(port, &question)
     };
     if let Some(port) = ends.from.filter(|port| port.is_filtered()) {
-        ask(port, Direction::Outbound, destination)?;
+        ask(port, Direction::Outbound, key, key.addresses().1)?;
     }
     if let Some(port) = ends.to.filter(|port| port.is_filtered()) {
-        ask(port, Direction::Inbound, source)?;
+        ask(port, Direction::Inbound, going, going.addresses().0)?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The outermost headers of what comes from the wire: is it for us, and is it whole?
 
+use crate::external::ExternalTables;
 use crate::neighbors::Neighbors;
 use crate::snapshot::UplinkTables;
 use crate::{DropReason, Packet};
@@ -24,6 +25,8 @@ pub(crate) struct Datagram {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Arrival {
     Datagram(Datagram),
+    /// For the external address at this place.
+    External(u16),
     /// The packet has become the answer.
     Answered,
     Absorbed,
@@ -32,6 +35,7 @@ pub(crate) enum Arrival {
 /// Judges a frame from the wire; answers what is for the VTEP itself.
 pub(crate) fn arrive(
     uplink: &UplinkTables,
+    external: &ExternalTables,
     neighbors: &mut Neighbors,
     now: Moment,
     packet: &mut Packet,
@@ -53,16 +57,16 @@ pub(crate) fn arrive(
     match ethertype {
         ETHERTYPE_ARP => {
             let arp = *ArpPacket::parse(rest).map_err(|_| DropReason::UnderlayArpInvalid)?;
-            answer_arp(uplink, neighbors, now, packet, &arp)
+            answer_arp((uplink, external), neighbors, now, packet, &arp)
         }
-        ETHERTYPE_IPV4 => ipv4(uplink, packet, length),
+        ETHERTYPE_IPV4 => ipv4(uplink, external, packet, length),
         _ => Err(DropReason::UnderlayEthertypeUnsupported),
     }
 }
 
-/// Learns from ARP of next hops, and tells who asks for the VTEP.
+/// Learns from ARP of next hops, and tells who asks for the VTEP or an external address.
 fn answer_arp(
-    uplink: &UplinkTables,
+    (uplink, external): (&UplinkTables, &ExternalTables),
     neighbors: &mut Neighbors,
     now: Moment,
     packet: &mut Packet,
@@ -72,7 +76,8 @@ fn answer_arp(
     if mac.is_multicast() || mac == MacAddress([0; 6]) {
         return Err(DropReason::UnderlayArpInvalid);
     }
-    if sender == uplink.vtep {
+    let is_own = |address| address == uplink.vtep || external.known(address).is_some();
+    if is_own(sender) {
         // Our own announcement, sent back by a switch that loops, is no conflict.
         let is_ours = mac == uplink.mac;
         return if is_ours {
@@ -82,32 +87,44 @@ fn answer_arp(
         };
     }
     neighbors.learn(now, sender, mac);
-    if arp.operation() == ArpOperation::Reply || arp.target_address() != uplink.vtep {
+    let target = arp.target_address();
+    if arp.operation() == ArpOperation::Reply || !is_own(target) {
         return Ok(Arrival::Absorbed);
     }
-    let reply = ArpPacket::reply((uplink.mac, uplink.vtep), (mac, sender));
+    let reply = ArpPacket::reply((uplink.mac, target), (mac, sender));
     packet.replace(&reply.frame(mac));
     Ok(Arrival::Answered)
 }
 
-fn ipv4(uplink: &UplinkTables, packet: &mut Packet, length: usize) -> Result<Arrival, DropReason> {
+fn ipv4(
+    uplink: &UplinkTables,
+    external: &ExternalTables,
+    packet: &mut Packet,
+    length: usize,
+) -> Result<Arrival, DropReason> {
     let bytes = &packet.head()[EthernetHeader::LENGTH..];
     let ip =
         Ipv4Header::parse(bytes, length - EthernetHeader::LENGTH).map_err(|error| match error {
             Ipv4Error::Truncated | Ipv4Error::TotalLength => DropReason::Truncated,
             Ipv4Error::Version | Ipv4Error::HeaderLength => DropReason::HeaderInvalid,
         })?;
-    if ip.header.destination() != uplink.vtep {
-        return Err(DropReason::UnderlayAddressForeign);
-    }
+    let known = match ip.header.destination() {
+        destination if destination == uplink.vtep => None,
+        destination => Some(external.known(destination).ok_or(DropReason::UnderlayAddressForeign)?),
+    };
     if !ip.has_right_checksum(bytes) {
         return Err(DropReason::UnderlayChecksumWrong);
+    }
+    let end = EthernetHeader::LENGTH + ip.length;
+    if let Some(known) = known {
+        // Ethernet's padding is no part of what a guest gets.
+        packet.truncate(end);
+        return Ok(Arrival::External(known.place));
     }
     if ip.header.is_fragment() {
         return Err(DropReason::UnderlayFragment);
     }
     let upper = EthernetHeader::LENGTH + ip.header_length;
-    let end = EthernetHeader::LENGTH + ip.length;
     match ip.header.protocol() {
         PROTOCOL_UDP => {
             let source = ip.header.source();

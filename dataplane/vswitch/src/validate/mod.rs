@@ -3,9 +3,11 @@
 //!
 //! Every check names the place and the remedy; the first fault found is the one that is said.
 
+mod external;
 mod security;
 mod vpc;
 
+pub use external::ExternalError;
 pub use security::{RulePlace, SecurityError};
 pub use vpc::VpcError;
 
@@ -71,7 +73,7 @@ pub(crate) fn validate(
         owners.add(&place, remote.vni, remote.mac, &remote.addresses)?;
     }
     vpc::check_owners(config, &owners)?;
-    Ok(())
+    external::check(config, limits)
 }
 
 fn place_of(port: &GuestPort) -> Place {

@@ -67,6 +67,10 @@ pub enum VpcError {
     )]
     NextHopIsRouter { vpc: Name, destination: Prefix, next_hop: IpAddr },
     #[error(
+        "vpc {vpc}: route {destination}: the outside is reached by IPv4 only: use an IPv4 prefix"
+    )]
+    ExternalFamily { vpc: Name, destination: Prefix },
+    #[error(
         "vpc {vpc}: route {destination} leads back to the vpc itself: name another vpc as peer"
     )]
     PeerIsSelf { vpc: Name, destination: Prefix },
@@ -107,6 +111,7 @@ impl VpcError {
             Self::NextHopFamily { .. } => "next-hop-family",
             Self::NextHopUnknown { .. } => "next-hop-unknown",
             Self::NextHopIsRouter { .. } => "next-hop-is-router",
+            Self::ExternalFamily { .. } => "external-family",
             Self::PeerIsSelf { .. } => "peer-is-self",
             Self::PeerUnknown { .. } => "peer-unknown",
             Self::PeerOneSided { .. } => "peer-one-sided",
@@ -144,7 +149,7 @@ pub(super) fn check(config: &SwitchConfig, limits: &VpcLimits) -> Result<(), Con
 fn peers_of(vpc: &Vpc) -> impl Iterator<Item = (Vni, Vni)> {
     vpc.routes.iter().filter_map(|route| match route.next_hop {
         NextHop::Peer(peer) => Some((vpc.vni, peer)),
-        NextHop::Address(_) | NextHop::Blackhole => None,
+        NextHop::Address(_) | NextHop::External | NextHop::Blackhole => None,
     })
 }
 
@@ -252,7 +257,10 @@ fn check_routes(
                     return Err(VpcError::PeerOneSided { vpc: name(), destination, peer });
                 }
             }
-            NextHop::Blackhole => {}
+            NextHop::External if !destination.is_ipv4() => {
+                return Err(VpcError::ExternalFamily { vpc: name(), destination });
+            }
+            NextHop::External | NextHop::Blackhole => {}
         }
     }
     Ok(())
