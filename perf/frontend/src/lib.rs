@@ -9,14 +9,17 @@
 //! ```text
 //!   Memory ── SharedMemory, one region, survives reconnects
 //!     └─ SlotQueue (driver side, of plinth-virtio) ── slots, descriptors
+//!   Nic ── memory, two rings and a session: a guest that sends a packet now and then
 //!   Session ── one connection: negotiated ─▶ started ─▶ lost ─▶ a new Session, same Memory
 //! ```
 //!
 //! Not here: QEMU's side of migration, memory hotplug, packed rings.
 
 mod memory;
+mod nic;
 mod session;
 
 pub use memory::{Memory, MemoryError};
+pub use nic::{Nic, NicError};
 pub use plinth_virtio::{Buffer, RingPlan, SlotQueue, UsedFault, UsedSlot};
 pub use session::{Inflight, Session, SessionError, Wish};

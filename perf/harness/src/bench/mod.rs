@@ -165,6 +165,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         println!("== {} (load {:.2})", case.name, machine::load());
         keep(options, &net::measure(case, options.who.as_deref(), turns, seconds))?;
     }
+    if options.wants(net::idle::NAME) {
+        println!("== {} (load {:.2})", net::idle::NAME, machine::load());
+        keep(options, &net::idle::measure(turns, seconds))?;
+    }
     if options.smoke {
         return Ok(());
     }

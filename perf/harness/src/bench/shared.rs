@@ -52,3 +52,15 @@ pub(super) fn read<T: serde::de::DeserializeOwned>(scratch: &Scratch) -> Result<
     let text = std::fs::read_to_string(scratch.join("result.json")).context("a run's result")?;
     serde_json::from_str(&text).context("a run's result")
 }
+
+/// Nanoseconds that the threads of a process have run, as the kernel counts them.
+pub(super) fn cpu_time(process: u32) -> u64 {
+    let threads =
+        std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    threads
+        .filter_map(|thread| {
+            let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            text.split(' ').next()?.parse::<u64>().ok()
+        })
+        .sum()
+}

@@ -16,6 +16,7 @@ mod options;
 mod tunnel;
 
 pub(crate) use engine::NetResult;
+pub(crate) use frame::Template;
 pub(crate) use options::Options;
 
 use crate::machine::Circumstances;

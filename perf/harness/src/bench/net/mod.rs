@@ -3,6 +3,7 @@
 
 mod cases;
 mod contender;
+pub(crate) mod idle;
 mod ours;
 mod ovs;
 mod testpmd;

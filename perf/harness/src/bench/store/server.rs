@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who serves disks: ours in its settings, and the peers. Started and filled when first needed.
 
-use super::super::shared::{disk_folder, perf, read};
+use super::super::shared::{cpu_time, disk_folder, perf, read};
 use super::super::{Folder, Run};
 use super::fio;
 use super::qemu::qemu_storage_daemon;
@@ -11,7 +11,6 @@ use plinth_stage::daemon::output;
 use plinth_stage::{Daemon, Scratch, Store};
 use plinth_store_api::{Answer, Durability, Status, Verb};
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -184,17 +183,6 @@ pub(super) fn status(store: &Store) -> Result<Status> {
         Answer::Status(status) => Ok(status),
         other => anyhow::bail!("status was answered with {other:?}"),
     }
-}
-
-/// Nanoseconds that the threads of a process have run, as the kernel counts them.
-pub(super) fn cpu_time(process: u32) -> u64 {
-    let threads = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
-    threads
-        .filter_map(|thread| {
-            let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
-            text.split(' ').next()?.parse::<u64>().ok()
-        })
-        .sum()
 }
 
 /// Runs `plinth-perf blk` on CPU 0.
