@@ -457,9 +457,11 @@ impl Life {
     }
 
     /// Whether a value may be seen. While a disk is out, changes are refused, and reads show what
-    /// was there before or what came through.
+    /// was there before or what came through; of what was acknowledged after a read was asked for,
+    /// that read need not know.
     fn may_be(&self, key: ObjectKey, cell: u32, value: u64, number: u64) -> bool {
-        let number = if self.broken.is_empty() { number } else { self.model.floor(key, cell) };
+        let floor = self.model.floor(key, cell);
+        let number = if self.broken.is_empty() { number } else { number.min(floor) };
         self.model.may_be(key, cell, value, number)
     }
 
@@ -580,11 +582,12 @@ impl Life {
             return;
         }
         let disk = disks[self.seed.below(disks.len() as u64) as usize].disk;
+        // One that was not there at the start has no store to fail.
+        let Some(store) = self.span.store_mut(disk) else { return };
         self.broken.insert(disk);
         let fault = Fault::Fail(DiskError::Device { errno: 5 });
         let rule =
             FaultRule { is_write: true, bytes: 0..DISK_LENGTH, skip: 0, times: 1_000_000, fault };
-        let store = self.span.store_mut(disk).expect("a disk that is listed is there");
         store.store_mut().disk_mut().add_rule(rule);
     }
 
