@@ -173,7 +173,8 @@ fn a_million_packets_do_what_the_model_says() {
         .iter()
         .filter(|reason| !reason.is_of_delivery() && !race.tally.contains_key(reason))
         .collect();
-    // The model knows no routers and no security groups; their stories are told elsewhere.
+    // The model knows no routers, no security groups and no outside; their stories are told
+    // elsewhere.
     let elsewhere = [
         DropReason::UnderlayMtuExceeded,
         DropReason::RouteUnknown,
@@ -187,6 +188,9 @@ fn a_million_packets_do_what_the_model_says() {
         DropReason::TcpFlagsInvalid,
         DropReason::TcpOutOfWindow,
         DropReason::TcpNoConnection,
+        DropReason::ExternalAddressMissing,
+        DropReason::NatPortsExhausted,
+        DropReason::NatNoConnection,
         DropReason::RouterUnserved,
         DropReason::TimeToLiveExceeded,
     ];
