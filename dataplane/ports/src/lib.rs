@@ -22,6 +22,7 @@
 //!
 //! [`MemoryPort`] is the fake twin of the other two, with faults.
 
+mod capture;
 mod ethernet;
 mod guest;
 mod memory;
@@ -31,6 +32,7 @@ mod poller;
 mod port;
 mod turns;
 
+pub use capture::{Capture, CaptureBounds, CaptureFilter, CaptureReader, Captured, capture};
 pub use ethernet::EthernetPort;
 pub use guest::GuestPort;
 pub use memory::{Frame, MemoryLink, MemoryPort, memory_port};

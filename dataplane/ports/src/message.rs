@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the management thread tells the worker, and what comes back.
 
-use crate::{GuestPort, Port, StageCycles};
+use crate::{Capture, GuestPort, Port, StageCycles};
 use crossbeam_channel::Sender;
 use plinth_backends::DeviceToken;
 use plinth_ids::{Moment, PortId};
@@ -53,6 +53,11 @@ pub enum Message {
         places: Arc<[HandedPlace]>,
         bytes: Vec<u8>,
         answer: Sender<Result<TakenConnections, TakeOverError>>,
+    },
+    /// Begin a capture, or end it. The one before is given back.
+    Capture {
+        capture: Option<Box<Capture>>,
+        answer: Sender<Option<Box<Capture>>>,
     },
     /// One step through the flow table, into room that is there already.
     ScanFlows {

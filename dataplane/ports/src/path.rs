@@ -2,7 +2,7 @@
 //! From one port's burst to the ports that it goes to.
 
 use crate::turns::Turns;
-use crate::{Delivery, Frame, GuestPort, Port};
+use crate::{Capture, Delivery, Frame, GuestPort, Port};
 use plinth_backends::net::{BURST, HEAD_MAX, OutboundBurst, Payload, SegmentRequest};
 use plinth_dpdk::Mbuf;
 use plinth_ids::Moment;
@@ -46,6 +46,8 @@ pub(crate) struct Path {
     /// The queue pair that begins, of every port that has several.
     first_pair: usize,
     stages: StageCycles,
+    /// Whose copies of packets are wanted.
+    pub(crate) capture: Option<Box<Capture>>,
 }
 
 /// Where the time of rounds that moved packets went, in cycles of the time-stamp counter. Five
@@ -103,6 +105,7 @@ impl Path {
             turns: Turns::new(places),
             first_pair: 0,
             stages: StageCycles::default(),
+            capture: None,
         }
     }
 
@@ -261,7 +264,7 @@ impl Path {
         let longest = burst.iter().map(|outbound| outbound.length()).max().unwrap_or(0);
         self.expect(index, count, longest);
         lap.end(&mut self.stages.receive);
-        self.switch.process(now, &mut self.packets[..count]);
+        self.decide(now, count);
         lap.end(&mut self.stages.decide);
         self.carry_out(count, |nth, tail| match tail.is_empty() {
             true => Payload::EMPTY,
@@ -309,7 +312,7 @@ impl Path {
             let offload = Offload { partial: None, udp: rx_checksum(frame) };
             load(packet, index, frame, offload);
         }
-        self.switch.process(now, &mut self.packets[..count]);
+        self.decide(now, count);
         self.carry_out(count, |nth, tail| Payload::bytes(&mbufs[nth].data()[tail]));
         mbufs.clear();
         self.mbufs = mbufs;
@@ -334,7 +337,7 @@ impl Path {
                 packet.ask_segmentation(size, is_ipv6, has_ecn);
             }
         }
-        self.switch.process(now, &mut self.packets[..count]);
+        self.decide(now, count);
         self.carry_out(count, |nth, tail| Payload::bytes(&frames[nth].bytes[tail]));
         frames.clear();
         self.frames = frames;
@@ -342,6 +345,19 @@ impl Path {
             self.turns.charge(index.get(), cycles().wrapping_sub(began));
         }
         count
+    }
+
+    /// Lets the machine judge the first `count` packets, and shows them to a capture.
+    #[inline]
+    fn decide(&mut self, now: Moment, count: usize) {
+        let packets = &mut self.packets[..count];
+        let Some(capture) = &mut self.capture else {
+            self.switch.process(now, packets);
+            return;
+        };
+        capture.before(now, packets);
+        self.switch.process(now, packets);
+        capture.after(now, packets);
     }
 
     /// Does what the machine says about the first `count` packets. `payload` gives the part of the

@@ -109,6 +109,10 @@ impl DataPath {
             Message::TakeOver { places, bytes, answer } => {
                 let _ = answer.try_send(self.path.switch.take_over(now, &places, &bytes));
             }
+            Message::Capture { capture, answer } => {
+                let before = std::mem::replace(&mut self.path.capture, capture);
+                let _ = answer.try_send(before);
+            }
             Message::ScanFlows { from, filter, mut rows, answer } => {
                 let next = self.path.switch.scan_flows(now, from, &filter, &mut rows);
                 let _ = answer.try_send(Scanned { rows, next });
