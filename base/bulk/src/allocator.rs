@@ -82,12 +82,9 @@ mod tests {
         // SAFETY: allocated above with this layout.
         let block = unsafe { LargePages.realloc(block, layout, 5 * LARGE_PAGE) };
         assert!(!block.is_null() && block.align_offset(LARGE_PAGE) == 0);
-        // SAFETY: what was there has moved along.
-        assert!(
-            unsafe { std::slice::from_raw_parts(block, layout.size()) }
-                .iter()
-                .all(|&byte| byte == 7)
-        );
+        // SAFETY: the block has at least so many bytes, and what was there has moved along.
+        let bytes = unsafe { std::slice::from_raw_parts(block, layout.size()) };
+        assert!(bytes.iter().all(|&byte| byte == 7));
         let smaps = std::fs::read_to_string("/proc/self/smaps").expect("smaps");
         let asked = advised(&smaps, block as usize);
         let grown = Layout::from_size_align(5 * LARGE_PAGE, 64).expect("a layout");

@@ -88,7 +88,8 @@ impl Guest {
     /// Boots with a disk of `queues` queues at `socket`.
     pub(crate) fn boot(socket: &Path, queues: u16) -> Self {
         let memory = OwnMemory::new(GuestAddress(BASE), DATA + (SLOTS * DATA_MAX) as u64).unwrap();
-        let features = RingFeatures { event_index: true, indirect: true, ..RingFeatures::default() };
+        let features =
+            RingFeatures { event_index: true, indirect: true, ..RingFeatures::default() };
         let queue = |index: u16| {
             let base = GuestAddress(BASE + RINGS + u64::from(index) * 0x1_0000);
             let layout = QueueLayout::contiguous(RING, base);
