@@ -35,6 +35,9 @@ pub enum Message {
     TakeUplink {
         answer: Sender<Discarded>,
     },
+    /// From here on, or no longer, packets stay where they are: in guests' rings and in the device.
+    /// While ports come into service one by one, none is sent to one that has not come yet.
+    Hold(bool),
     /// For so long, TCP connections are picked up in their middle.
     BeginGrace(Duration),
     Ask {

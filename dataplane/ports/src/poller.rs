@@ -39,6 +39,7 @@ pub struct DataPath {
     /// Changes with every descriptor that came or went.
     watch_version: u64,
     deadline_check: Moment,
+    is_held: bool,
     /// The thread's place in DPDK, kept until the ports are gone.
     _registration: Option<Registration>,
 }
@@ -61,6 +62,7 @@ impl DataPath {
             places: BTreeMap::new(),
             watch_version: 0,
             deadline_check: Moment::ZERO,
+            is_held: false,
             _registration: registration,
         }
     }
@@ -96,6 +98,7 @@ impl DataPath {
                 let ports = self.path.take(PortIndex::UPLINK.get()).into_iter().collect();
                 tell(&answer, Discarded { snapshot: None, ports });
             }
+            Message::Hold(is_held) => self.is_held = is_held,
             Message::BeginGrace(length) => self.path.switch.begin_grace(now + length),
             Message::Ask { question, answer } => {
                 let told = self.answer(now, question);
@@ -255,7 +258,7 @@ fn tell(answer: &Sender<Discarded>, discarded: Discarded) {
 impl Poller for DataPath {
     fn poll(&mut self, now: Moment) -> usize {
         let told = self.take_messages(now) + self.take_events();
-        let moved = self.path.round(now);
+        let moved = if self.is_held { 0 } else { self.path.round(now) };
         self.tick(now);
         self.path.flush();
         told + moved

@@ -15,7 +15,7 @@ use plinth_dpdk::{DeviceName, EthStats};
 use plinth_ids::{Epoch, PortId};
 use plinth_manage::{KeepError, Kept};
 use plinth_obs::Chain;
-use plinth_ports::{GuestPort, Message, Port, PortSet, UplinkChange};
+use plinth_ports::{Answer, GuestPort, Message, Port, PortSet, Question, UplinkChange};
 use plinth_switch_api::SwitchConfig;
 use plinth_vswitch::{ConfigError, Limits, Snapshot};
 use std::collections::BTreeMap;
@@ -70,6 +70,9 @@ enum WithoutUplink {
     Refuse,
     Serve,
 }
+
+/// How long a handed ring may take to be the worker's: it is one message away.
+const COME_UP: Duration = Duration::from_millis(100);
 
 impl Control {
     pub(crate) fn new(
@@ -378,8 +381,10 @@ impl Control {
     pub(crate) fn adopt(&self, devices: Vec<(PortId, HandedDevice)>) -> Result<(), PortId> {
         let mut scene = self.scene();
         let adopted: Vec<PortId> = devices.iter().map(|(id, _)| *id).collect();
+        let held = self.hold(&devices);
         scene.handed.extend(devices);
         self.continue_with(&mut scene, true);
+        self.let_go(&held);
         let is_served = |id: &PortId| scene.nics.get(id).is_some_and(|nic| nic.device.is_some());
         adopted.into_iter().find(|id| !is_served(id)).map_or(Ok(()), Err)
     }
@@ -426,6 +431,7 @@ impl Control {
     pub(crate) fn go_on(&self, devices: Vec<(PortId, HandedDevice)>) {
         let mut scene = self.scene();
         scene.is_frozen = false;
+        let held = self.hold(&devices);
         for (id, handed) in devices {
             let Some(nic) = scene.nics.get_mut(&id) else { continue };
             match self.nics.serve(id, &nic.spec, nic.token, Some(handed)) {
@@ -436,6 +442,31 @@ impl Control {
                 }
             }
         }
+        self.let_go(&held);
+    }
+
+    /// Has the worker leave packets where they are while these come into service, so that none is
+    /// sent to a guest whose rings have not come yet. Gives those that have a frontend.
+    fn hold(&self, devices: &[(PortId, HandedDevice)]) -> Vec<PortId> {
+        let connected = devices.iter().filter(|(_, device)| device.is_connected());
+        // A worker that is silent moves no packets either.
+        let _ = self.port.tell(Message::Hold(true));
+        connected.map(|(id, _)| *id).collect()
+    }
+
+    /// Waits until the held ports are up, but not for long: a frontend may be connected without
+    /// having started its rings. Then packets move again.
+    fn let_go(&self, held: &[PortId]) {
+        let end = Instant::now() + COME_UP;
+        loop {
+            let Ok(Answer::Ports(ports)) = self.port.ask(Question::Ports) else { break };
+            let is_up = |id: &PortId| ports.iter().any(|port| port.id == *id && port.is_up);
+            if held.iter().all(is_up) || Instant::now() >= end {
+                break;
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        let _ = self.port.tell(Message::Hold(false));
     }
 
     /// Lets guests go and removes their sockets. The kept configuration stays for the next start.
