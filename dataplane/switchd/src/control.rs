@@ -458,8 +458,7 @@ impl Control {
     /// having started its rings. Then packets move again.
     fn let_go(&self, held: &[PortId]) {
         let end = Instant::now() + COME_UP;
-        loop {
-            let Ok(Answer::Ports(ports)) = self.port.ask(Question::Ports) else { break };
+        while let Ok(Answer::Ports(ports)) = self.port.ask(Question::Ports) {
             let is_up = |id: &PortId| ports.iter().any(|port| port.id == *id && port.is_up);
             if held.iter().all(is_up) || Instant::now() >= end {
                 break;
