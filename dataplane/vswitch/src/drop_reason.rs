@@ -89,6 +89,8 @@ drop_reasons! {
     SourceAddressSpoofed,
     /// A guest sent a router advertisement or a redirect.
     RouterMessageForbidden,
+    /// A guest spoke to a DHCP client's port, as only servers do.
+    DhcpServerForbidden,
     /// ARP asks for an address that nobody in the VPC has.
     ArpTargetUnknown,
     /// Neighbor solicitation asks for an address that nobody in the VPC has.

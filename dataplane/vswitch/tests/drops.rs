@@ -116,6 +116,16 @@ fn guest_cases() -> Vec<Case> {
         guest(D::SourceAddressSpoofed, sent((mac(1), broadcast), (v4(2), v4(2)))),
         guest(D::SourceAddressSpoofed, sent((mac(1), mac(2)), (unspecified, v4(2)))),
         guest(D::DhcpUnanswered, dhcp),
+        guest(D::DhcpServerForbidden, {
+            frames::udp((mac(1), mac(2)), (v4(1), v4(2)), (67, 68), b"an offer")
+        }),
+        guest(D::DhcpServerForbidden, {
+            frames::udp((mac(1), broadcast), (v4(1), v4(255)), (67, 68), b"an offer")
+        }),
+        guest(D::DhcpServerForbidden, {
+            let reply = frames::datagram((547, 546), b"a reply");
+            frames::ipv6((mac(1), mac(2)), (v6(1), v6(2)), PROTOCOL_UDP, &reply)
+        }),
         guest(D::BroadcastUnsupported, sent((mac(1), broadcast), (v4(1), v4(255)))),
         guest(D::MulticastUnsupported, sent((mac(1), GROUP), (v4(1), [224, 0, 0, 1].into()))),
         guest(D::DestinationUnknown, sent((mac(1), mac(99)), (v4(1), v4(2)))),

@@ -177,6 +177,7 @@ fn a_million_packets_do_what_the_model_says() {
     // elsewhere.
     let elsewhere = [
         DropReason::UnderlayMtuExceeded,
+        DropReason::DhcpServerForbidden,
         DropReason::RouteUnknown,
         DropReason::RouteBlackhole,
         DropReason::RouteNextHopUnknown,

@@ -64,6 +64,9 @@ pub const PROTOCOL_ICMPV6: u8 = 58;
 /// Ports of DHCP (RFC 2131) and DHCPv6 (RFC 8415).
 pub const DHCP_SERVER_PORT: u16 = 67;
 pub const DHCPV6_SERVER_PORT: u16 = 547;
+/// Ports that servers answer to.
+pub const DHCP_CLIENT_PORT: u16 = 68;
+pub const DHCPV6_CLIENT_PORT: u16 = 546;
 
 /// Splits the header `T` off the front of `bytes`; `None` when they are too few.
 fn view<T: bytemuck::Pod>(bytes: &[u8]) -> Option<(&T, &[u8])> {

@@ -7,8 +7,8 @@ use crate::{DropReason, Packet};
 use plinth_ids::MacAddress;
 use plinth_wire::checksum::PartialChecksum;
 use plinth_wire::{
-    DHCP_SERVER_PORT, DHCPV6_SERVER_PORT, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP,
-    PROTOCOL_UDP, Segmentation, Segments, TcpHeader,
+    DHCP_CLIENT_PORT, DHCP_SERVER_PORT, DHCPV6_CLIENT_PORT, DHCPV6_SERVER_PORT, PROTOCOL_ICMP,
+    PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, Segmentation, Segments, TcpHeader,
 };
 use std::net::IpAddr;
 
@@ -114,7 +114,21 @@ pub(crate) fn check_source(port: &Port, parsed: &Parsed) -> Result<(), DropReaso
     if source.is_unspecified() && parsed.expected.destination().is_multicast() {
         return Ok(());
     }
-    check_address(port, source)
+    check_address(port, source)?;
+    check_no_server(parsed)
+}
+
+/// A guest that answers for DHCP would give others its own gateway. Of a fragment the ports are
+/// not known here.
+fn check_no_server(parsed: &Parsed) -> Result<(), DropReason> {
+    let client = match parsed.key.addresses().0 {
+        IpAddr::V4(_) => DHCP_CLIENT_PORT,
+        IpAddr::V6(_) => DHCPV6_CLIENT_PORT,
+    };
+    let is_server = parsed.key.protocol() == PROTOCOL_UDP
+        && !parsed.key.is_fragment()
+        && parsed.key.destination_port() == client;
+    if is_server { Err(DropReason::DhcpServerForbidden) } else { Ok(()) }
 }
 
 /// Why a packet to a group ends here.

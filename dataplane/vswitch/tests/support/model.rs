@@ -129,6 +129,11 @@ impl Model {
         if !is_nameless && !speaker.is_called(source) {
             return Err(Reason::SourceAddressSpoofed);
         }
+        let client = if source.is_ipv4() { 68 } else { 546 };
+        let is_udp = seen.protocol == 17 && !seen.fragment;
+        if !is_nameless && is_udp && seen.destination_port == client {
+            return Err(Reason::DhcpServerForbidden);
+        }
         check_group(&seen, destination)?;
         let here = self.config.ports.iter().find(|p| p.vni == port.vni && p.mac == destination);
         let remote = self.config.remotes.iter().find(|r| r.vni == port.vni && r.mac == destination);
