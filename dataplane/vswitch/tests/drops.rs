@@ -17,6 +17,7 @@ use support::*;
 const GROUP: MacAddress = MacAddress([1, 0, 0x5e, 0, 0, 1]);
 
 /// A packet, and the reason for which it is dropped.
+#[derive(Clone)]
 struct Case {
     reason: DropReason,
     incoming: Incoming,
@@ -116,16 +117,6 @@ fn guest_cases() -> Vec<Case> {
         guest(D::SourceAddressSpoofed, sent((mac(1), broadcast), (v4(2), v4(2)))),
         guest(D::SourceAddressSpoofed, sent((mac(1), mac(2)), (unspecified, v4(2)))),
         guest(D::DhcpUnanswered, dhcp),
-        guest(D::DhcpServerForbidden, {
-            frames::udp((mac(1), mac(2)), (v4(1), v4(2)), (67, 68), b"an offer")
-        }),
-        guest(D::DhcpServerForbidden, {
-            frames::udp((mac(1), broadcast), (v4(1), v4(255)), (67, 68), b"an offer")
-        }),
-        guest(D::DhcpServerForbidden, {
-            let reply = frames::datagram((547, 546), b"a reply");
-            frames::ipv6((mac(1), mac(2)), (v6(1), v6(2)), PROTOCOL_UDP, &reply)
-        }),
         guest(D::BroadcastUnsupported, sent((mac(1), broadcast), (v4(1), v4(255)))),
         guest(D::MulticastUnsupported, sent((mac(1), GROUP), (v4(1), [224, 0, 0, 1].into()))),
         guest(D::DestinationUnknown, sent((mac(1), mac(99)), (v4(1), v4(2)))),
@@ -140,6 +131,19 @@ fn guest_cases() -> Vec<Case> {
             frames::ipv6((mac(1), mac(2)), (v6(1), v6(2)), 58, &message)
         }),
     ]
+}
+
+/// What only a DHCP server says.
+fn server_cases() -> Vec<Case> {
+    let offer = |target| frames::udp((mac(1), target), (v4(1), v4(2)), (67, 68), b"an offer");
+    let reply = frames::datagram((547, 546), b"a reply");
+    [
+        offer(mac(2)),
+        offer(MacAddress::BROADCAST),
+        frames::ipv6((mac(1), mac(2)), (v6(1), v6(2)), PROTOCOL_UDP, &reply),
+    ]
+    .map(|frame| guest(DropReason::DhcpServerForbidden, frame))
+    .into()
 }
 
 fn wire_cases() -> Vec<Case> {
@@ -230,7 +234,7 @@ fn run(config: &SwitchConfig, cases: Vec<Case>) -> BTreeMap<DropReason, u64> {
 
 #[test]
 fn every_reason_happens_to_the_packet_it_is_named_for() {
-    let mut seen = run(&two_vpcs(), guest_cases());
+    let mut seen = run(&two_vpcs(), [guest_cases(), server_cases()].concat());
     seen.extend(run(&two_vpcs(), wire_cases()));
     let elsewhere = [
         // A story of its own in underlay.rs and forwarding.rs.
