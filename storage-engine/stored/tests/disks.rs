@@ -305,7 +305,13 @@ fn start_without(scene: &mut Scene, away: u32) -> PathBuf {
 /// What the daemon says of the volume while the disk with its header is away.
 fn hears_of_missing_headers(scene: &Scene, away: u32) -> bool {
     let name = format!("on disk-{away}, which is missing");
-    let refused = match scene.daemon.call(Verb::Volumes { pool: POOL }) {
+    // The socket is there before the pool is opened.
+    let answer = wait_for("the pool", || {
+        let answer = scene.daemon.call(Verb::Volumes { pool: POOL });
+        let is_early = answer.as_ref().is_err_and(|refusal| refusal.code == "pool-missing");
+        (!is_early).then_some(answer)
+    });
+    let refused = match answer {
         Ok(Answer::Volumes(volumes)) => {
             assert_eq!(volumes.len(), 1, "a volume is forgotten without a word");
             return false;
