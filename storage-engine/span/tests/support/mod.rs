@@ -765,6 +765,17 @@ impl Life {
         Err(format!("stuck: {:?}", self.asked))
     }
 
+    fn come_to_rest(&mut self) -> Fallible<()> {
+        for _ in 0..2_000_000 {
+            self.poll()?;
+            if self.span.is_idle() && self.span.trouble().is_none() {
+                return Ok(());
+            }
+        }
+        let (moving, trouble) = (self.span.moving(), self.span.trouble());
+        Err(format!("moves do not end: {moving:?} {trouble:?}"))
+    }
+
     /// Lets all moves end, and looks whether every group is where it belongs, and nowhere else.
     fn end(&mut self) -> Fallible<()> {
         if !self.broken.is_empty() {
@@ -772,19 +783,10 @@ impl Life {
         }
         self.span.set_rate(1 << 40);
         self.check_all()?;
-        for _ in 0..2_000_000 {
-            self.poll()?;
-            if self.span.is_idle() && self.span.trouble().is_none() {
-                break;
-            }
-        }
-        ensure!(
-            self.span.is_idle(),
-            "moves do not end: {:?} {:?}",
-            self.span.moving(),
-            self.span.trouble()
-        );
+        self.come_to_rest()?;
         self.check_all()?;
+        // What was asked last may have had a store begin a checkpoint.
+        self.come_to_rest()?;
         let mut objects = 0;
         for pg in 0..GROUPS {
             for object in 0..OBJECTS {
