@@ -224,6 +224,16 @@ pub enum Record<'a> {
         half: u8,
         number: u16,
     },
+    /// The object has this version, whatever change gave it. Noted in this half's page.
+    SetVersion {
+        slot: u32,
+        half: u8,
+        version: u64,
+    },
+    /// From here on, this is added to what [`change_version`] says. It never falls.
+    VersionBase {
+        base: u64,
+    },
     /// Blocks of these halves of the object (bit 0 the first) may be overwritten in place from the
     /// next entry on.
     Mark {
@@ -232,11 +242,15 @@ pub enum Record<'a> {
     },
 }
 
-/// The version that the `number`th change of an entry gives to the objects it changes. Numbers
-/// begin with 1, so that it is never 0.
+/// The version that the `number`th change of an entry gives to the objects it changes, less the
+/// store's base. Numbers begin with 1, so that it is never 0.
 pub const fn change_version(seq: u64, number: u16) -> u64 {
     (seq << 16) | number as u64
 }
+
+/// No store gives an object a higher version by [`Record::SetVersion`], or has a higher base. What
+/// entries of all numbers add to that does not overflow.
+pub const VERSION_MAX: u64 = 1 << 62;
 
 /// Every record begins with this.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -269,6 +283,8 @@ const OWNERS: u8 = 7;
 const SET_ATTRIBUTE: u8 = 8;
 const REMOVE_ATTRIBUTE: u8 = 9;
 const VERSION: u8 = 10;
+const SET_VERSION: u8 = 11;
+const VERSION_BASE: u8 = 12;
 const MARK: u8 = 16;
 
 const DIRECT: u8 = 0;
@@ -327,6 +343,10 @@ pub fn emit(into: &mut Vec<u8>, record: &Record<'_>) {
             into.extend_from_slice(name);
         }
         Record::Version { slot, half, number } => put(VERSION, half, number.into(), slot, None),
+        Record::SetVersion { slot, half, version } => {
+            put(SET_VERSION, half, 0, slot, Some((0, 0, version)));
+        }
+        Record::VersionBase { base } => put(VERSION_BASE, 0, 0, 0, Some((0, 0, base))),
         Record::Mark { slot, halves } => put(MARK, halves, 0, slot, None),
     }
 }
@@ -415,6 +435,14 @@ impl<'a> Records<'a> {
                 Ok(Record::Version { slot, half: head.mode, number: count })
             }
             VERSION => Err(RecordError::Range),
+            SET_VERSION | VERSION_BASE => {
+                let (_, _, value) = self.body()?;
+                match head.kind {
+                    _ if value > VERSION_MAX || head.mode >= 2 => Err(RecordError::Range),
+                    VERSION_BASE => Ok(Record::VersionBase { base: value }),
+                    _ => Ok(Record::SetVersion { slot, half: head.mode, version: value }),
+                }
+            }
             MARK if head.mode <= 3 => Ok(Record::Mark { slot, halves: head.mode }),
             MARK => Err(RecordError::Range),
             kind => Err(RecordError::Kind { kind }),
@@ -492,6 +520,8 @@ mod tests {
             Record::SetAttribute { slot: 2, name: b"name", value: b"" },
             Record::RemoveAttribute { slot: 2, name: b"name" },
             Record::Version { slot: 2, half: 1, number: 65535 },
+            Record::SetVersion { slot: 2, half: 1, version: VERSION_MAX },
+            Record::VersionBase { base: VERSION_MAX },
         ]
     }
 
@@ -520,6 +550,9 @@ mod tests {
         assert_eq!(Records::new(&bytes).next(), Some(Err(RecordError::Range)));
         bytes.clear();
         emit(&mut bytes, &Record::Units { slot: 0, index: 128, count: 1, first: None });
+        assert_eq!(Records::new(&bytes).next(), Some(Err(RecordError::Range)));
+        bytes.clear();
+        emit(&mut bytes, &Record::VersionBase { base: VERSION_MAX + 1 });
         assert_eq!(Records::new(&bytes).next(), Some(Err(RecordError::Range)));
     }
 

@@ -54,7 +54,9 @@ pub struct Superblock {
     pub index_pages: Le32,
     /// Not 0: free units may have bytes that the device was not told to forget.
     pub undiscarded: Le32,
-    pub reserved: [u8; 3912],
+    /// What was added to versions when the first entry that recovery replays was opened.
+    pub version_base: Le64,
+    pub reserved: [u8; 3904],
 }
 page!(Superblock, b"PLNsuper");
 

@@ -58,7 +58,15 @@ const fn of_group(pool: PoolId, pg: PgId) -> ObjectKey {
 }
 
 const fn is_log(step: &Operation) -> bool {
-    matches!(step, Operation::LogAppend { .. } | Operation::LogTrim { .. })
+    matches!(
+        step,
+        Operation::LogAppend { .. } | Operation::LogTrim { .. } | Operation::LogRemove { .. }
+    )
+}
+
+/// Whether a step leaves all that is in the group as it is.
+const fn is_idle(step: &Operation) -> bool {
+    matches!(step, Operation::Expect { .. } | Operation::RaiseVersions { .. })
 }
 
 const fn key_of(step: &Operation) -> ObjectKey {
@@ -73,12 +81,14 @@ const fn key_of(step: &Operation) -> ObjectKey {
         | Operation::Remove { key }
         | Operation::SetAttribute { key, .. }
         | Operation::RemoveAttribute { key, .. }
+        | Operation::SetVersion { key, .. }
         | Operation::SetKeys { key, .. }
         | Operation::RemoveKeys { key, .. }
         | Operation::RemoveKeyRange { key, .. } => *key,
-        Operation::LogAppend { pool, pg, .. } | Operation::LogTrim { pool, pg, .. } => {
-            of_group(*pool, *pg)
-        }
+        Operation::LogAppend { pool, pg, .. }
+        | Operation::LogTrim { pool, pg, .. }
+        | Operation::LogRemove { pool, pg }
+        | Operation::RaiseVersions { pool, pg, .. } => of_group(*pool, *pg),
         Operation::Clone { target, .. } => *target,
     }
 }
@@ -89,7 +99,7 @@ pub(crate) fn dirt(request: &StoreRequest) -> Vec<(ObjectKey, Dirt)> {
         StoreRequest::Write { key, offset, length, .. } => vec![(*key, range(*offset, *length))],
         StoreRequest::Apply { transaction } => transaction
             .iter()
-            .filter(|step| !is_log(step) && !matches!(step, Operation::Expect { .. }))
+            .filter(|step| !is_log(step) && !is_idle(step))
             .map(|step| {
                 let dirt = match step {
                     Operation::Write { offset, length, .. }

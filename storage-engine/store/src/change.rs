@@ -325,6 +325,7 @@ impl<D: Disk> Store<D> {
                 | StepKind::Zero { .. }
                 | StepKind::Scrap
                 | StepKind::Expect { .. }
+                | StepKind::RaiseVersions { .. }
                 | StepKind::RemoveAttribute { .. } => false,
                 StepKind::Clone { source } => {
                     !is_hidden(source) || self.objects.find(source).is_some()
@@ -428,6 +429,8 @@ impl<D: Disk> Store<D> {
             StepKind::Keys(_)
             | StepKind::Touch
             | StepKind::Expect { .. }
+            | StepKind::SetVersion { .. }
+            | StepKind::RaiseVersions { .. }
             | StepKind::SetAttribute { .. } => {}
             StepKind::RemoveAttribute { name } => {
                 needs.record_bytes += ATTRIBUTE_RECORD + name.len();
@@ -572,22 +575,24 @@ fn pages_of(step: &Step) -> impl Iterator<Item = (ObjectKey, u32)> {
 }
 
 /// The halves of its object that a step reads or changes.
-fn halves_of(kind: &StepKind) -> std::ops::RangeInclusive<u32> {
+fn halves_of(kind: &StepKind) -> std::ops::Range<u32> {
     match kind {
         StepKind::Write { offset, length } | StepKind::Zero { offset, length } => {
             let (first, end) = block_range(*offset, *length);
-            first / MAP_BLOCKS..=(end - 1) / MAP_BLOCKS
+            first / MAP_BLOCKS..(end - 1) / MAP_BLOCKS + 1
         }
         StepKind::Touch
         | StepKind::SetAttribute { .. }
         | StepKind::RemoveAttribute { .. }
-        | StepKind::Keys(_) => 0..=0,
+        | StepKind::Keys(_) => 0..1,
         StepKind::WriteFull { .. }
         | StepKind::Truncate { .. }
         | StepKind::Scrap
         | StepKind::Remove
         | StepKind::Expect { .. }
-        | StepKind::Clone { .. } => 0..=1,
+        | StepKind::SetVersion { .. }
+        | StepKind::Clone { .. } => 0..2,
+        StepKind::RaiseVersions { .. } => 0..0,
     }
 }
 

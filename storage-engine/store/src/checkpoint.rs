@@ -56,6 +56,8 @@ pub(crate) struct Checkpoint {
     /// The entry that recovery will begin with, and its offset.
     pub(crate) replay_seq: u64,
     pub(crate) replay_offset: u64,
+    /// The base of versions when that entry was opened.
+    pub(crate) version_base: u64,
     todo: VecDeque<PageKind>,
     /// Pages of tables that were copied so far: they want a twin.
     singles: Vec<PageKind>,
@@ -74,6 +76,7 @@ impl Checkpoint {
             flush: Flush::No,
             replay_seq: 0,
             replay_offset: 0,
+            version_base: 0,
             todo: VecDeque::new(),
             singles: Vec::new(),
             held: VecDeque::new(),
@@ -143,6 +146,7 @@ impl<D: Disk> Store<D> {
         checkpoint.is_wanted = false;
         checkpoint.replay_seq = self.journal.open_seq();
         checkpoint.replay_offset = self.journal.head();
+        checkpoint.version_base = self.journal.version_base;
         checkpoint.phase = Phase::Maps;
         checkpoint.flush = Flush::No;
         self.log_marks_again();
@@ -305,6 +309,9 @@ impl<D: Disk> Store<D> {
         image.session = Le64::new(self.checkpoint.session);
         image.replay_seq = Le64::new(self.checkpoint.replay_seq);
         image.replay_offset = Le64::new(self.checkpoint.replay_offset);
+        if self.options.omit != Omit::VersionBase {
+            image.version_base = Le64::new(self.checkpoint.version_base);
+        }
         let written = self.objects.pages.iter().rposition(|state| state.is_on_disk);
         let index_pages = written.map_or(0, |last| last + 1);
         image.undiscarded = Le32::new(u32::from(self.has_discards()));

@@ -28,6 +28,7 @@ struct Segment {
 impl<D: Disk> Store<D> {
     pub(crate) fn execute(&mut self, op: u32, steps: &mut [Step]) {
         self.counters.changes += 1;
+        self.raise_versions(steps);
         let version = self.journal.begin_change();
         let before = self.objects.count();
         let is_single = steps.len() == 1;
@@ -57,6 +58,23 @@ impl<D: Disk> Store<D> {
         self.journal.open_entry().ops.push(op);
     }
 
+    /// Before the change has its version, so that this one is above all that it names.
+    fn raise_versions(&mut self, steps: &[Step]) {
+        let named = steps.iter().filter_map(|step| match step.kind {
+            StepKind::SetVersion { version: above } | StepKind::RaiseVersions { above } => {
+                Some(above)
+            }
+            _ => None,
+        });
+        if let Some(above) = named.max() {
+            let record_from = self.journal.records.len();
+            self.journal.raise_versions(above);
+            if self.options.omit == Omit::VersionBaseRecord {
+                self.journal.records.truncate(record_from);
+            }
+        }
+    }
+
     /// Gives the buffer back unless it is on its way to the disk.
     fn execute_step(
         &mut self,
@@ -73,8 +91,9 @@ impl<D: Disk> Store<D> {
             StepKind::Touch => {
                 self.need_object(step.key);
             }
-            // It was compared when the change was prepared.
-            StepKind::Expect { .. } => {}
+            // Compared when the change was prepared, and raised before the first step.
+            StepKind::Expect { .. } | StepKind::RaiseVersions { .. } => {}
+            StepKind::SetVersion { version } => self.set_version(step.key, *version),
             StepKind::Write { offset, length } => {
                 let slot = self.need_object(step.key);
                 self.counters.user_bytes_written += u64::from(*length);
@@ -179,6 +198,14 @@ impl<D: Disk> Store<D> {
             return;
         }
         self.journal.record_version(slot, u8::from(half > 0));
+    }
+
+    fn set_version(&mut self, key: ObjectKey, version: u64) {
+        let slot = self.need_object(key);
+        for half in 0..2 {
+            self.change_page(slot, u32::from(half)).set_version(version);
+            self.journal.record(&Record::SetVersion { slot, half, version });
+        }
     }
 
     /// A map page for a change of the open entry.

@@ -12,7 +12,9 @@
 //! before all earlier ones are there. The open entry only grows as long as the ring has room for
 //! it, so that sealing never fails.
 
-use plinth_format::journal::{ENTRY_PAGES_MAX, Record, change_version, emit, entry_length};
+use plinth_format::journal::{
+    ENTRY_PAGES_MAX, Record, VERSION_MAX, change_version, emit, entry_length,
+};
 use plinth_format::{Le32, PAGE_SIZE, journal::BlockData};
 use std::collections::VecDeque;
 
@@ -51,6 +53,8 @@ pub(crate) struct Journal {
     pub(crate) creations: u64,
     /// Changes in the open entry: what tells their versions apart.
     changes: u16,
+    /// What is added to versions, so that they are above all that were taken over from elsewhere.
+    pub(crate) version_base: u64,
     pub(crate) complete_seq: u64,
     pub(crate) durable_seq: u64,
     pub(crate) confirmed_seq: u64,
@@ -90,6 +94,7 @@ impl Journal {
             data: Vec::new(),
             creations: 0,
             changes: 0,
+            version_base: 0,
             complete_seq: seq - 1,
             durable_seq: seq - 1,
             confirmed_seq: seq - 1,
@@ -187,7 +192,17 @@ impl Journal {
 
     /// The version that the change which was begun last gives to objects.
     pub(crate) fn version(&self) -> u64 {
-        change_version(self.open_seq(), self.changes)
+        self.version_base + change_version(self.open_seq(), self.changes)
+    }
+
+    /// Has the versions of all later changes be above this one, which is at most [`VERSION_MAX`].
+    pub(crate) fn raise_versions(&mut self, above: u64) {
+        if above <= self.version() {
+            return;
+        }
+        self.version_base = above - change_version(self.open_seq(), self.changes);
+        debug_assert!(self.version_base <= VERSION_MAX, "what is above was looked at before");
+        self.record(&Record::VersionBase { base: self.version_base });
     }
 
     /// Notes that the change which was begun last is one of this object.

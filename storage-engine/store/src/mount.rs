@@ -19,7 +19,7 @@ use crate::replay::Replay;
 use crate::request::ObjectKey;
 use crate::scan::{Found, Scanned, WINDOW, read_entry, read_or_lost, scan};
 use crate::store::{Omit, ReadOnlyReason, Store, StoreOptions, StoreState};
-use plinth_format::journal::{BlockData, Record, RecordError};
+use plinth_format::journal::{BlockData, Record, RecordError, VERSION_MAX};
 use plinth_format::{
     BLOCK_SIZE, BitmapPage, COUNTERS_MAX, IndexPage, Layout, LayoutError, Le64, PAGE_SIZE, Page,
     PageFault, StoreId, Superblock, crc32c,
@@ -86,6 +86,8 @@ impl<D: Disk> Store<D> {
         let replay_offset = superblock.replay_offset.get();
         let counters = [superblock.replay_seq.get(), superblock.session.get()];
         let are_counters = counters.iter().all(|count| (1..=COUNTERS_MAX).contains(count));
+        let version_base = superblock.version_base.get();
+        let are_counters = are_counters && version_base <= VERSION_MAX;
         let is_inside = replay_offset < layout.journal_length && are_counters;
         if !is_inside || !replay_offset.is_multiple_of(PAGE_SIZE as u64) {
             return Err(MountError::ReplayPoint { offset: replay_offset });
@@ -109,6 +111,7 @@ impl<D: Disk> Store<D> {
             store.judge(&mut entries)?;
             store.say_judged(&superblock, &entries)?;
         }
+        store.journal.version_base = version_base;
         Replay::run(&mut store, &entries)?;
         store.objects.rebuild().map_err(|key| MountError::Twice { key })?;
         if superblock.undiscarded.get() != 0 || !entries.is_empty() {
@@ -237,7 +240,9 @@ impl<D: Disk> Store<D> {
         // the versions of objects that they gave.
         let seq = seq.max(1).saturating_add(numbers_lost(&self.layout));
         // Nor are those that an earlier try of this mount has left: they would vouch for ours.
+        let version_base = self.journal.version_base;
         self.journal = Journal::new(length, offset, seq.max(highest.saturating_add(1)));
+        self.journal.version_base = version_base;
         self.request_checkpoint();
         let mut none = Vec::new();
         while self.checkpoint.is_running() {

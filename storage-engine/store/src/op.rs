@@ -10,6 +10,7 @@ use crate::request::{
     LIST_MAX, OBJECT_SIZE_MAX, ObjectKey, Operation, PgId, STEPS_MAX, StoreRefusal, StoreRequest,
     StoreTag,
 };
+use plinth_format::journal::VERSION_MAX;
 use plinth_ids::PoolId;
 
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(crate) enum StepKind {
     SetAttribute { name: Vec<u8>, value: Vec<u8> },
     RemoveAttribute { name: Vec<u8> },
     Keys(KeysChange),
+    SetVersion { version: u64 },
+    RaiseVersions { above: u64 },
 }
 
 #[derive(Debug)]
@@ -210,6 +213,7 @@ fn with_companions(steps: Vec<Step>) -> Vec<Step> {
     for step in steps {
         let key = companion(&step.key);
         let kind = match &step.kind {
+            _ if is_hidden(&step.key) => None,
             StepKind::Remove => Some(StepKind::Remove),
             StepKind::Clone { source } => Some(StepKind::Clone { source: companion(source) }),
             _ => None,
@@ -225,25 +229,35 @@ fn check_key(key: &ObjectKey) -> Result<(), StoreRefusal> {
     if is_hidden(key) { Err(StoreRefusal::BadPool { key: *key }) } else { Ok(()) }
 }
 
+fn check_version(version: u64) -> Result<u64, StoreRefusal> {
+    if version <= VERSION_MAX { Ok(version) } else { Err(StoreRefusal::BadVersion { version }) }
+}
+
 fn log_step(
     pool: PoolId,
     pg: PgId,
-    kind: impl FnOnce(&ObjectKey) -> Result<KeysChange, StoreRefusal>,
+    kind: impl FnOnce(&ObjectKey) -> Result<StepKind, StoreRefusal>,
 ) -> Result<Step, StoreRefusal> {
     let key = log_key(pool, pg);
     if pool.0 > POOL_MAX {
         return Err(StoreRefusal::BadPool { key });
     }
-    Ok(Step { kind: StepKind::Keys(kind(&key)?), key, buffer: None })
+    Ok(Step { kind: kind(&key)?, key, buffer: None })
 }
 
 fn step(operation: Operation) -> Result<Step, StoreRefusal> {
     match operation {
         Operation::LogAppend { pool, pg, version, entry } => {
-            log_step(pool, pg, |key| KeysChange::append(key, version, entry))
+            let append = |key: &_| KeysChange::append(key, version, entry).map(StepKind::Keys);
+            log_step(pool, pg, append)
         }
         Operation::LogTrim { pool, pg, up_to } => {
-            log_step(pool, pg, |_| Ok(KeysChange::Trim { up_to }))
+            log_step(pool, pg, |_| Ok(StepKind::Keys(KeysChange::Trim { up_to })))
+        }
+        Operation::LogRemove { pool, pg } => log_step(pool, pg, |_| Ok(StepKind::Remove)),
+        Operation::RaiseVersions { pool, pg, above } => {
+            let above = check_version(above)?;
+            log_step(pool, pg, |_| Ok(StepKind::RaiseVersions { above }))
         }
         other => {
             let step = object_step(other)?;
@@ -268,7 +282,10 @@ fn object_step(operation: Operation) -> Result<Step, StoreRefusal> {
         Operation::RemoveKeyRange { key, from, to } => {
             plain(key, StepKind::Keys(KeysChange::Cut { from, to }))
         }
-        Operation::LogAppend { pool, pg, .. } | Operation::LogTrim { pool, pg, .. } => {
+        Operation::LogAppend { pool, pg, .. }
+        | Operation::LogTrim { pool, pg, .. }
+        | Operation::LogRemove { pool, pg }
+        | Operation::RaiseVersions { pool, pg, .. } => {
             return Err(StoreRefusal::BadTransaction { key: log_key(pool, pg) });
         }
         Operation::Touch { key } => plain(key, StepKind::Touch),
@@ -298,6 +315,9 @@ fn object_step(operation: Operation) -> Result<Step, StoreRefusal> {
             plain(key, StepKind::SetAttribute { name, value })
         }
         Operation::RemoveAttribute { key, name } => plain(key, StepKind::RemoveAttribute { name }),
+        Operation::SetVersion { key, version } => {
+            plain(key, StepKind::SetVersion { version: check_version(version)? })
+        }
     })
 }
 
@@ -310,6 +330,8 @@ struct Touched {
     cloned_into: bool,
     rest: bool,
     keys: bool,
+    /// Nothing may come behind.
+    is_last: bool,
 }
 
 impl Touched {
@@ -328,7 +350,8 @@ fn check_conflicts(steps: &[Step]) -> Result<(), StoreRefusal> {
             touched.push((key, Touched::default()));
             touched.len() - 1
         });
-        let is_allowed = group_of(&key) == group && allows(&mut touched[at].1);
+        let of = &mut touched[at].1;
+        let is_allowed = group_of(&key) == group && !of.is_last && allows(of);
         if is_allowed { Ok(()) } else { Err(StoreRefusal::BadTransaction { key }) }
     };
     for step in steps {
@@ -366,6 +389,11 @@ fn check_conflicts(steps: &[Step]) -> Result<(), StoreRefusal> {
                 (of.keys, of.rest) = (true, true);
                 !of.whole()
             })?,
+            StepKind::SetVersion { .. } => touch(step.key, |of| {
+                of.is_last = true;
+                !of.removed
+            })?,
+            StepKind::RaiseVersions { .. } => touch(step.key, |_| true)?,
             StepKind::Touch | StepKind::SetAttribute { .. } | StepKind::RemoveAttribute { .. } => {
                 touch(step.key, |of| {
                     of.rest = true;
@@ -423,6 +451,13 @@ mod tests {
         assert_eq!(refusal(vec![clone(1, 2), clone(1, 3), clone(4, 1)]), None);
         assert_eq!(refusal(vec![clone(1, 2), remove(1)]), None);
         assert_eq!(refusal(vec![touch(1), Operation::Remove { key: key(1) }]), bad(1));
+        let version = |object| Operation::SetVersion { key: key(object), version: 1 };
+        assert_eq!(refusal(vec![clone(1, 2), zero(1), version(1), version(2)]), None);
+        assert_eq!(refusal(vec![version(1), touch(1)]), bad(1));
+        assert_eq!(refusal(vec![version(1), clone(1, 2)]), bad(1));
+        assert_eq!(refusal(vec![remove(1), version(1)]), bad(1));
+        let high = Operation::SetVersion { key: key(1), version: u64::MAX };
+        assert_eq!(refusal(vec![high]), Some(StoreRefusal::BadVersion { version: u64::MAX }));
         let other = ObjectKey { pg: PgId(1), ..key(1) };
         let refused = Some(StoreRefusal::BadTransaction { key: other });
         assert_eq!(refusal(vec![touch(1), Operation::Touch { key: other }]), refused);

@@ -123,23 +123,14 @@ impl<'a, D: Disk> Replay<'a, D> {
                 self.set_checksums(seq, slot, block.into(), checksums)?;
             }
             Record::Clear { slot, block, count } => {
-                for block in (u32::from(block)..).take(count.into()) {
-                    self.change(seq, slot, block / MAP_BLOCKS, |page| {
-                        page.set_checksum(block % MAP_BLOCKS, None);
-                    })?;
-                }
+                self.clear(seq, slot, block, count)?;
             }
             Record::Owners { first, count, owners } => {
                 let end = first.checked_add(count.into());
                 if end.is_none_or(|end| end > self.store.layout.unit_count) {
                     return bounds;
                 }
-                for unit in (first..).take(count.into()) {
-                    self.store.space.set_owners(unit, owners);
-                    if owners == 0 {
-                        self.forget_deferred(u64::from(unit) * u64::from(UNIT_BLOCKS), UNIT_BLOCKS);
-                    }
-                }
+                self.set_owners(first, count, owners);
             }
             Record::SetAttribute { slot, name, value } => {
                 // It cannot fail for the object it was written for; a slot that has a later
@@ -147,14 +138,39 @@ impl<'a, D: Disk> Replay<'a, D> {
                 self.change(seq, slot, 0, |page| _ = page.set_attribute(name, value))?;
             }
             Record::Version { slot, half, number } => {
-                let version = change_version(seq, number);
+                let version = self.store.journal.version_base + change_version(seq, number);
                 self.change(seq, slot, half.into(), |page| page.set_version(version))?;
+            }
+            Record::SetVersion { slot, half, version } => {
+                self.change(seq, slot, half.into(), |page| page.set_version(version))?;
+            }
+            Record::VersionBase { base } => {
+                let known = &mut self.store.journal.version_base;
+                *known = base.max(*known);
             }
             Record::RemoveAttribute { slot, name } => {
                 self.change(seq, slot, 0, |page| page.remove_attribute(name))?;
             }
         }
         Ok(())
+    }
+
+    fn clear(&mut self, seq: u64, slot: u32, block: u16, count: u16) -> Result<(), MountError> {
+        for block in (u32::from(block)..).take(count.into()) {
+            self.change(seq, slot, block / MAP_BLOCKS, |page| {
+                page.set_checksum(block % MAP_BLOCKS, None);
+            })?;
+        }
+        Ok(())
+    }
+
+    fn set_owners(&mut self, first: u32, count: u16, owners: u16) {
+        for unit in (first..).take(count.into()) {
+            self.store.space.set_owners(unit, owners);
+            if owners == 0 {
+                self.forget_deferred(u64::from(unit) * u64::from(UNIT_BLOCKS), UNIT_BLOCKS);
+            }
+        }
     }
 
     fn mark(&mut self, slot: u32, halves: u8) {

@@ -198,6 +198,19 @@ pub enum Operation {
         from: Vec<u8>,
         to: Option<Vec<u8>>,
     },
+    /// Makes the object if it is not there, and gives it this version, which some other store gave
+    /// it; the last step on its object. Versions of later changes of this store are higher.
+    SetVersion {
+        key: ObjectKey,
+        version: u64,
+    },
+    /// Changes nothing but what versions are given: later changes' are higher than this one. As
+    /// any transaction it is answered with a version that is higher than all that were given.
+    RaiseVersions {
+        pool: PoolId,
+        pg: PgId,
+        above: u64,
+    },
     /// Appends an entry of at most 3072 bytes to the log of the transaction's group. Versions rise
     /// strictly, also over entries that were trimmed.
     LogAppend {
@@ -211,6 +224,11 @@ pub enum Operation {
         pool: PoolId,
         pg: PgId,
         up_to: u64,
+    },
+    /// Removes the log of the transaction's group, and what it remembers of versions.
+    LogRemove {
+        pool: PoolId,
+        pg: PgId,
     },
 }
 
@@ -311,6 +329,8 @@ pub enum StoreRefusal {
     BadKeys { key: ObjectKey },
     #[error("the log of group {} in pool {pool} is at version {last}, so {version} is too low", pg.0)]
     LogOrder { pool: PoolId, pg: PgId, version: u64, last: u64 },
+    #[error("version {version} is higher than any that a store gives")]
+    BadVersion { version: u64 },
     #[error("bytes {offset}+{length} are not inside 4 MiB, or not the whole blocks they must be")]
     BadRange { offset: u32, length: u32 },
     #[error("the buffer is shorter than the blocks of the range")]

@@ -155,6 +155,10 @@ pub enum Omit {
     MapAge,
     /// Leaves the versions of objects out of the journal.
     VersionRecord,
+    /// Leaves the base of versions out of the superblock.
+    VersionBase,
+    /// Leaves it out of the journal.
+    VersionBaseRecord,
     /// Discards units before the entry that lets them go is confirmed.
     DiscardConfirm,
     /// Lets units be taken while a discard of them is on its way.

@@ -75,6 +75,8 @@ fn every_protection_left_out_is_found() {
         Omit::ReplayDeferred,
         Omit::EarlierSteps,
         Omit::VersionRecord,
+        Omit::VersionBase,
+        Omit::VersionBaseRecord,
         Omit::KeysApart,
         Omit::DiscardConfirm,
         Omit::DiscardHold,

@@ -55,19 +55,69 @@ pub(crate) type Versions = BTreeMap<u64, u64>;
 /// What one step does to the model.
 #[derive(Clone, Debug)]
 enum Change {
-    Write { object: u64, sector: u32, count: u32, value: u64 },
-    WriteFull { object: u64, count: u32, value: u64 },
-    Zero { object: u64, sector: u32, count: u32 },
-    Scrap { object: u64 },
-    Truncate { object: u64, sectors: u32 },
-    Remove { object: u64 },
-    Clone { source: u64, target: u64 },
-    Attribute { object: u64, value: u64 },
-    SetKeys { object: u64, first: u64, count: u64, value: u64 },
-    RemoveKeys { object: u64, first: u64, count: u64 },
-    CutKeys { object: u64, first: u64, count: u64 },
-    Append { version: u64, value: u64 },
-    Trim { up_to: u64 },
+    Write {
+        object: u64,
+        sector: u32,
+        count: u32,
+        value: u64,
+    },
+    WriteFull {
+        object: u64,
+        count: u32,
+        value: u64,
+    },
+    Zero {
+        object: u64,
+        sector: u32,
+        count: u32,
+    },
+    Scrap {
+        object: u64,
+    },
+    Truncate {
+        object: u64,
+        sectors: u32,
+    },
+    Remove {
+        object: u64,
+    },
+    Clone {
+        source: u64,
+        target: u64,
+    },
+    Attribute {
+        object: u64,
+        value: u64,
+    },
+    SetKeys {
+        object: u64,
+        first: u64,
+        count: u64,
+        value: u64,
+    },
+    RemoveKeys {
+        object: u64,
+        first: u64,
+        count: u64,
+    },
+    CutKeys {
+        object: u64,
+        first: u64,
+        count: u64,
+    },
+    Append {
+        version: u64,
+        value: u64,
+    },
+    Trim {
+        up_to: u64,
+    },
+    Forget,
+    /// The object gets a version that another store gave.
+    Adopt {
+        object: u64,
+        version: u64,
+    },
 }
 
 impl Change {
@@ -82,8 +132,9 @@ impl Change {
             | Self::SetKeys { object, .. }
             | Self::RemoveKeys { object, .. }
             | Self::CutKeys { object, .. }
+            | Self::Adopt { object, .. }
             | Self::Attribute { object, .. } => *object,
-            Self::Append { .. } | Self::Trim { .. } => LOG,
+            Self::Append { .. } | Self::Trim { .. } | Self::Forget => LOG,
             Self::Clone { target, .. } => *target,
         }
     }
@@ -100,8 +151,9 @@ impl Change {
             | Self::SetKeys { object, .. }
             | Self::RemoveKeys { object, .. }
             | Self::CutKeys { object, .. }
+            | Self::Adopt { object, .. }
             | Self::Attribute { object, .. } => *object = at,
-            Self::Append { .. } | Self::Trim { .. } => {}
+            Self::Append { .. } | Self::Trim { .. } | Self::Forget => {}
             Self::Clone { source, target } => {
                 if *source == at {
                     *source = *target;
@@ -152,6 +204,8 @@ impl Change {
                 model.last = version;
             }
             Self::Trim { up_to } => model.keys.retain(|version, _| *version > up_to),
+            Self::Forget => *model = Model::default(),
+            Self::Adopt { .. } => model.exists = true,
         }
     }
 
@@ -202,6 +256,8 @@ impl Change {
                 Operation::LogAppend { pool, pg, version, entry: questions::bytes(0, value) }
             }
             Self::Trim { up_to } => Operation::LogTrim { pool: key(0).pool, pg: key(0).pg, up_to },
+            Self::Forget => Operation::LogRemove { pool: key(0).pool, pg: key(0).pg },
+            Self::Adopt { object, version } => Operation::SetVersion { key: at(object), version },
         }
     }
 }
@@ -314,6 +370,19 @@ fn generate(seed: &mut Seed, count: usize, mix: Mix) -> Vec<Step> {
             step.push(Change::Append { version: index as u64 + 1, value });
         } else if seed.one_in(12) {
             step.push(Change::Trim { up_to: seed.below(index as u64 + 2) });
+        } else if seed.one_in(24) {
+            step.push(Change::Forget);
+        }
+        if seed.one_in(8) {
+            // Of an object of the step, as a rule; below what this store gave, or above.
+            let object = if seed.one_in(3) { seed.below(OBJECTS) } else { step[0].object() };
+            let is_gone = |change: &Change| match change {
+                Change::Remove { object: gone } => *gone == object,
+                _ => false,
+            };
+            if !step.iter().any(is_gone) {
+                step.push(Change::Adopt { object, version: 1 + seed.below(1 << 26) });
+            }
         }
         steps.push(step);
     }
@@ -347,6 +416,15 @@ fn add_second(seed: &mut Seed, step: &mut Step, value: u64) {
     if !touches(&step[0]).iter().any(|object| touches(&second).contains(object)) {
         step.push(second);
     }
+}
+
+/// The version that an object has after a step that was answered with this one.
+fn version_after(step: &Step, object: u64, answered: u64) -> u64 {
+    let adopted = step.iter().find_map(|change| match change {
+        Change::Adopt { object: other, version } if *other == object => Some(*version),
+        _ => None,
+    });
+    adopted.unwrap_or(answered)
 }
 
 fn request(step: &Step) -> StoreRequest {
@@ -512,7 +590,7 @@ impl Plan {
         Store::format(&mut disk, &format_options()).map_err(|e| e.to_string())?;
         let mut store = Store::mount(disk, self.options()).map_err(|e| e.to_string())?;
         let mut state: BTreeMap<u64, Model> = BTreeMap::new();
-        let mut versions = Versions::new();
+        let (mut versions, mut highest) = (Versions::new(), 0);
         for (index, step) in steps.iter().enumerate() {
             let (request, is_wrong) = with_expectation(&mut seed, step, &versions);
             let taken = store.submit(StoreTag(0), request);
@@ -527,8 +605,14 @@ impl Plan {
                 for change in step {
                     change.apply(&mut state);
                 }
-                let version = give_spare_units_back(&mut store, step)?.unwrap_or(version);
+                if version <= highest {
+                    return Err(format!("seed {} step {index}: {version:#x} came late", self.seed));
+                }
+                let zeroed = give_spare_units_back(&mut store, step)?;
+                highest = highest.max(zeroed.unwrap_or(version));
                 for object in step.iter().map(Change::object) {
+                    highest = highest.max(version_after(step, object, version));
+                    let version = zeroed.unwrap_or(version_after(step, object, version));
                     if state.get(&object).is_some_and(|model| model.exists) {
                         versions.insert(object, version);
                     } else {
@@ -665,7 +749,27 @@ impl Plan {
         found.insert(LOG, (questions::log(&mut store, 7)?, 0));
         store.check().map_err(|e| format!("check after reading: {e}"))?;
         explain(steps, refused, progress, &found, self.atomic >= 4096)?;
+        expect_higher(&mut store, steps, progress)?;
         Ok(store.counters().adopted_blocks)
+    }
+}
+
+/// Demands that versions go on above all that anybody was told of.
+fn expect_higher(
+    store: &mut Store<MemoryDisk>,
+    steps: &[Step],
+    progress: &Progress,
+) -> Result<(), String> {
+    let told = steps.iter().zip(&progress.versions).filter(|(_, version)| **version != 0);
+    let highest = told.flat_map(|(step, &version)| {
+        step.iter().map(move |change| version_after(step, change.object(), version).max(version))
+    });
+    let highest = highest.max().unwrap_or(0);
+    let (pool, pg) = (key(0).pool, key(0).pg);
+    let transaction = vec![Operation::RaiseVersions { pool, pg, above: 0 }];
+    match questions::ask(store, StoreRequest::Apply { transaction })? {
+        Ok(StoreAnswer::Changed { version, .. }) if version > highest => Ok(()),
+        other => Err(format!("after version {highest:#x}: {other:x?}")),
     }
 }
 
@@ -681,6 +785,7 @@ fn give_spare_units_back(
     }
     // All that the step was about, so that all of it has one version.
     let mut objects: Vec<u64> = step.iter().map(Change::object).filter(|at| *at != LOG).collect();
+    objects.sort_unstable();
     objects.dedup();
     let zero = |object: u64, is_scrapped: bool| {
         let length = if is_scrapped { 4 << 20 } else { 4096 };
@@ -797,7 +902,7 @@ fn explain(
             (false, _) => *version == 0,
             // Nobody was told the version of a step that was not acknowledged.
             (true, None | Some(0)) => *version != 0,
-            (true, given) => given == Some(version),
+            (true, Some(given)) => version_after(&steps[index], *object, *given) == *version,
         };
         let may_be_cut = |index: usize| {
             let is_single = matches!(steps[index][..], [Change::Write { .. }]);

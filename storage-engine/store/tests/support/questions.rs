@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 type State = BTreeMap<u64, Model>;
 
-fn ask(
+pub(crate) fn ask(
     store: &mut Store<MemoryDisk>,
     request: StoreRequest,
 ) -> Result<Result<StoreAnswer, StoreRefusal>, String> {
