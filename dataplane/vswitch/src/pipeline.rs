@@ -14,7 +14,7 @@ use crate::snapshot::Snapshot;
 use crate::stages::answer::{self, Answer, Asker};
 use crate::stages::parse::{Class, Parsed, parse};
 use crate::stages::tunnel::{self, Decapsulated};
-use crate::stages::{guard, router, underlay};
+use crate::stages::{guard, piece, router, underlay};
 use crate::switch::Switch;
 use crate::{DropReason, Packet, PortIndex, Verdict};
 use plinth_ids::{Moment, Vni};
@@ -174,6 +174,9 @@ fn arrive_from_guest(
     let partial = packet.offload().partial;
     guard::check_offload(partial, &flow.parsed, length)?;
     guard::check_segmentation(packet, &flow.parsed, port.frame_length_max)?;
+    if flow.parsed.key.is_fragment() {
+        piece::check(packet.head(), &flow.parsed)?;
+    }
     if !matches!(flow.parsed.class, Class::Flow | Class::Error) {
         let asker = Asker::Guest { index, port };
         let checksum = if partial.is_some() { NdChecksum::Partial } else { NdChecksum::Complete };

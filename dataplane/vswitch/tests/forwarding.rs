@@ -190,6 +190,42 @@ fn fragments_are_forwarded_by_address() {
     assert_eq!(rig.switch.flow_count(), 1);
 }
 
+/// Between ports without security groups nobody asks for the ports of pieces, and the guards hold
+/// all the same.
+#[test]
+fn what_servers_and_routers_say_is_forbidden_in_pieces_too() {
+    let mut rig = Rig::resolved(&two_vpcs());
+    let first = |destination: u16| {
+        let ports = (67, destination);
+        let mut frame = frames::udp((mac(1), mac(2)), (v4(1), v4(2)), ports, &[1; 64]);
+        frame[20] = 0x20;
+        frame
+    };
+    let forbidden = Outcome::Dropped(DropReason::DhcpServerForbidden);
+    // One that is allowed comes before, and its flow is that of all pieces.
+    rig.send(rig.index(1), first(69)).sent();
+    assert_eq!(rig.send(rig.index(1), first(68)), forbidden);
+    let piece = |protocol: u8, offset: u8, upper: &[u8]| {
+        let chain = [&[protocol, 0, offset, 1, 0, 0, 0, 9][..], upper].concat();
+        frames::ipv6((mac(1), mac(2)), (v6(1), v6(2)), 44, &chain)
+    };
+    let reply = frames::datagram((547, 546), &[0; 24]);
+    rig.send(rig.index(1), piece(17, 0, &frames::datagram((1, 2), &[0; 24]))).sent();
+    assert_eq!(rig.send(rig.index(1), piece(17, 0, &reply)), forbidden);
+    let invalid = Outcome::Dropped(DropReason::FragmentInvalid);
+    for kind in [134, 135, 136, 137] {
+        assert_eq!(rig.send(rig.index(1), piece(58, 0, &[kind; 32])), invalid);
+    }
+    rig.send(rig.index(1), piece(58, 0, &[128; 32])).sent();
+    // What stands in a later piece is payload.
+    rig.send(rig.index(1), piece(58, 8, &[134; 32])).sent();
+    // Another header that hides what comes, and pieces that end before they say it.
+    assert_eq!(rig.send(rig.index(1), piece(60, 0, &[58, 0, 0, 0, 0, 0, 0, 0])), invalid);
+    assert_eq!(rig.send(rig.index(1), piece(58, 0, &[])), invalid);
+    assert_eq!(rig.send(rig.index(1), piece(17, 0, &[0; 3])), invalid);
+    rig.check_books(4);
+}
+
 #[test]
 fn a_configuration_change_reaches_flows_that_exist() {
     let mut config = two_vpcs();

@@ -177,7 +177,6 @@ fn a_million_packets_do_what_the_model_says() {
     // elsewhere.
     let elsewhere = [
         DropReason::UnderlayMtuExceeded,
-        DropReason::DhcpServerForbidden,
         DropReason::RouteUnknown,
         DropReason::RouteBlackhole,
         DropReason::RouteNextHopUnknown,
@@ -185,7 +184,6 @@ fn a_million_packets_do_what_the_model_says() {
         DropReason::ConnectionTableFull,
         DropReason::IcmpUnrelated,
         DropReason::FragmentUnmatched,
-        DropReason::FragmentInvalid,
         DropReason::TcpFlagsInvalid,
         DropReason::TcpOutOfWindow,
         DropReason::TcpNoConnection,

@@ -118,17 +118,19 @@ pub(crate) fn check_source(port: &Port, parsed: &Parsed) -> Result<(), DropReaso
     check_no_server(parsed)
 }
 
-/// A guest that answers for DHCP would give others its own gateway. Of a fragment the ports are
-/// not known here.
+/// A guest that answers for DHCP would give others its own gateway. Pieces of packets are looked
+/// at in `piece.rs`.
 fn check_no_server(parsed: &Parsed) -> Result<(), DropReason> {
-    let client = match parsed.key.addresses().0 {
-        IpAddr::V4(_) => DHCP_CLIENT_PORT,
-        IpAddr::V6(_) => DHCPV6_CLIENT_PORT,
-    };
-    let is_server = parsed.key.protocol() == PROTOCOL_UDP
-        && !parsed.key.is_fragment()
-        && parsed.key.destination_port() == client;
+    let key = &parsed.key;
+    let is_server = key.protocol() == PROTOCOL_UDP
+        && !key.is_fragment()
+        && is_dhcp_client(key.destination_port(), key.is_ipv4());
     if is_server { Err(DropReason::DhcpServerForbidden) } else { Ok(()) }
+}
+
+/// Whether only DHCP's servers speak to this port.
+pub(crate) const fn is_dhcp_client(port: u16, is_ipv4: bool) -> bool {
+    port == if is_ipv4 { DHCP_CLIENT_PORT } else { DHCPV6_CLIENT_PORT }
 }
 
 /// Why a packet to a group ends here.

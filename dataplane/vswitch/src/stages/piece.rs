@@ -5,11 +5,12 @@
 //! piece that would be laid over the head of another one's TCP header (RFC 1858, RFC 3128), more
 //! headers behind IPv6's fragment header, and control messages in pieces (RFC 6980).
 
+use super::guard::is_dhcp_client;
 use super::parse::{Parsed, icmp_ports, is_error, is_nd};
 use crate::DropReason;
 use plinth_wire::{
-    EthernetHeader, IcmpHeader, Ipv4Header, PROTOCOL_TCP, PROTOCOL_UDP, TcpHeader, UdpHeader,
-    is_extension,
+    EthernetHeader, IcmpHeader, Ipv4Header, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, TcpHeader,
+    UdpHeader, is_extension,
 };
 
 /// A piece of a packet.
@@ -42,6 +43,36 @@ pub(crate) fn read(bytes: &[u8], parsed: &Parsed) -> Result<Piece, DropReason> {
     let upper = bytes.get(upper..end.min(bytes.len())).unwrap_or_default();
     let ports = ports(upper, parsed).ok_or(DropReason::FragmentInvalid)?;
     Ok(Piece { number, ports: Some(ports), has_others: has_more })
+}
+
+/// Whether a guest may send the piece, whatever the rules say: what a DHCP server or a router
+/// says is no less forbidden in pieces, and receivers ignore neighbor discovery in them (RFC 6980).
+///
+/// Only first pieces say what they are of, and no later one can be laid over the bytes that say
+/// it: pieces begin at multiples of eight bytes.
+pub(crate) fn check(bytes: &[u8], parsed: &Parsed) -> Result<(), DropReason> {
+    let (protocol, is_ipv4) = (parsed.key.protocol(), parsed.key.is_ipv4());
+    let is_hidden = !is_ipv4 && is_extension(protocol);
+    let is_nds = !is_ipv4 && protocol == PROTOCOL_ICMPV6;
+    if !(is_hidden || is_nds || protocol == PROTOCOL_UDP) {
+        return Ok(());
+    }
+    let (_, start, _) = position(bytes, parsed).ok_or(DropReason::FragmentInvalid)?;
+    if start > 0 {
+        return Ok(());
+    }
+    let end = bytes.len().min(parsed.end as usize);
+    let upper = bytes.get(parsed.upper as usize..end).unwrap_or_default();
+    match upper {
+        _ if is_hidden => Err(DropReason::FragmentInvalid),
+        [kind, ..] if is_nds && !is_nd(*kind) => Ok(()),
+        _ if is_nds => Err(DropReason::FragmentInvalid),
+        [_, _, a, b, ..] if is_dhcp_client(u16::from_be_bytes([*a, *b]), is_ipv4) => {
+            Err(DropReason::DhcpServerForbidden)
+        }
+        [_, _, _, _, ..] => Ok(()),
+        _ => Err(DropReason::FragmentInvalid),
+    }
 }
 
 /// The packet's number, where the piece begins in it, and whether more follow.

@@ -135,7 +135,7 @@ fn inner(random: &mut Random, own: u8, addresses: &[IpAddr]) -> (Vec<u8>, Place)
     let ends = (sender(random, from, addresses), v4(to));
     let ends6 =
         (sender6(random, from), if random.percent(80) { v6(to) } else { link_local_of_nic(to) });
-    let ports = (random.pick(&[1, 2, 68]), random.pick(&[53, 67, 547, 4789]));
+    let ports = (random.pick(&[1, 2, 68]), random.pick(&[53, 53, 67, 68, 546, 547, 4789]));
     let size = random.pick(&[0, 1, 30, 200, 210, 420, 900, 1300, 1420, 1422]);
     let payload: Vec<u8> = (0..size).map(|at: usize| at.to_le_bytes()[0]).collect();
     let datagram = frames::datagram(ports, &payload);

@@ -113,6 +113,7 @@ impl Model {
         }
         let seen = look(frame, HEADERS_MAX)?;
         check_partial(&seen, partial, frame.len())?;
+        check_piece(&seen, frame)?;
         let speaker = Speaker::Guest(port);
         if let Some(answer) = self.answer(speaker, &seen, frame, HEADERS_MAX, partial.is_some())? {
             return Ok(match answer {
@@ -452,6 +453,36 @@ fn check_group(seen: &Seen, destination: MacAddress) -> Judged<()> {
     }
     let is_broadcast = destination == MacAddress::BROADCAST;
     Err(if is_broadcast { Reason::BroadcastUnsupported } else { Reason::MulticastUnsupported })
+}
+
+/// A first piece must not be a server's, nor of neighbor discovery, nor hide what it is.
+fn check_piece(seen: &Seen, frame: &[u8]) -> Judged<()> {
+    let is_v4 = seen.addresses.is_some_and(|(source, _)| source.is_ipv4());
+    let is_looked_at = match seen.protocol {
+        17 => true,
+        0 | 43 | 44 | 51 | 58 | 60 => !is_v4,
+        _ => false,
+    };
+    if !seen.fragment || !is_looked_at {
+        return Ok(());
+    }
+    let visible = frame.len().min(HEADERS_MAX);
+    if !is_v4 && seen.upper > visible {
+        return Err(Reason::FragmentInvalid);
+    }
+    let start = if is_v4 { be16(frame, 20) & 0x1fff } else { be16(frame, seen.upper - 6) >> 3 };
+    if start > 0 {
+        return Ok(());
+    }
+    let shown = visible.min(seen.end).saturating_sub(seen.upper);
+    match (seen.protocol, is_v4) {
+        (17, _) if shown < 4 => Err(Reason::FragmentInvalid),
+        (17, true) if be16(frame, seen.upper + 2) == 68 => Err(Reason::DhcpServerForbidden),
+        (17, false) if be16(frame, seen.upper + 2) == 546 => Err(Reason::DhcpServerForbidden),
+        (17, _) => Ok(()),
+        (58, _) if shown > 0 && ![134, 135, 136, 137].contains(&frame[seen.upper]) => Ok(()),
+        _ => Err(Reason::FragmentInvalid),
+    }
 }
 
 fn check_partial(seen: &Seen, partial: Option<PartialChecksum>, length: usize) -> Judged<()> {
