@@ -2,11 +2,28 @@
 //! Removing what a disk has of groups that are not its own.
 
 use crate::map::GROUPS;
-use crate::mover::{CLEAR_CALL, LISTED, Stage};
+use crate::mover::{CLEAR_CALL, Stage};
 use crate::span::{Omit, Span, first_of, last_of, successor};
 use plinth_store::{
     ObjectKey, ObjectStore, Operation, PgId, StoreAnswer, StoreRefusal, StoreRequest,
 };
+
+/// Objects removed at once. A store has all their map pages in memory at once, four of each object
+/// with keys, beside those that are not written yet; its cache may have as few as 64.
+const CLEARED: usize = 8;
+
+/// A run of groups that is removed from a disk: first the objects, then the logs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clearing {
+    seat: usize,
+    /// Objects before this are gone.
+    first: ObjectKey,
+    last: ObjectKey,
+    /// The next group whose log is to go, once there are no objects.
+    log: u32,
+    /// The answer that is waited for is about a log.
+    asks_for_log: bool,
+}
 
 impl<S: ObjectStore> Span<S> {
     /// Finds the next run of groups that a disk must not have.
@@ -34,7 +51,8 @@ impl<S: ObjectStore> Span<S> {
 
     pub(crate) fn begin_clear(&mut self, seat: usize, first: ObjectKey, last: ObjectKey) {
         if let Some(many) = &mut self.many {
-            many.mover.clearing = Some((seat, first, last));
+            let (log, asks_for_log) = (first.pg.0, false);
+            many.mover.clearing = Some(Clearing { seat, first, last, log, asks_for_log });
         }
     }
 
@@ -44,10 +62,18 @@ impl<S: ObjectStore> Span<S> {
         if many.mover.calls > 0 || many.lists > 0 && many.mover.stage == Stage::Clear {
             return false;
         }
-        match many.mover.clearing {
-            Some((seat, first, last)) if first <= last => {
-                let range = first..=last;
-                self.call(seat, CLEAR_CALL, StoreRequest::List { range, limit: LISTED });
+        match &mut many.mover.clearing {
+            Some(clearing) if clearing.first <= clearing.last => {
+                let (seat, range) = (clearing.seat, clearing.first..=clearing.last);
+                self.call(seat, CLEAR_CALL, StoreRequest::List { range, limit: CLEARED });
+                false
+            }
+            Some(clearing) if clearing.log <= clearing.last.pg.0 && self.omit != Omit::ClearLog => {
+                let (seat, pg) = (clearing.seat, PgId(clearing.log));
+                clearing.log += 1;
+                clearing.asks_for_log = true;
+                let (pool, after) = (self.pool, u64::MAX);
+                self.call(seat, CLEAR_CALL, StoreRequest::ReadLog { pool, pg, after, limit: 1 });
                 false
             }
             _ => {
@@ -66,11 +92,22 @@ impl<S: ObjectStore> Span<S> {
 
     pub(crate) fn cleared(&mut self, result: Result<StoreAnswer, StoreRefusal>) {
         let Some(many) = &mut self.many else { return };
-        let Some((seat, _, last)) = many.mover.clearing else { return };
+        let Some(clearing) = &mut many.mover.clearing else { return };
+        let seat = clearing.seat;
+        if std::mem::take(&mut clearing.asks_for_log) {
+            let (pool, pg) = (self.pool, PgId(clearing.log - 1));
+            // Also one that cannot be read: it is to go.
+            if !matches!(result, Ok(StoreAnswer::Log { last: 0, .. })) {
+                let transaction = vec![Operation::LogRemove { pool, pg }];
+                self.call(seat, CLEAR_CALL, StoreRequest::Apply { transaction });
+            }
+            return;
+        }
         match result {
             Ok(StoreAnswer::Listed { objects, .. }) => {
                 let Some(first) = objects.first() else {
-                    many.mover.clearing = None;
+                    // Behind the last one.
+                    clearing.first = successor(&clearing.last);
                     return;
                 };
                 // A transaction is of one group.
@@ -78,7 +115,7 @@ impl<S: ObjectStore> Span<S> {
                 let own = objects.iter().map(|object| object.key).take_while(|key| key.pg == pg);
                 let keys: Vec<ObjectKey> = own.collect();
                 if let Some(end) = keys.last() {
-                    many.mover.clearing = Some((seat, successor(end), last));
+                    clearing.first = successor(end);
                 }
                 let step = |key| Operation::Remove { key };
                 let transaction = keys.into_iter().map(step).collect();

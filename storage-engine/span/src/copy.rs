@@ -2,13 +2,18 @@
 //! Copying one object from the disk that has it to the one that shall.
 //!
 //! ```text
-//!   whole:   attributes ─▶ compare ─▶ (remove, clone a base) ─▶ size, attributes ─▶ pieces
-//!   parts:   attributes ───────────────────────────────────────────────────────────▶ pieces
+//!   whole:   version, attributes ─▶ compare ─▶ (remove, clone a base) ─▶ size, attributes ─▶ pieces
+//!   parts:   version, attributes ──────────────────────────────────────────────────────────▶ pieces
 //!   piece:   read from the source ─▶ zeros: zero; else: write to the target
+//!   pieces ─▶ keys, a run at a time: list at both ─▶ differ: cut the run and set it ─▶ version
 //! ```
-//! The object may change meanwhile; then it is dirty, and is copied again.
+//! The object may change meanwhile; then it is dirty, and is copied again. So the version that was
+//! read first is that of what was copied, or of nothing that stays.
+
+mod keys;
 
 use crate::route::Dirt;
+use crate::span::Omit;
 use plinth_store::{
     BlockRange, BufferPool, IoBuffer, ObjectId, ObjectKey, Operation, StoreAnswer, StoreRefusal,
     StoreRequest,
@@ -25,6 +30,13 @@ const BLOCK: u32 = 4096;
 
 /// Attributes that one transaction sets, beside its other two steps.
 const ATTRIBUTES: usize = 30;
+
+/// Pairs of keys that one transaction sets, and their bytes: with the longest pairs some twenty
+/// pages of the journal, of which the smallest one takes 32 at once.
+const KEYS: usize = 256;
+const KEY_BYTES: usize = 16 << 10;
+
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// Parts of an object to copy again before it is copied whole.
 const PARTS_MAX: usize = 32;
@@ -45,6 +57,7 @@ impl Task {
         match dirt {
             Dirt::Whole => Self::Whole,
             Dirt::Range { start, end } => Self::Parts(vec![(start, end)]),
+            Dirt::Rest | Dirt::Log { .. } => Self::Parts(Vec::new()),
         }
     }
 
@@ -65,7 +78,7 @@ impl Task {
                     *self = Self::Whole;
                 }
             }
-            (Self::First | Self::Whole, _) => {}
+            (Self::First | Self::Whole, _) | (_, Dirt::Rest | Dirt::Log { .. }) => {}
             (Self::Parts(_), Dirt::Whole) => *self = Self::Whole,
         }
     }
@@ -74,7 +87,11 @@ impl Task {
     pub(crate) fn bytes(&self) -> u64 {
         match self {
             Self::First | Self::Whole => u64::from(plinth_store::OBJECT_SIZE_MAX),
-            Self::Parts(parts) => parts.iter().map(|part| u64::from(part.1 - part.0)).sum(),
+            // A block for its keys, of which nobody knows how many changed.
+            Self::Parts(parts) => {
+                let bytes = parts.iter().map(|part| u64::from(part.1 - part.0));
+                bytes.sum::<u64>() + u64::from(BLOCK)
+            }
         }
     }
 }
@@ -94,6 +111,7 @@ pub(crate) type Answer = (Option<IoBuffer>, Result<StoreAnswer, StoreRefusal>);
 #[derive(Debug)]
 enum Step {
     Begin,
+    Version,
     Attributes,
     Sharing,
     Comparing,
@@ -107,6 +125,17 @@ enum Step {
         length: u32,
     },
     Writing,
+    /// A run of keys of the source.
+    Keys,
+    /// The same run of the target's keys.
+    KnownKeys {
+        pairs: Pairs,
+        is_last: bool,
+    },
+    SettingKeys {
+        is_last: bool,
+    },
+    Finishing,
 }
 
 #[derive(Debug)]
@@ -114,6 +143,10 @@ pub(crate) struct Copier {
     key: ObjectKey,
     task: Task,
     step: Step,
+    omit: Omit,
+    version: u64,
+    /// The last key of the runs that are equal on both sides.
+    after: Option<Vec<u8>>,
     /// `None` while the source did not say that there is such an object.
     size: Option<u32>,
     attributes: Vec<(Vec<u8>, Vec<u8>)>,
@@ -127,8 +160,11 @@ pub(crate) struct Copier {
 }
 
 impl Copier {
-    pub(crate) fn new(key: ObjectKey, task: Task, candidates: Vec<ObjectKey>) -> Self {
+    pub(crate) fn new(key: ObjectKey, task: Task, candidates: Vec<ObjectKey>, omit: Omit) -> Self {
         Self {
+            omit,
+            version: 0,
+            after: None,
             key,
             task,
             step: Step::Begin,
@@ -156,7 +192,14 @@ impl Copier {
                     buffers.put(buffer);
                 }
                 match (&self.step, refusal) {
-                    (Step::Attributes, StoreRefusal::NotFound { .. }) => self.remove(),
+                    (Step::Version | Step::Attributes, StoreRefusal::NotFound { .. }) => {
+                        self.remove()
+                    }
+                    // It was removed meanwhile, and will be so on the target.
+                    (Step::Keys, StoreRefusal::NotFound { .. }) => Action::Done,
+                    (Step::KnownKeys { .. }, StoreRefusal::NotFound { .. }) => {
+                        self.settle_keys(&[], false)
+                    }
                     (
                         Step::Cloning,
                         StoreRefusal::TooManyClones { .. } | StoreRefusal::NotFound { .. },
@@ -172,9 +215,9 @@ impl Copier {
         }
     }
 
-    const fn begin(&mut self) -> Action {
-        self.step = Step::Attributes;
-        Action::Source(StoreRequest::Attributes { key: self.key })
+    fn begin(&mut self) -> Action {
+        self.step = Step::Version;
+        Action::Source(StoreRequest::Status { key: self.key })
     }
 
     fn go_on(
@@ -184,6 +227,11 @@ impl Copier {
         buffers: &mut BufferPool,
     ) -> Action {
         match (std::mem::replace(&mut self.step, Step::Begin), answer) {
+            (Step::Version, StoreAnswer::Status { version, .. }) => {
+                self.version = version;
+                self.step = Step::Attributes;
+                Action::Source(StoreRequest::Attributes { key: self.key })
+            }
             (Step::Attributes, StoreAnswer::Attributes { size, attributes, .. }) => {
                 (self.size, self.attributes) = (Some(size), attributes);
                 if let Task::Parts(parts) = &self.task {
@@ -232,6 +280,13 @@ impl Copier {
                 }
                 self.read(buffers)
             }
+            (Step::Keys, StoreAnswer::Keys { pairs, more }) => self.look_at_keys(pairs, more),
+            (Step::KnownKeys { pairs, is_last }, StoreAnswer::Keys { pairs: known, more }) => {
+                self.step = Step::KnownKeys { pairs, is_last };
+                self.settle_keys(&known, more)
+            }
+            (Step::SettingKeys { is_last }, _) => self.next_keys(is_last),
+            (Step::Finishing, _) => Action::Done,
             (step, answer) => unreachable!("{step:?} is not answered by {answer:?}"),
         }
     }
@@ -317,7 +372,9 @@ impl Copier {
 
     fn read(&mut self, buffers: &mut BufferPool) -> Action {
         let (key, offset, length) = loop {
-            let Some((start, end)) = self.parts.pop_front() else { return Action::Done };
+            let Some((start, end)) = self.parts.pop_front() else {
+                return self.next_keys(self.omit == Omit::Keys);
+            };
             if start >= end {
                 continue;
             }

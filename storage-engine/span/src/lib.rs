@@ -18,6 +18,7 @@
 
 mod clear;
 mod copy;
+mod log;
 mod map;
 mod mover;
 mod plan;

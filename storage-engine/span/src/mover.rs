@@ -13,7 +13,9 @@
 //! Only between `Hold` and `Switch` do requests of the group wait; they wait for at most
 //! [`LAST_BYTES`], unless a guest writes faster than can be copied for [`ROUNDS_MAX`] rounds.
 
+use crate::clear::Clearing;
 use crate::copy::{Action, Copier, Task};
+use crate::log::LogCopy;
 use crate::route::Dirt;
 use crate::span::{Omit, Op, Span, first_of, last_of};
 use plinth_ids::{DiskId, Moment};
@@ -26,8 +28,8 @@ pub const RATE_DEFAULT: u64 = 64 << 20;
 
 /// Objects copied at once.
 const COPIERS: usize = 4;
-/// Objects listed, and removed, at once.
-pub(crate) const LISTED: usize = 30;
+/// Objects listed at once.
+const LISTED: usize = 30;
 /// What may be left to copy while the group's requests wait.
 const LAST_BYTES: u64 = 1 << 20;
 /// How often changed objects are copied again before requests wait in any case.
@@ -41,7 +43,9 @@ pub(crate) const FULL: u64 = 90;
 
 const LIST_CALL: u32 = 1000;
 pub(crate) const CLEAR_CALL: u32 = 1001;
-const FLUSH_CALL: u32 = 1002;
+pub(crate) const FLUSH_CALL: u32 = 1002;
+pub(crate) const LOG_CALL: u32 = 1003;
+pub(crate) const LIFT_CALL: u32 = 1004;
 
 /// A group on its way.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -90,7 +94,7 @@ pub(crate) struct Mover {
     pub(crate) trouble: Option<(usize, String)>,
     /// Disks whose foreign groups are to be cleared, and up to which group that is done.
     pub(crate) sweeps: VecDeque<(usize, usize)>,
-    pub(crate) clearing: Option<(usize, ObjectKey, ObjectKey)>,
+    pub(crate) clearing: Option<Clearing>,
     /// The next key to be listed of the group that is copied, and the pass: snapshots, heads.
     pub(crate) cursor: Option<ObjectKey>,
     pub(crate) heads: bool,
@@ -104,6 +108,9 @@ pub(crate) struct Mover {
     /// Objects that are on the target as on the source, by family, and what shares with them.
     copied: BTreeMap<u64, Vec<ObjectKey>>,
     based: BTreeMap<ObjectKey, Vec<ObjectKey>>,
+    pub(crate) log: LogCopy,
+    /// What the source's versions have come to, once it said so.
+    pub(crate) lift_from: Option<u64>,
     rounds: u32,
     pub(crate) objects: u64,
     pub(crate) failed: Option<StoreRefusal>,
@@ -139,6 +146,8 @@ impl Mover {
             dirty: BTreeMap::new(),
             copied: BTreeMap::new(),
             based: BTreeMap::new(),
+            log: LogCopy::first(),
+            lift_from: None,
             rounds: 0,
             objects: 0,
             failed: None,
@@ -195,6 +204,9 @@ impl Mover {
     }
 
     fn soil(&mut self, key: ObjectKey, dirt: Dirt) {
+        if let Dirt::Log { is_new } = dirt {
+            return self.log.soil(is_new);
+        }
         match self.dirty.get_mut(&key) {
             Some(task) => task.join(dirt),
             None => {
@@ -233,6 +245,8 @@ impl Mover {
         self.dirty.clear();
         self.copied.clear();
         self.based.clear();
+        self.log = LogCopy::first();
+        self.lift_from = None;
         self.rounds = 0;
         self.objects = 0;
         self.failed = None;
@@ -377,7 +391,7 @@ impl<S: ObjectStore> Span<S> {
             for &candidate in candidates.iter().filter(|_| self.omit != Omit::Relatives) {
                 mover.based.entry(candidate).or_default().push(key);
             }
-            let mut copier = Copier::new(key, task, candidates);
+            let mut copier = Copier::new(key, task, candidates, self.omit);
             let action = copier.next(None, &mut self.buffers);
             mover.copiers[number] = Some(copier);
             mover.objects += 1;
@@ -436,13 +450,13 @@ impl<S: ObjectStore> Span<S> {
         }
     }
 
-    fn call_source(&mut self, call: u32, request: StoreRequest) {
+    pub(crate) fn call_source(&mut self, call: u32, request: StoreRequest) {
         if let Some(moving) = self.many.as_ref().and_then(|many| many.mover.now) {
             self.call(moving.source, call, request);
         }
     }
 
-    fn call_target(&mut self, call: u32, request: StoreRequest) {
+    pub(crate) fn call_target(&mut self, call: u32, request: StoreRequest) {
         if let Some(moving) = self.many.as_ref().and_then(|many| many.mover.now) {
             self.call(moving.target, call, request);
         }
@@ -469,6 +483,8 @@ impl<S: ObjectStore> Span<S> {
             LIST_CALL => self.listed(result),
             CLEAR_CALL => self.cleared(result),
             FLUSH_CALL => self.flushed(result),
+            LOG_CALL => self.log_answer(result),
+            LIFT_CALL => self.lifted(result),
             number => {
                 let number = number as usize;
                 let Some(Some(copier)) = many.mover.copiers.get_mut(number) else { return };
@@ -506,6 +522,11 @@ impl<S: ObjectStore> Span<S> {
         if has_moved || mover.calls > 0 || !mover.waiting.is_empty() {
             return has_moved;
         }
+        if mover.log.is_dirty && mover.rounds < ROUNDS_MAX {
+            mover.rounds += 1;
+            self.copy_log();
+            return true;
+        }
         if mover.dirty_bytes() <= LAST_BYTES || mover.rounds >= ROUNDS_MAX {
             mover.stage = Stage::Hold;
             if let Some(moving) = mover.now {
@@ -542,8 +563,12 @@ impl<S: ObjectStore> Span<S> {
             mover.waiting = std::mem::take(&mut mover.dirty).into_iter().collect();
             return true;
         }
+        if mover.log.is_dirty {
+            self.copy_log();
+            return true;
+        }
         mover.stage = Stage::Flush;
-        self.call_target(FLUSH_CALL, StoreRequest::Flush);
+        self.lift_versions();
         true
     }
 

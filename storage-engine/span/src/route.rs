@@ -9,8 +9,15 @@ use plinth_store::{ObjectId, ObjectKey, Operation, PgId, StoreRequest};
 pub(crate) enum Dirt {
     /// These bytes, rounded outwards to blocks by whoever copies.
     Range { start: u32, end: u32 },
+    /// What is copied whatever task there is: its keys and its version.
+    Rest,
     /// All of it, and whether it is there at all.
     Whole,
+    /// None of an object, but the group's log.
+    Log {
+        /// Whether it began anew.
+        is_new: bool,
+    },
 }
 
 /// Which disks a request goes to.
@@ -57,13 +64,6 @@ const fn of_group(pool: PoolId, pg: PgId) -> ObjectKey {
     ObjectKey { pool, pg, object: ObjectId(0), snapshot: 0 }
 }
 
-const fn is_log(step: &Operation) -> bool {
-    matches!(
-        step,
-        Operation::LogAppend { .. } | Operation::LogTrim { .. } | Operation::LogRemove { .. }
-    )
-}
-
 /// Whether a step leaves all that is in the group as it is.
 const fn is_idle(step: &Operation) -> bool {
     matches!(step, Operation::Expect { .. } | Operation::RaiseVersions { .. })
@@ -99,11 +99,20 @@ pub(crate) fn dirt(request: &StoreRequest) -> Vec<(ObjectKey, Dirt)> {
         StoreRequest::Write { key, offset, length, .. } => vec![(*key, range(*offset, *length))],
         StoreRequest::Apply { transaction } => transaction
             .iter()
-            .filter(|step| !is_log(step) && !is_idle(step))
+            .filter(|step| !is_idle(step))
             .map(|step| {
                 let dirt = match step {
                     Operation::Write { offset, length, .. }
                     | Operation::Zero { offset, length, .. } => range(*offset, *length),
+                    Operation::SetKeys { .. }
+                    | Operation::RemoveKeys { .. }
+                    | Operation::RemoveKeyRange { .. }
+                    | Operation::Touch { .. }
+                    | Operation::SetVersion { .. } => Dirt::Rest,
+                    Operation::LogAppend { .. } | Operation::LogTrim { .. } => {
+                        Dirt::Log { is_new: false }
+                    }
+                    Operation::LogRemove { .. } => Dirt::Log { is_new: true },
                     _ => Dirt::Whole,
                 };
                 (key_of(step), dirt)

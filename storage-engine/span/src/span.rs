@@ -92,6 +92,16 @@ pub enum Omit {
     Sweep,
     /// Does not copy those again that were compared with what changed.
     Relatives,
+    /// Does not copy keys.
+    Keys,
+    /// Leaves objects the versions that the target gave them.
+    Versions,
+    /// Does not lift the target's versions over the source's.
+    LiftVersions,
+    /// Does not copy again what is appended to the log while it is copied.
+    Log,
+    /// Leaves logs where groups are cleared.
+    ClearLog,
 }
 
 /// What there is when the pool has, or had, several disks.

@@ -6,7 +6,7 @@
 mod support;
 
 use plinth_span::Omit;
-use support::{Plan, live};
+use support::{Plan, live, versions_of_one_made_anew};
 
 /// Lives until a fault is noticed, at most so many.
 const LIVES: u64 = 60;
@@ -45,6 +45,34 @@ fn a_target_that_is_not_cleared_is_noticed() {
 #[test]
 fn a_disk_that_is_not_swept_is_noticed() {
     assert!(is_noticed(Omit::Sweep));
+}
+
+#[test]
+fn keys_that_are_not_copied_are_noticed() {
+    assert!(is_noticed(Omit::Keys));
+}
+
+#[test]
+fn versions_that_do_not_come_along_are_noticed() {
+    assert!(is_noticed(Omit::Versions));
+}
+
+#[test]
+fn versions_rise_also_of_an_object_that_was_removed_before_its_group_moved() {
+    let (removed, made) = versions_of_one_made_anew(Omit::Nothing).unwrap();
+    assert!(made > removed, "{made:#x} after {removed:#x}");
+    let (removed, made) = versions_of_one_made_anew(Omit::LiftVersions).unwrap();
+    assert!(made < removed, "a target that is not lifted has its own: {made:#x} {removed:#x}");
+}
+
+#[test]
+fn a_log_that_is_not_copied_again_is_noticed() {
+    assert!(is_noticed(Omit::Log));
+}
+
+#[test]
+fn a_log_that_is_not_cleared_is_noticed() {
+    assert!(is_noticed(Omit::ClearLog));
 }
 
 #[test]

@@ -20,6 +20,7 @@ use plinth_store::{
     StoreRequest, StoreState, StoreTag,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 pub(crate) const POOL: PoolId = PoolId(1);
@@ -33,6 +34,11 @@ const OBJECTS: u64 = 4;
 const EXISTS: u32 = 1000;
 const SIZE: u32 = 1001;
 const ATTRIBUTE: u32 = 1002;
+/// Keys of an object: five or six of them fill a page.
+const KEYS: Range<u32> = 2000..2012;
+/// Of a log: its last version, and from `ENTRIES` on what the entry of each version says.
+const LAST: u32 = 0;
+const ENTRIES: u32 = 1;
 
 /// The store of a disk of the pool: at hand, or behind a ring, with the other end polled when
 /// chance will have it.
@@ -160,6 +166,44 @@ pub(crate) fn key(pg: u64, object: u64, snapshot: u64) -> ObjectKey {
     ObjectKey { pool: POOL, pg: PgId(pg as u32), object, snapshot }
 }
 
+type Fallible<T> = Result<T, String>;
+
+macro_rules! ensure {
+    ($claim:expr, $($text:tt)*) => {
+        if !$claim {
+            return Err(format!($($text)*));
+        }
+    };
+}
+
+/// The model's name for a group's log, as if it were an object.
+fn log_of(pg: u64) -> ObjectKey {
+    ObjectKey { pool: POOL, pg: PgId(pg as u32), object: ObjectId(u128::MAX), snapshot: 0 }
+}
+
+fn is_log(key: &ObjectKey) -> bool {
+    key.object.0 == u128::MAX
+}
+
+/// What the cells of an object say beside its bytes.
+fn rest() -> impl Iterator<Item = u32> {
+    [EXISTS, SIZE, ATTRIBUTE].into_iter().chain(KEYS)
+}
+
+fn name_of(cell: u32) -> Vec<u8> {
+    format!("key {cell}").into_bytes()
+}
+
+/// The value of a key, or an entry of a log.
+fn words(value: u64) -> Vec<u8> {
+    value.to_le_bytes().repeat(60 + (value % 40) as usize)
+}
+
+fn value_in(bytes: &[u8]) -> Option<u64> {
+    let value = bytes.first_chunk().map(|first| u64::from_le_bytes(*first))?;
+    (bytes == words(value)).then_some(value)
+}
+
 /// What was written where, by which request.
 #[derive(Debug, Default)]
 pub(crate) struct Model {
@@ -168,6 +212,12 @@ pub(crate) struct Model {
     pending: BTreeMap<u64, Vec<(ObjectKey, u32)>>,
     acknowledged: BTreeMap<(ObjectKey, u32), u64>,
     number: u64,
+    /// The last request that changes an object.
+    touched: BTreeMap<ObjectKey, u64>,
+    /// The highest version of an acknowledged change of an object, also of one that is gone.
+    highest: BTreeMap<ObjectKey, u64>,
+    /// The version that an object has after this request.
+    versions: BTreeMap<ObjectKey, (u64, u64)>,
 }
 
 impl Model {
@@ -179,6 +229,33 @@ impl Model {
         let number = self.number;
         self.cells.entry((key, cell)).or_default().push((number, value));
         self.pending.entry(number).or_default().push((key, cell));
+        self.touched.insert(key, number);
+    }
+
+    /// An acknowledged change's version is higher than all before it of the same objects.
+    fn note_version(&mut self, number: u64, version: u64) -> Fallible<()> {
+        let cells = self.pending.get(&number).into_iter().flatten();
+        let keys: BTreeSet<_> = cells.map(|(key, _)| *key).filter(|key| !is_log(key)).collect();
+        for key in keys {
+            let highest = self.highest.entry(key).or_default();
+            ensure!(version > *highest, "{key} got version {version:#x} after {highest:#x}");
+            *highest = version;
+            self.versions.insert(key, (number, version));
+        }
+        Ok(())
+    }
+
+    /// Whether an object may have this version, when nothing is on its way.
+    fn check_version(&self, key: ObjectKey, version: u64) -> Fallible<()> {
+        let highest = self.highest.get(&key).copied().unwrap_or(0);
+        ensure!(version >= highest, "{key} is back at version {version:#x} from {highest:#x}");
+        let Some((number, known)) = self.versions.get(&key) else { return Ok(()) };
+        let is_newest = self.touched.get(&key) == Some(number);
+        ensure!(
+            !is_newest || version == *known,
+            "{key} has version {version:#x} and not {known:#x}"
+        );
+        Ok(())
     }
 
     fn set_range(&mut self, key: ObjectKey, start: u32, count: u32, value: u64) {
@@ -195,15 +272,33 @@ impl Model {
 
     fn remove(&mut self, key: ObjectKey) {
         self.set_range(key, 0, CELLS, 0);
-        for cell in [EXISTS, SIZE, ATTRIBUTE] {
+        for cell in rest() {
             self.set(key, cell, 0);
         }
     }
 
     fn clone(&mut self, source: ObjectKey, target: ObjectKey) {
-        for cell in (0..CELLS).chain([EXISTS, SIZE, ATTRIBUTE]) {
+        for cell in (0..CELLS).chain(rest()) {
             let value = self.now(source, cell);
             self.set(target, cell, value);
+        }
+    }
+
+    fn set_keys(&mut self, key: ObjectKey, keys: Range<u32>, value: u64) {
+        for cell in keys {
+            self.set(key, cell, value);
+        }
+    }
+
+    /// The entries that a log has, or had.
+    fn entries(&self, log: ObjectKey) -> Vec<u32> {
+        let cells = self.cells.range((log, ENTRIES)..=(log, u32::MAX));
+        cells.map(|((_, cell), _)| *cell).collect()
+    }
+
+    fn trim(&mut self, log: ObjectKey, end: u32) {
+        for cell in self.entries(log).into_iter().filter(|&cell| cell < end) {
+            self.set(log, cell, 0);
         }
     }
 
@@ -248,9 +343,32 @@ pub(crate) struct Plan {
 #[derive(Debug)]
 enum Asked {
     Change(u64),
-    Read { key: ObjectKey, start: u32, count: u32, number: u64 },
-    Attributes { key: ObjectKey, number: u64 },
-    List { pg: u32, number: u64 },
+    Read {
+        key: ObjectKey,
+        start: u32,
+        count: u32,
+        number: u64,
+    },
+    Attributes {
+        key: ObjectKey,
+        number: u64,
+    },
+    Keys {
+        key: ObjectKey,
+        number: u64,
+    },
+    Log {
+        pg: u32,
+        number: u64,
+    },
+    /// Asked when nothing is on its way.
+    Version {
+        key: ObjectKey,
+    },
+    List {
+        pg: u32,
+        number: u64,
+    },
     Flush,
 }
 
@@ -268,16 +386,6 @@ pub(crate) struct Life {
     pub(crate) moves: u64,
     pub(crate) cuts: u64,
     last_move: Option<u32>,
-}
-
-type Fallible<T> = Result<T, String>;
-
-macro_rules! ensure {
-    ($claim:expr, $($text:tt)*) => {
-        if !$claim {
-            return Err(format!($($text)*));
-        }
-    };
 }
 
 /// Lives a life to its end.
@@ -364,7 +472,7 @@ impl Life {
         let (number, key) = (self.model.number, self.any_key());
         let start = self.seed.below(u64::from(CELLS)) as u32;
         let count = 1 + self.seed.below(u64::from(CELLS - start).min(40)) as u32;
-        let request = match self.seed.below(10) {
+        let request = match self.seed.below(13) {
             0..=5 => {
                 let (buffer, length) = lay_out(start, count, number);
                 self.model.set_range(key, start, count, number);
@@ -391,6 +499,7 @@ impl Life {
                 let step = Operation::SetAttribute { key, name: b"n".to_vec(), value };
                 StoreRequest::Apply { transaction: vec![step] }
             }
+            9..=11 => self.change_keys_and_log(key, number),
             _ => {
                 // The first write after a snapshot.
                 let head = ObjectKey { snapshot: 0, ..key };
@@ -410,9 +519,62 @@ impl Life {
         self.submit(request, Asked::Change(number));
     }
 
+    /// Keys of an object and an entry of its group's log, or one of both.
+    fn change_keys_and_log(&mut self, key: ObjectKey, number: u64) -> StoreRequest {
+        let (pool, pg, log) = (POOL, key.pg, log_of(u64::from(key.pg.0)));
+        let mut transaction = Vec::new();
+        let first = KEYS.start + self.seed.below(u64::from(KEYS.end - KEYS.start)) as u32;
+        let end = KEYS.end.min(first + 1 + self.seed.below(5) as u32);
+        match self.seed.below(4) {
+            0 => {}
+            1 if self.model.now(key, EXISTS) == 1 => {
+                self.model.set_keys(key, first..end, 0);
+                let (from, to) = (name_of(first), Some(name_of(end - 1)));
+                // As much as the range would take, by its names.
+                self.model.set(key, EXISTS, 1);
+                transaction.push(Operation::RemoveKeyRange { key, from, to });
+                let names = vec![name_of(end - 1)];
+                transaction.push(Operation::RemoveKeys { key, names });
+            }
+            1 => {}
+            _ => {
+                self.model.make(key, 0);
+                self.model.set_keys(key, first..end, number);
+                let pairs = (first..end).map(|cell| (name_of(cell), words(number))).collect();
+                transaction.push(Operation::SetKeys { key, pairs });
+            }
+        }
+        let entry = ENTRIES + number as u32;
+        match self.seed.below(8) {
+            0 => {
+                let up_to = self.seed.below(number + 1);
+                self.model.trim(log, ENTRIES + up_to as u32 + 1);
+                transaction.push(Operation::LogTrim { pool, pg, up_to });
+            }
+            1 if self.seed.one_in(3) => {
+                self.model.trim(log, u32::MAX);
+                self.model.set(log, LAST, 0);
+                transaction.push(Operation::LogRemove { pool, pg });
+            }
+            2..=5 => {
+                self.model.set(log, entry, number);
+                self.model.set(log, LAST, number);
+                let entry = words(number);
+                transaction.push(Operation::LogAppend { pool, pg, version: number, entry });
+            }
+            _ => {}
+        }
+        if transaction.is_empty() {
+            transaction.push(Operation::RaiseVersions { pool, pg, above: 0 });
+        }
+        StoreRequest::Apply { transaction }
+    }
+
     fn submit_question(&mut self) {
         let (key, number) = (self.any_key(), self.model.number);
-        match self.seed.below(8) {
+        match self.seed.below(10) {
+            8 => self.ask_keys(key, number),
+            9 => self.ask_log(key.pg.0, number),
             0 => {
                 let (first, last) = (
                     ObjectKey { object: ObjectId(0), snapshot: 0, ..key },
@@ -436,6 +598,16 @@ impl Life {
         let buffer = IoBuffer::zeroed((offset % 4096 + length).next_multiple_of(4096) as usize);
         let request = StoreRequest::Read { key, offset, length, buffer };
         self.submit(request, Asked::Read { key, start, count, number });
+    }
+
+    fn ask_keys(&mut self, key: ObjectKey, number: u64) {
+        let request = StoreRequest::ListKeys { key, after: None, limit: 100 };
+        self.submit(request, Asked::Keys { key, number });
+    }
+
+    fn ask_log(&mut self, pg: u32, number: u64) {
+        let request = StoreRequest::ReadLog { pool: POOL, pg: PgId(pg), after: 0, limit: 1000 };
+        self.submit(request, Asked::Log { pg, number });
     }
 
     fn poll(&mut self) -> Fallible<()> {
@@ -465,6 +637,15 @@ impl Life {
         self.model.may_be(key, cell, value, number)
     }
 
+    fn expect_cell(&self, key: ObjectKey, cell: u32, value: u64, number: u64) -> Fallible<()> {
+        ensure!(
+            self.may_be(key, cell, value, number),
+            "{key} cell {cell} is {value}, should be {:?} (asked at {number})",
+            self.model.cells.get(&(key, cell))
+        );
+        Ok(())
+    }
+
     fn is_out(&self, refusal: &StoreRefusal) -> bool {
         // A block whose write failed is neither what it was nor what it should have become.
         let is_such = matches!(
@@ -478,7 +659,30 @@ impl Life {
         let StoreCompletion { tag, buffer, result } = completion;
         let asked = self.asked.remove(&tag.0).ok_or("an answer that nobody asked for")?;
         match (asked, result) {
-            (Asked::Change(number), Ok(_)) => self.model.acknowledge(number),
+            (Asked::Change(number), Ok(answer)) => {
+                if let StoreAnswer::Changed { version, .. } = answer {
+                    self.model.note_version(number, version)?;
+                }
+                self.model.acknowledge(number);
+            }
+            (
+                Asked::Keys { key, number },
+                answer @ (Ok(_) | Err(StoreRefusal::NotFound { .. })),
+            ) => {
+                for (cell, value) in keys_in(answer)? {
+                    self.expect_cell(key, cell, value, number)?;
+                }
+            }
+            (Asked::Log { pg, number }, Ok(answer)) => {
+                let log = log_of(u64::from(pg));
+                for (cell, value) in log_in(answer, &self.model.entries(log))? {
+                    self.expect_cell(log, cell, value, number)?;
+                }
+            }
+            (Asked::Version { key }, Ok(StoreAnswer::Status { version, .. })) => {
+                self.model.check_version(key, version)?;
+            }
+            (Asked::Version { .. }, Err(StoreRefusal::NotFound { .. })) => {}
             (Asked::Flush, Ok(_)) => {}
             (Asked::Read { key, start, count, number }, Ok(_)) => {
                 let buffer = buffer.ok_or("a read without its buffer")?;
@@ -492,11 +696,7 @@ impl Life {
                     u64::from_le_bytes(value.as_slice().try_into().unwrap_or_default())
                 });
                 for (cell, value) in [(EXISTS, 1), (SIZE, u64::from(size)), (ATTRIBUTE, value)] {
-                    ensure!(
-                        self.may_be(key, cell, value, number),
-                        "{key} cell {cell} is {value}, should be {:?}",
-                        self.model.cells.get(&(key, cell))
-                    );
+                    self.expect_cell(key, cell, value, number)?;
                 }
             }
             (Asked::Attributes { key, number }, Err(StoreRefusal::NotFound { .. })) => {
@@ -669,6 +869,10 @@ impl Life {
                     self.collapse_object(key(pg, object, snapshot))?;
                 }
             }
+            let (log, pg) = (log_of(pg), PgId(pg as u32));
+            let request = StoreRequest::ReadLog { pool: POOL, pg, after: 0, limit: 1000 };
+            let answer = self.run(request)?.result.map_err(|error| format!("{log}: {error}"))?;
+            self.settle_cells(log, log_in(answer, &self.model.entries(log))?)?;
         }
         self.model.acknowledged.clear();
         Ok(())
@@ -713,6 +917,20 @@ impl Life {
             }
             other => return Err(format!("{key}: {other:?}")),
         }
+        values.extend(keys_in(
+            self.run(StoreRequest::ListKeys { key, after: None, limit: 100 })?.result,
+        )?);
+        if let Ok(StoreAnswer::Status { version, .. }) =
+            self.run(StoreRequest::Status { key })?.result
+        {
+            self.model.check_version(key, version)?;
+            let number = self.model.touched.get(&key).copied().unwrap_or(0);
+            self.model.versions.insert(key, (number, version));
+        }
+        self.settle_cells(key, values)
+    }
+
+    fn settle_cells(&mut self, key: ObjectKey, values: Vec<(u32, u64)>) -> Fallible<()> {
         for (cell, value) in values {
             let floor = self.model.floor(key, cell);
             ensure!(
@@ -748,9 +966,13 @@ impl Life {
                         StoreRequest::Attributes { key },
                         Asked::Attributes { key, number },
                     );
+                    self.ask_keys(key, number);
+                    self.submit(StoreRequest::Status { key }, Asked::Version { key });
                     self.settle_asked()?;
                 }
             }
+            self.ask_log(pg as u32, self.model.number);
+            self.settle_asked()?;
         }
         Ok(())
     }
@@ -791,9 +1013,13 @@ impl Life {
         for pg in 0..GROUPS {
             for object in 0..OBJECTS {
                 for snapshot in 0..3 {
-                    objects += self.model.now(key(pg, object, snapshot), EXISTS);
+                    let key = key(pg, object, snapshot);
+                    objects += self.model.now(key, EXISTS);
+                    // Keys are in an object of their own, and so is a log.
+                    objects += u64::from(KEYS.clone().any(|cell| self.model.now(key, cell) != 0));
                 }
             }
+            objects += u64::from(self.model.now(log_of(pg), LAST) != 0);
         }
         let disks = self.span.disks();
         for disk in &disks {
@@ -810,6 +1036,76 @@ impl Life {
         }
         Ok(())
     }
+}
+
+/// The version of an object's removal, and of making it anew when its group has gone to another
+/// disk.
+pub(crate) fn versions_of_one_made_anew(omit: Omit) -> Fallible<(u64, u64)> {
+    let plan = Plan {
+        seed: 1,
+        steps: 0,
+        disks: 1,
+        workers: 1,
+        has_cuts: false,
+        has_failures: false,
+        omit,
+    };
+    let mut life = Life::new(plan);
+    let key = key(0, 0, 0);
+    let change = |life: &mut Life, step| {
+        let done = life.run(StoreRequest::Apply { transaction: vec![step] })?;
+        match done.result {
+            Ok(StoreAnswer::Changed { version, .. }) => Ok(version),
+            other => Err(format!("a change was answered by {other:?}")),
+        }
+    };
+    // More than the moves of all groups are for the target.
+    for _ in 0..3000 {
+        change(&mut life, Operation::Touch { key })?;
+    }
+    let removed = change(&mut life, Operation::Remove { key })?;
+    let disk = formatted(2, 7);
+    life.span.join(member(2, disk)).map_err(|refused| refused.error.to_string())?;
+    life.poll()?;
+    life.span.set_draining(DiskId(1), true).map_err(|error| error.to_string())?;
+    life.come_to_rest()?;
+    ensure!(life.span.disks().iter().any(|disk| disk.leaving == 0), "nothing moved");
+    Ok((removed, change(&mut life, Operation::Touch { key })?))
+}
+
+/// The cells of an object's keys, all of them.
+fn keys_in(answer: Result<StoreAnswer, StoreRefusal>) -> Fallible<Vec<(u32, u64)>> {
+    let pairs = match answer {
+        Ok(StoreAnswer::Keys { pairs, more: false }) => pairs,
+        Err(StoreRefusal::NotFound { .. }) => Vec::new(),
+        other => return Err(format!("keys were answered by {other:?}")),
+    };
+    let mut pairs: BTreeMap<_, _> = pairs.into_iter().collect();
+    let cells = KEYS.map(|cell| match pairs.remove(&name_of(cell)) {
+        Some(bytes) => Ok((cell, value_in(&bytes).ok_or(format!("key {cell} is torn"))?)),
+        None => Ok((cell, 0)),
+    });
+    let cells = cells.collect::<Fallible<Vec<_>>>()?;
+    ensure!(pairs.is_empty(), "keys that nobody set: {pairs:?}");
+    Ok(cells)
+}
+
+/// The cells of a log: its last version, and each entry that it ever had.
+fn log_in(answer: StoreAnswer, known: &[u32]) -> Fallible<Vec<(u32, u64)>> {
+    let StoreAnswer::Log { entries, last, more: false } = answer else {
+        return Err(format!("a log was answered by {answer:?}"));
+    };
+    let mut entries: BTreeMap<_, _> = entries.into_iter().collect();
+    let mut cells = vec![(LAST, last)];
+    for &cell in known {
+        let value = match entries.remove(&u64::from(cell - ENTRIES)) {
+            Some(bytes) => value_in(&bytes).ok_or(format!("entry {cell} is torn"))?,
+            None => 0,
+        };
+        cells.push((cell, value));
+    }
+    ensure!(entries.is_empty(), "entries that nobody appended: {entries:?}");
+    Ok(cells)
 }
 
 /// Something to stand in while the real one is taken apart.
