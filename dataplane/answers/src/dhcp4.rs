@@ -5,7 +5,6 @@
 //! address, so a client that wants another one is told so (NAK) at once instead of being left to
 //! time out.
 
-use crate::Dhcp;
 use crate::directory::{Lease, Nic, Silence};
 use crate::frame::{Macs, datagram};
 use dhcproto::v4::{
@@ -14,6 +13,7 @@ use dhcproto::v4::{
 use dhcproto::{Decodable, Decoder, Encodable};
 use ipnet::Ipv4Net;
 use plinth_ids::MacAddress;
+use plinth_switch_api::SubnetDhcp;
 use plinth_wire::DHCP_SERVER_PORT;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -126,7 +126,7 @@ fn requested(question: &Message, lease: &Lease<Ipv4Addr>) -> Result<Reply, Silen
 
 fn message(
     nic: &Nic,
-    terms: &Dhcp,
+    terms: &SubnetDhcp,
     lease: &Lease<Ipv4Addr>,
     question: &Message,
     reply: Reply,
@@ -168,7 +168,7 @@ fn message(
 }
 
 /// What a client is told beside its address, whether it asked for it or not: it fits.
-fn settings(options: &mut DhcpOptions, nic: &Nic, terms: &Dhcp, lease: &Lease<Ipv4Addr>) {
+fn settings(options: &mut DhcpOptions, nic: &Nic, terms: &SubnetDhcp, lease: &Lease<Ipv4Addr>) {
     let mask = u32::MAX.checked_shl(32 - u32::from(lease.prefix_length)).unwrap_or(0);
     let broadcast = lease.network.to_bits() | !mask;
     options.insert(DhcpOption::SubnetMask(Ipv4Addr::from_bits(mask)));

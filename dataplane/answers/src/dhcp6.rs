@@ -2,13 +2,13 @@
 //! DHCPv6 (RFC 8415): settings for a guest that makes its own address, and for one that wants to
 //! be told it, the address that control assigned.
 
-use crate::Dhcp;
 use crate::directory::{Lease, Nic, Silence};
 use crate::frame::{Macs, datagram};
 use dhcproto::v6::{
     DhcpOption, DhcpOptions, IAAddr, IANA, Message, MessageType, OptionCode, Status, StatusCode,
 };
 use dhcproto::{Decodable, Decoder, Encodable, Name};
+use plinth_switch_api::SubnetDhcp;
 use plinth_wire::{DHCPV6_SERVER_PORT, link_local_of};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
@@ -125,7 +125,7 @@ fn kind_of(question: &Message, names_server: bool) -> Result<MessageType, Silenc
 fn addresses(
     options: &mut DhcpOptions,
     lease: &Lease<Ipv6Addr>,
-    terms: &Dhcp,
+    terms: &SubnetDhcp,
     question: &Message,
 ) -> Result<(), Silence> {
     let asked = question.opts().get_all(OptionCode::IANA).unwrap_or_default();
@@ -170,7 +170,7 @@ fn in_association(options: &DhcpOptions) -> impl Iterator<Item = Ipv6Addr> {
 
 /// The first association gets the NIC's address, others get none. An address of the client's
 /// that is not the NIC's is taken back by giving it no more time (section 18.3.4).
-fn assigned(ia: &IANA, nth: usize, lease: &Lease<Ipv6Addr>, terms: &Dhcp) -> DhcpOption {
+fn assigned(ia: &IANA, nth: usize, lease: &Lease<Ipv6Addr>, terms: &SubnetDhcp) -> DhcpOption {
     let mut inner = DhcpOptions::new();
     let time = |addr, seconds| {
         let opts = DhcpOptions::new();
@@ -192,7 +192,7 @@ const fn said(status: Status) -> StatusCode {
     StatusCode { status, msg: String::new() }
 }
 
-fn settings(options: &mut DhcpOptions, nic: &Nic, terms: &Dhcp, kind: MessageType) {
+fn settings(options: &mut DhcpOptions, nic: &Nic, terms: &SubnetDhcp, kind: MessageType) {
     let dns = nic.terms.dns_ipv6();
     if !dns.is_empty() {
         options.insert(DhcpOption::DomainNameServers(dns));

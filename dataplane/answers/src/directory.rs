@@ -3,9 +3,10 @@
 
 use crate::dns::Zone;
 use crate::frame::{Kind, Received};
-use crate::{Dhcp, Question, Settings, dhcp4, dhcp6, dns, router};
+use crate::settings::Settings;
+use crate::{Question, dhcp4, dhcp6, dns, router};
 use plinth_ids::{MacAddress, PortId, Vni};
-use plinth_switch_api::{GuestPort, Subnet, SwitchConfig};
+use plinth_switch_api::{GuestPort, Subnet, SubnetDhcp, SwitchConfig};
 use plinth_wire::{DHCP_SERVER_PORT, DHCPV6_SERVER_PORT, ND_ROUTER_SOLICITATION};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -60,10 +61,10 @@ pub(crate) struct Lease<A> {
     pub(crate) prefix_length: u8,
 }
 
-/// [`Dhcp`] with its defaults filled in.
+/// [`SubnetDhcp`] with its defaults filled in.
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
-    pub(crate) dhcp: Option<Dhcp>,
+    pub(crate) dhcp: Option<SubnetDhcp>,
     pub(crate) dns: Vec<IpAddr>,
     pub(crate) domain: Option<String>,
 }
@@ -78,7 +79,8 @@ pub struct Directory {
 impl Directory {
     /// Of a configuration that the switch has taken: what does not fit together there is
     /// answered with silence here.
-    pub fn new(config: &SwitchConfig, settings: &Settings) -> Self {
+    pub fn new(config: &SwitchConfig) -> Self {
+        let settings = &Settings::of(&config.answers);
         let mut nics = BTreeMap::new();
         let mut zones = BTreeMap::new();
         for vpc in &config.vpcs {
@@ -142,9 +144,14 @@ fn said(answer: Result<Vec<u8>, Silence>) -> Answer {
 }
 
 impl Nic {
-    fn new(port: &GuestPort, subnet: &Subnet, router_mac: MacAddress, settings: &Settings) -> Self {
+    fn new(
+        port: &GuestPort,
+        subnet: &Subnet,
+        router_mac: MacAddress,
+        settings: &Settings<'_>,
+    ) -> Self {
         let dns = settings.dns.get(&port.vni);
-        let dhcp = settings.dhcp.get(&(port.vni, subnet.name.clone()));
+        let dhcp = settings.dhcp.get(&(port.vni, &subnet.name)).copied();
         let host_name = settings.host_names.get(&(port.vni, port.mac));
         let mut ipv4 = None;
         let mut ipv6 = None;

@@ -4,12 +4,12 @@
 use crate::directory::{Answer, DNS_PORT, Silence};
 use crate::frame::{Kind, Macs, Received, datagram};
 use crate::question::Question;
-use crate::{Settings, VpcDns};
+use crate::settings::Settings;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, PTR, SOA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use plinth_ids::{MacAddress, Vni};
-use plinth_switch_api::{SwitchConfig, Vpc};
+use plinth_switch_api::{SwitchConfig, Vpc, VpcDns};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -32,7 +32,7 @@ pub(crate) struct Zone {
 }
 
 impl Zone {
-    pub(crate) fn new(vpc: &Vpc, dns: &VpcDns, config: &SwitchConfig, told: &Settings) -> Self {
+    pub(crate) fn new(vpc: &Vpc, dns: &VpcDns, config: &SwitchConfig, told: &Settings<'_>) -> Self {
         let zone = Name::from_ascii(&dns.zone).ok().map(|mut name| {
             name.set_fqdn(true);
             name.to_lowercase()
@@ -41,7 +41,7 @@ impl Zone {
         let mut filled = Self {
             name: zone,
             router_mac: vpc.router_mac,
-            upstream: dns.upstream.clone(),
+            upstream: dns.upstreams.clone(),
             gateways: gateways.collect(),
             addresses: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -70,7 +70,7 @@ impl Zone {
 /// Named NICs of a VPC, wherever they are.
 fn hosts<'a>(
     config: &'a SwitchConfig,
-    told: &'a Settings,
+    told: &'a Settings<'a>,
     vni: Vni,
 ) -> impl Iterator<Item = (&'a str, &'a [IpAddr])> {
     let here = config.ports.iter().map(|port| (port.vni, port.mac, &port.addresses[..]));

@@ -7,6 +7,9 @@
 //! gives a whole frame back, or says that a name is somebody else's to resolve. It keeps nothing
 //! between questions: a lease is what control assigned, so there is nothing to remember.
 //!
+//! Beside it stand the two that remember: a [`Schedule`] of advertisements, and a [`Forwarder`] of
+//! questions that are asked upstream.
+//!
 //! The frame's source was held to the NIC's addresses before it came here (`plinth-vswitch`);
 //! what is inside the message is not believed: a client that calls itself by another MAC than
 //! its NIC's gets no answer.
@@ -17,11 +20,16 @@ mod dhcp4;
 mod dhcp6;
 mod directory;
 mod dns;
+mod forwarder;
 mod frame;
 mod question;
 mod router;
+mod schedule;
 mod settings;
 
 pub use directory::{Answer, Directory, Silence};
+pub use forwarder::{
+    Forwarder, PATIENCE, Reply, Send, Ticket, TooMany, UNDER_WAY_MAX, UNDER_WAY_OF_ONE_MAX,
+};
 pub use question::Question;
-pub use settings::{Dhcp, DhcpRoute, Settings, VpcDns};
+pub use schedule::Schedule;

@@ -47,7 +47,7 @@ impl Question {
 }
 
 /// Where the first question of a message ends: names there are not compressed.
-fn question_end(message: &[u8]) -> Option<usize> {
+pub(crate) fn question_end(message: &[u8]) -> Option<usize> {
     let mut at = 12;
     loop {
         match *message.get(at)? {

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{GUEST, PORT, config, frame, open, settings};
+use common::{GUEST, PORT, config, frame, open};
 use plinth_answers::{Answer, Directory};
 use plinth_ids::MacAddress;
 use proptest::prelude::*;
@@ -45,7 +45,7 @@ fn check(answer: &Answer) {
 
 #[test]
 fn the_seeds_are_answered() {
-    let directory = Directory::new(&config(), &settings());
+    let directory = Directory::new(&config());
     for (from, to, payload) in seeds() {
         let answer = directory.answer(PORT, &frame(GUEST, from, to, &payload));
         assert!(matches!(answer, Answer::Reply(_)), "{answer:?}");
@@ -70,7 +70,7 @@ proptest! {
         }
         payload.truncate(payload.len() - cut.index(payload.len() / 4));
         payload.extend_from_slice(&more);
-        check(&Directory::new(&config(), &settings()).answer(PORT, &frame(GUEST, from, to, &payload)));
+        check(&Directory::new(&config()).answer(PORT, &frame(GUEST, from, to, &payload)));
     }
 
     #[test]
@@ -81,6 +81,6 @@ proptest! {
         if whole && bytes.len() > 12 {
             bytes[6..12].copy_from_slice(&GUEST.0);
         }
-        check(&Directory::new(&config(), &settings()).answer(PORT, &bytes));
+        check(&Directory::new(&config()).answer(PORT, &bytes));
     }
 }

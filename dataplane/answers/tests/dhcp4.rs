@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{GUEST, Opened, PORT, config, frame, open, settings};
+use common::{GUEST, Opened, PORT, config, frame, open};
 use dhcproto::v4::{DhcpOption, Flags, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Decoder, Encodable};
 use plinth_answers::{Answer, Directory, Silence};
@@ -31,7 +31,7 @@ fn ask(message: &Message) -> Answer {
     let bytes = message.to_vec().unwrap();
     let frame =
         frame(GUEST, "0.0.0.0:68".parse().unwrap(), "255.255.255.255:67".parse().unwrap(), &bytes);
-    Directory::new(&config(), &settings()).answer(PORT, &frame)
+    Directory::new(&config()).answer(PORT, &frame)
 }
 
 fn told(answer: &Answer) -> (Opened, Message) {
@@ -150,7 +150,7 @@ fn who_speaks_for_another_client_or_for_a_relay_is_not_answered() {
     let bytes = message(MessageType::Discover).to_vec().unwrap();
     let ends = ("0.0.0.0:68".parse().unwrap(), "255.255.255.255:67".parse().unwrap());
     let spoofed = frame(MacAddress([2, 0, 0, 0, 0, 2]), ends.0, ends.1, &bytes);
-    let answer = Directory::new(&config(), &settings()).answer(PORT, &spoofed);
+    let answer = Directory::new(&config()).answer(PORT, &spoofed);
     assert_eq!(answer, Answer::Silence(Silence::Foreign));
 }
 
@@ -160,7 +160,7 @@ fn a_port_outside_every_subnet_and_an_unknown_one_are_not_served() {
     let ends = ("0.0.0.0:68".parse().unwrap(), "255.255.255.255:67".parse().unwrap());
     let frame = frame(GUEST, ends.0, ends.1, &bytes);
     for port in [PortId(3), PortId(99)] {
-        let answer = Directory::new(&config(), &settings()).answer(port, &frame);
+        let answer = Directory::new(&config()).answer(port, &frame);
         assert_eq!(answer, Answer::Silence(Silence::NotServed));
     }
 }
@@ -177,8 +177,7 @@ fn a_lease_of_all_lengths_has_its_mask() {
         config.vpcs[0].subnets[0].prefixes[0].gateway = gateway.parse().unwrap();
         let bytes = message(MessageType::Discover).to_vec().unwrap();
         let ends = ("0.0.0.0:68".parse().unwrap(), "255.255.255.255:67".parse().unwrap());
-        let answer = Directory::new(&config, &settings())
-            .answer(PORT, &frame(GUEST, ends.0, ends.1, &bytes));
+        let answer = Directory::new(&config).answer(PORT, &frame(GUEST, ends.0, ends.1, &bytes));
         let Answer::Reply(frame) = answer else { panic!("{answer:?}") };
         let payload = open(&frame).payload;
         let offer = Message::decode(&mut Decoder::new(&payload)).unwrap();

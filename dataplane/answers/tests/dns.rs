@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{GUEST, PORT, config, frame, open, settings};
+use common::{GUEST, PORT, config, frame, open};
 use hickory_proto::op::{Edns, Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use plinth_answers::{Answer, Directory, Question, Silence};
@@ -24,7 +24,7 @@ fn query(name: &str, kind: RecordType) -> Message {
 fn ask_at(server: &str, message: &Message) -> Answer {
     let bytes = message.to_vec().unwrap();
     let frame = frame(GUEST, CLIENT.parse().unwrap(), server.parse().unwrap(), &bytes);
-    Directory::new(&config(), &settings()).answer(PORT, &frame)
+    Directory::new(&config()).answer(PORT, &frame)
 }
 
 fn ask(message: &Message) -> Answer {
@@ -140,19 +140,17 @@ fn a_name_of_very_many_addresses_is_cut_and_marked() {
     config.ports[0].addresses.extend((0..60).map(|host| IpAddr::from([10, 0, 0, 100 + host])));
     let bytes = query("web-1.shop.internal.", RecordType::A).to_vec().unwrap();
     let ends = (CLIENT.parse().unwrap(), "10.0.0.1:53".parse().unwrap());
-    let answer =
-        Directory::new(&config, &settings()).answer(PORT, &frame(GUEST, ends.0, ends.1, &bytes));
+    let answer = Directory::new(&config).answer(PORT, &frame(GUEST, ends.0, ends.1, &bytes));
     assert!(told(&answer).metadata.truncation);
 }
 
 #[test]
 fn without_an_upstream_other_names_are_refused() {
-    let mut settings = settings();
-    settings.dns.values_mut().for_each(|dns| dns.upstream.clear());
+    let mut config = config();
+    config.answers.dns[0].upstreams.clear();
     let bytes = query("example.org.", RecordType::A).to_vec().unwrap();
     let ends = (CLIENT.parse().unwrap(), "10.0.0.1:53".parse().unwrap());
-    let answer =
-        Directory::new(&config(), &settings).answer(PORT, &frame(GUEST, ends.0, ends.1, &bytes));
+    let answer = Directory::new(&config).answer(PORT, &frame(GUEST, ends.0, ends.1, &bytes));
     let Answer::Reply(frame) = answer else { panic!("{answer:?}") };
     let message = Message::from_vec(&open(&frame).payload).unwrap();
     assert_eq!(message.metadata.response_code, ResponseCode::Refused);

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{GUEST, PORT, ROUTER, config, frame, open, settings};
+use common::{GUEST, PORT, ROUTER, config, frame, open};
 use dhcproto::v6::{
     DhcpOption, DhcpOptions, IAAddr, IANA, Message, MessageType, OptionCode, Status,
 };
@@ -55,7 +55,7 @@ fn options(message: &[u8]) -> Vec<(u8, Vec<u8>)> {
 
 #[test]
 fn a_guest_that_asks_for_a_router_is_told_of_it_its_prefix_mtu_and_servers() {
-    let directory = Directory::new(&config(), &settings());
+    let directory = Directory::new(&config());
     let answer = directory.answer(PORT, &solicitation(GUEST, 255));
     let Answer::Reply(frame) = answer else { panic!("{answer:?}") };
     let message = advertisement(&frame, link_local_of(GUEST));
@@ -75,7 +75,7 @@ fn a_guest_that_asks_for_a_router_is_told_of_it_its_prefix_mtu_and_servers() {
 
 #[test]
 fn a_guest_whose_address_is_made_of_its_mac_may_make_it() {
-    let directory = Directory::new(&config(), &settings());
+    let directory = Directory::new(&config());
     let frame = directory.advertisement(PortId(2)).unwrap();
     let message = advertisement(&frame, "ff02::1".parse().unwrap());
     assert_eq!(message[5], 0x40);
@@ -88,7 +88,7 @@ fn a_guest_whose_address_is_made_of_its_mac_may_make_it() {
 
 #[test]
 fn a_solicitation_that_a_router_forwarded_is_not_answered() {
-    let answer = Directory::new(&config(), &settings()).answer(PORT, &solicitation(GUEST, 254));
+    let answer = Directory::new(&config()).answer(PORT, &solicitation(GUEST, 254));
     assert_eq!(answer, Answer::Silence(Silence::Malformed));
 }
 
@@ -117,7 +117,7 @@ fn ask(message: &Message) -> Answer {
     let from = SocketAddr::new(link_local_of(GUEST).into(), 546);
     let to = "[ff02::1:2]:547".parse().unwrap();
     let frame = frame(GUEST, from, to, &message.to_vec().unwrap());
-    Directory::new(&config(), &settings()).answer(PORT, &frame)
+    Directory::new(&config()).answer(PORT, &frame)
 }
 
 fn told(answer: &Answer) -> Message {

@@ -22,6 +22,7 @@
 //!
 //! [`MemoryPort`] is the fake twin of the other two, with faults.
 
+mod asking;
 mod capture;
 mod ethernet;
 mod guest;
@@ -32,6 +33,10 @@ mod poller;
 mod port;
 mod turns;
 
+pub use asking::{
+    AnswerLost, AnsweringPort, AskingPort, QUESTION_LENGTH_MAX, QUESTIONS_MAX,
+    Question as GuestQuestion, Slip, WakeWorker, asking,
+};
 pub use capture::{Capture, CaptureBounds, CaptureFilter, CaptureReader, Captured, capture};
 pub use ethernet::EthernetPort;
 pub use guest::GuestPort;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From one port's burst to the ports that it goes to.
 
+use crate::asking::ANSWERS_ROUND;
 use crate::turns::Turns;
-use crate::{Capture, Delivery, Frame, GuestPort, Port};
+use crate::{AskingPort, Capture, Delivery, Frame, GuestPort, Port};
 use plinth_backends::net::{BURST, HEAD_MAX, OutboundBurst, Payload, SegmentRequest};
 use plinth_dpdk::Mbuf;
 use plinth_ids::Moment;
@@ -48,6 +49,8 @@ pub(crate) struct Path {
     stages: StageCycles,
     /// Whose copies of packets are wanted.
     pub(crate) capture: Option<Box<Capture>>,
+    /// To the thread that answers guests' questions, if there is one.
+    pub(crate) asking: Option<AskingPort>,
 }
 
 /// Where the time of rounds that moved packets went, in cycles of the time-stamp counter. Five
@@ -106,6 +109,7 @@ impl Path {
             first_pair: 0,
             stages: StageCycles::default(),
             capture: None,
+            asking: None,
         }
     }
 
@@ -209,8 +213,38 @@ impl Path {
         }
     }
 
+    /// Gives guests the answers that came back. Says how many.
+    pub(crate) fn tell(&mut self) -> usize {
+        let mut told = 0;
+        while told < ANSWERS_ROUND
+            && let Some(slip) = self.asking.as_ref().and_then(AskingPort::next_answer)
+        {
+            told += 1;
+            let frame = slip.frame();
+            let length = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+            if let Some(index) = self.switch.say(&slip.origin(), length) {
+                let delivery = Delivery {
+                    head: frame,
+                    payload: Payload::EMPTY,
+                    partial: None,
+                    segmentation: None,
+                };
+                if let Err(reason) = self.deliver(index, &delivery) {
+                    self.switch.unsaid(index, length, reason);
+                }
+            }
+            if let Some(asking) = &self.asking {
+                asking.give_back(slip);
+            }
+        }
+        told
+    }
+
     /// Shows every port's other side what it got. Once a round.
     pub(crate) fn flush(&mut self) {
+        if let Some(asking) = &mut self.asking {
+            asking.flush();
+        }
         let mut lap = (!self.touched.is_empty()).then(Lap::begin);
         while let Some(place) = self.touched.pop() {
             self.is_touched[place] = false;
@@ -371,15 +405,43 @@ impl Path {
         payload: impl Fn(usize, Range<usize>) -> Payload<'a>,
     ) {
         let mut order = [0u8; BURST_MAX];
-        let mut left = 0u32;
+        let (mut left, mut asks) = (0u32, 0u32);
         for (nth, packet) in self.packets[..count].iter().enumerate() {
             left |= u32::from(matches!(packet.verdict(), Verdict::Send(_))) << nth;
+            asks |= u32::from(packet.verdict() == Verdict::Ask) << nth;
+        }
+        if asks != 0 {
+            self.hand_on(asks, &payload);
         }
         while left != 0 {
             let first = &self.packets[left.trailing_zeros() as usize];
             let Verdict::Send(target) = first.verdict() else { return };
             let group = self.group(target, &mut left, &mut order);
             self.put_out(target, group, &payload);
+        }
+    }
+
+    /// Hands the questions among the packets to whoever answers them.
+    #[cold]
+    fn hand_on<'a>(&mut self, asks: u32, payload: &impl Fn(usize, Range<usize>) -> Payload<'a>) {
+        for nth in (0..BURST_MAX).filter(|nth| asks & (1 << nth) != 0) {
+            let packet = &self.packets[nth];
+            let (head, tail) = (packet.head(), payload(nth, packet.tail()));
+            let length = head.len() + tail.len();
+            let fill = |into: &mut [u8]| {
+                let (front, back) = into.split_at_mut(head.len());
+                front.copy_from_slice(head);
+                tail.copy_to(back);
+            };
+            let origin = self.switch.origin(packet);
+            let is_asked = self
+                .asking
+                .as_mut()
+                .zip(origin)
+                .is_some_and(|(asking, origin)| asking.ask(origin, length, fill));
+            if !is_asked {
+                self.switch.unasked(&self.packets[nth]);
+            }
         }
     }
 

@@ -3,7 +3,9 @@
 
 use crate::message::{PortSet, UplinkChange};
 use crate::path::Path;
-use crate::{Answer, Discarded, GuestPort, HandedStep, Message, Port, Question, Scanned};
+use crate::{
+    Answer, AskingPort, Discarded, GuestPort, HandedStep, Message, Port, Question, Scanned,
+};
 use crossbeam_channel::{Receiver, Sender};
 use plinth_backends::{DeviceToken, QueueEvent};
 use plinth_dpdk::Registration;
@@ -65,6 +67,13 @@ impl DataPath {
             is_held: false,
             _registration: registration,
         }
+    }
+
+    /// Hands questions of guests on to a thread that answers them.
+    #[must_use]
+    pub fn with_asking(mut self, port: AskingPort) -> Self {
+        self.path.asking = Some(port);
+        self
     }
 
     fn take_messages(&mut self, now: Moment) -> usize {
@@ -257,7 +266,7 @@ fn tell(answer: &Sender<Discarded>, discarded: Discarded) {
 
 impl Poller for DataPath {
     fn poll(&mut self, now: Moment) -> usize {
-        let told = self.take_messages(now) + self.take_events();
+        let told = self.take_messages(now) + self.take_events() + self.path.tell();
         let moved = if self.is_held { 0 } else { self.path.round(now) };
         self.tick(now);
         self.path.flush();

@@ -7,6 +7,7 @@
 //! socket, so that a person can speak them with `socat`. A field that is not known is an error:
 //! a configuration that is half understood must not be carried out.
 
+mod answers;
 mod external;
 mod limits;
 mod look;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+pub use answers::{Answers, DhcpRoute, HostName, SubnetDhcp, VpcDns};
 pub use external::{
     Binding, External, ExternalAddress, ExternalStatus, Forward, ForwardProtocol, Line, NatGateway,
     Serves,
@@ -56,6 +58,9 @@ pub struct SwitchConfig {
     /// How NICs here reach what is no VPC.
     #[serde(default)]
     pub external: External,
+    /// What guests are told that ask the network itself.
+    #[serde(default)]
+    pub answers: Answers,
 }
 
 impl SwitchConfig {
@@ -70,6 +75,7 @@ impl SwitchConfig {
             vpcs: Vec::new(),
             security_groups: Vec::new(),
             external: External::NONE,
+            answers: Answers::NONE,
         }
     }
 }

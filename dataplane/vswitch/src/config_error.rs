@@ -2,7 +2,7 @@
 //! Why a configuration is refused.
 
 use crate::snapshot::TUNNEL_MTU_OVERHEAD;
-use crate::{ExternalError, SecurityError, VpcError};
+use crate::{AnswersError, ExternalError, SecurityError, VpcError};
 use plinth_ids::{Epoch, MacAddress, Name, PortId, Vni};
 use plinth_switch_api::CONFIG_VERSION;
 use std::fmt;
@@ -96,6 +96,8 @@ pub enum ConfigError {
     Security(#[from] SecurityError),
     #[error(transparent)]
     External(#[from] ExternalError),
+    #[error(transparent)]
+    Answers(#[from] AnswersError),
 }
 
 impl ConfigError {
@@ -128,6 +130,7 @@ impl ConfigError {
             Self::Vpc(error) => error.code(),
             Self::Security(error) => error.code(),
             Self::External(error) => error.code(),
+            Self::Answers(error) => error.code(),
         }
     }
 }

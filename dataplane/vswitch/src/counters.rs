@@ -19,7 +19,7 @@ pub struct PortCounters {
     pub forwarded: u64,
     /// Of those received: answered by the switch, to the port they came from.
     pub answered: u64,
-    /// Of those received: for the switch itself.
+    /// Of those received: for the switch itself, also to be answered beside the worker.
     pub absorbed: u64,
     drops: [u64; DropReason::COUNT],
 }
@@ -63,7 +63,7 @@ impl PortCounters {
         match verdict {
             Verdict::Send(port) if port == here => self.answered += 1,
             Verdict::Send(_) => self.forwarded += 1,
-            Verdict::Absorbed => self.absorbed += 1,
+            Verdict::Absorbed | Verdict::Ask => self.absorbed += 1,
             Verdict::Drop(reason) => self.count_drop(reason),
         }
     }
@@ -71,6 +71,12 @@ impl PortCounters {
     pub(crate) fn count_sent(&mut self, length: u32) {
         self.sent += 1;
         self.bytes_sent += u64::from(length);
+    }
+
+    /// Turns a question that nobody could be handed into a drop.
+    pub(crate) fn count_unasked(&mut self, reason: DropReason) {
+        self.absorbed = self.absorbed.saturating_sub(1);
+        self.count_drop(reason);
     }
 
     /// Turns a packet counted as sent into a drop.

@@ -95,8 +95,10 @@ drop_reasons! {
     ArpTargetUnknown,
     /// Neighbor solicitation asks for an address that nobody in the VPC has.
     NdTargetUnknown,
-    /// A DHCP request: no address is given out by DHCP.
+    /// A DHCP request in a subnet where nothing is given out by DHCP.
     DhcpUnanswered,
+    /// A guest asks DHCP, DNS or for a router more often than is answered.
+    QuestionRateExceeded,
     /// Broadcast other than ARP and DHCP: the overlay does not flood.
     BroadcastUnsupported,
     /// Multicast other than ND: the overlay does not flood.

@@ -275,6 +275,7 @@ impl Fuzzed {
             fragments: 8,
             // Two equal packets have one fate: nobody may run out of answers in between.
             icmp_errors_per_second: u32::MAX,
+            questions_per_second: 1000,
             ..Limits::default()
         };
         let mut switch = Switch::new(limits, 1);

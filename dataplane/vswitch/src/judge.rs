@@ -79,6 +79,10 @@ impl Judge<'_> {
         let decision = match forward::judge(self.switch, snapshot, ingress, self.flow, standing)? {
             Judgment::Forward(decision) => decision,
             Judgment::Pieces => return self.decide_piece(),
+            Judgment::Question => {
+                self.switch.questions.spend(self.now, ingress)?;
+                return Ok(Verdict::Ask);
+            }
             Judgment::Router => {
                 router::answer_echo(self.packet, &self.flow.parsed)?;
                 return Ok(Verdict::Send(self.packet.port()));

@@ -37,6 +37,7 @@ mod neighbors;
 mod packet;
 mod pipeline;
 mod prefix_table;
+mod questions;
 mod rates;
 #[allow(dead_code, reason = "the stages that route and filter take it up")]
 mod route;
@@ -58,8 +59,9 @@ pub use drop_reason::DropReason;
 pub use handover::{HANDED_BYTES, HandedPlace, TakeOverError, TakenConnections};
 pub use limits::{Limits, Timeouts, VpcLimits};
 pub use packet::{BURST_MAX, HEADERS_MAX, Offload, Packet, PortIndex, Verdict};
+pub use questions::Origin;
 pub use scan::{FLOW_ROOM_MIN, FlowCopy, FlowFilter};
 pub use snapshot::{PortChange, Snapshot};
 pub use status::FLOWS_LISTED_MAX;
 pub use switch::{ControlFrame, FlowCounters, Switch};
-pub use validate::{ExternalError, RulePlace, SecurityError, VpcError};
+pub use validate::{AnswersError, ExternalError, RulePlace, SecurityError, VpcError};

@@ -25,6 +25,8 @@ pub struct Limits {
     pub fragments: u32,
     /// ICMP errors a second that the switch sends of its own accord, over all ports.
     pub icmp_errors_per_second: u32,
+    /// Questions a second of one guest that are handed on to be answered beside the worker.
+    pub questions_per_second: u32,
     /// External addresses, bound ones and those of NAT gateways.
     pub external_addresses: u16,
     pub timeouts: Timeouts,
@@ -74,6 +76,7 @@ impl Default for Limits {
             vpc: VpcLimits::DEFAULT,
             fragments: 1 << 12,
             icmp_errors_per_second: 1000,
+            questions_per_second: 1000,
             external_addresses: 4096,
             timeouts: Timeouts::DEFAULT,
         }

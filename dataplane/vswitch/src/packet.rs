@@ -67,6 +67,9 @@ pub enum Verdict {
     Send(PortIndex),
     /// It was for the switch itself, which took notice. Nothing is to be sent.
     Absorbed,
+    /// A guest's question that is answered beside the worker: the whole incoming frame is to be
+    /// handed there, as it was judged: [`Packet::head`] and [`Packet::tail`].
+    Ask,
     Drop(DropReason),
 }
 

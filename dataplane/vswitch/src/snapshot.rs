@@ -6,6 +6,7 @@
 
 use crate::external::ExternalTables;
 use crate::lookup::Lookup;
+use crate::questions::{Answered, AnswersIndex};
 use crate::security::{GroupSet, SecurityBuilder, SecurityTables};
 use crate::validate::{check_count, is_host, is_within, validate};
 use crate::vpc::{SubnetIndex, VpcTables, is_routable};
@@ -74,10 +75,17 @@ pub(crate) struct Port {
     /// Ranges that the guest may speak from beside its addresses.
     pub(crate) allowed: Box<[Prefix]>,
     pub(crate) limits: PortLimits,
+    /// Which of its guest's questions are answered beside the worker.
+    pub(crate) answered: Answered,
 }
 
 impl Port {
-    fn new(port: &GuestPort, subnet: Option<SubnetIndex>, groups: Option<GroupSet>) -> Self {
+    fn new(
+        port: &GuestPort,
+        subnet: Option<SubnetIndex>,
+        groups: Option<GroupSet>,
+        answered: Answered,
+    ) -> Self {
         Self {
             id: port.id,
             name: port.name.clone(),
@@ -90,6 +98,7 @@ impl Port {
             groups,
             allowed: port.allowed.clone().into(),
             limits: port.limits,
+            answered,
         }
     }
 
@@ -204,6 +213,7 @@ impl Snapshot {
         };
         let wanted = by_id(config);
         let before = previous.config.as_ref().map(by_id).unwrap_or_default();
+        let answers = AnswersIndex::new(&config.answers);
         let mut slots = previous.slots.clone();
         for (slot, index) in slots.iter_mut().zip(0..) {
             let Some(id) = slot.as_ref().map(|port| port.id) else { continue };
@@ -239,7 +249,8 @@ impl Snapshot {
             let vpc = self.vpcs.get(&port.vni);
             let subnet = port.subnet.as_ref().and_then(|name| vpc?.subnet_named(name));
             let groups = port.security_groups.as_ref().map(|list| security.intern(list));
-            slots[index.get()] = Some(Port::new(port, subnet, groups));
+            let answered = answers.of(port);
+            slots[index.get()] = Some(Port::new(port, subnet, groups, answered));
             self.indexes.insert(id, index);
         }
         self.slots = slots;

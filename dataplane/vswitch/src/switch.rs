@@ -7,6 +7,7 @@ use crate::flow::FlowTable;
 use crate::fragments::Fragments;
 use crate::neighbors::Neighbors;
 use crate::pipeline::Waiting;
+use crate::questions::QuestionBudget;
 use crate::rates::Rates;
 use crate::snapshot::UplinkTables;
 use crate::stages::router::ErrorBudget;
@@ -58,6 +59,7 @@ pub struct Switch {
     pub(crate) flows: FlowTable,
     pub(crate) fragments: Fragments,
     pub(crate) errors: ErrorBudget,
+    pub(crate) questions: QuestionBudget,
     pub(crate) neighbors: Neighbors,
     pub(crate) rates: Rates,
     /// By [`PortIndex`].
@@ -82,6 +84,10 @@ impl Switch {
             flows: FlowTable::new(&limits, seed),
             fragments: Fragments::new(limits.fragments),
             errors: ErrorBudget::new(limits.icmp_errors_per_second),
+            questions: QuestionBudget::new(
+                limits.questions_per_second,
+                usize::from(limits.ports) + 1,
+            ),
             neighbors: Neighbors::new(limits.next_hops),
             rates: Rates::new(usize::from(limits.ports) + 1),
             counters: vec![PortCounters::ZERO; usize::from(limits.ports) + 1].into(),
@@ -115,6 +121,7 @@ impl Switch {
                 self.counters[index.get()] = PortCounters::ZERO;
                 let incarnation = &mut self.incarnations[index.get()];
                 *incarnation = incarnation.wrapping_add(1);
+                self.questions.renew(now, *index);
             }
         }
         let changes = snapshot.changes();

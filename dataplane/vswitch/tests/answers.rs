@@ -4,17 +4,211 @@
 
 mod support;
 
-use plinth_ids::MacAddress;
-use plinth_vswitch::{DropReason, PortIndex};
+use plinth_ids::{Epoch, MacAddress, Name, PortId};
+use plinth_switch_api::{Subnet, SubnetPrefix, SwitchConfig, Vpc};
+use plinth_vswitch::{DropReason, Offload, Origin, Packet, PortIndex, Switch, Verdict};
 use plinth_wire::{
     ETHERTYPE_IPV6, EthernetHeader, ND_ADVERTISEMENT, ND_ROUTER_ADVERTISEMENT, NdAdvertisement,
-    NdSolicitation, PROTOCOL_ICMPV6, link_local_of, solicited_node,
+    NdSolicitation, PROTOCOL_ICMPV6, PROTOCOL_UDP, link_local_of, solicited_node,
 };
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 use support::frames::{self, unwrap};
 use support::*;
 
 const UPLINK: PortIndex = PortIndex::UPLINK;
+const ROUTER: MacAddress = MacAddress([2, 0xff, 0, 0, 0, 1]);
+
+/// VPC 100 of [`two_vpcs`] with a router, whose guests are given addresses and names; VPC 200 has
+/// a router only.
+fn served() -> SwitchConfig {
+    let mut config = two_vpcs();
+    let ranges = [("10.0.0.0/24", "10.0.0.254"), ("fd00::/64", "fd00::fe")];
+    for segment in [100, 200] {
+        let prefixes = ranges.map(|(prefix, gateway)| SubnetPrefix {
+            prefix: prefix.parse().unwrap(),
+            gateway: gateway.parse().unwrap(),
+        });
+        let name: Name = "front".parse().unwrap();
+        let subnets = vec![Subnet { name: name.clone(), prefixes: prefixes.into() }];
+        let (vni, routes) = (vni(segment), Vec::new());
+        config.vpcs.push(Vpc { vni, name, router_mac: ROUTER, subnets, routes });
+    }
+    for port in &mut config.ports {
+        port.subnet = Some("front".parse().unwrap());
+    }
+    for remote in &mut config.remotes {
+        remote.subnet = Some("front".parse().unwrap());
+    }
+    let dhcp = r#"{"vni": 100, "subnet": "front", "lease_seconds": 3600}"#;
+    config.answers.dhcp.push(serde_json::from_str(dhcp).unwrap());
+    let dns = r#"{"vni": 100, "zone": "shop.internal"}"#;
+    config.answers.dns.push(serde_json::from_str(dns).unwrap());
+    config
+}
+
+/// The questions of NIC 1's guest: what it asks, and whether it asks a group.
+fn questions() -> Vec<Vec<u8>> {
+    let broadcast = (mac(1), MacAddress::BROADCAST);
+    let nobody = Ipv4Addr::UNSPECIFIED;
+    let gateway = Ipv4Addr::new(10, 0, 0, 254);
+    let own = link_local_of(mac(1));
+    let all_servers: Ipv6Addr = "ff02::1:2".parse().unwrap();
+    let all_routers: Ipv6Addr = "ff02::2".parse().unwrap();
+    let group = (mac(1), MacAddress([0x33, 0x33, 0, 0, 0, 2]));
+    let to_router = (mac(1), ROUTER);
+    let gateway6: Ipv6Addr = "fd00::fe".parse().unwrap();
+    let question = frames::datagram((4000, 53), &[0; 30]);
+    vec![
+        frames::udp(broadcast, (nobody, Ipv4Addr::BROADCAST), (68, 67), &[0; 300]),
+        frames::udp(to_router, (v4(1), gateway), (68, 67), &[0; 300]),
+        frames::udp(to_router, (v4(1), gateway), (4000, 53), &[0; 30]),
+        frames::ipv6(to_router, (v6(1), gateway6), PROTOCOL_UDP, &question),
+        frames::ipv6(
+            group,
+            (own, all_servers),
+            PROTOCOL_UDP,
+            &frames::datagram((546, 547), &[0; 40]),
+        ),
+        frames::ipv6(group, (own, all_routers), PROTOCOL_ICMPV6, &[133, 0, 0, 0, 0, 0, 0, 0]),
+    ]
+}
+
+#[test]
+fn questions_to_the_network_are_handed_on_as_they_came() {
+    let mut rig = Rig::resolved(&served());
+    for question in questions() {
+        assert_eq!(rig.send(rig.index(1), question), Outcome::Asked);
+    }
+    assert_eq!(rig.switch.flow_count(), 0, "each is judged by itself");
+    rig.check_books(4);
+}
+
+#[test]
+fn where_nobody_answers_nothing_is_handed_on() {
+    let mut rig = Rig::resolved(&served());
+    let reasons = [
+        DropReason::DhcpUnanswered,
+        DropReason::RouterUnserved,
+        DropReason::RouterUnserved,
+        DropReason::RouterUnserved,
+        DropReason::DhcpUnanswered,
+        DropReason::MulticastUnsupported,
+    ];
+    for (question, reason) in questions().into_iter().zip(reasons) {
+        assert_eq!(rig.send(rig.index(3), question), Outcome::Dropped(reason));
+    }
+}
+
+#[test]
+fn a_question_with_a_false_source_is_not_handed_on() {
+    let mut rig = Rig::resolved(&served());
+    for question in questions() {
+        let spoofed = Outcome::Dropped(DropReason::SourceMacSpoofed);
+        assert_eq!(rig.send(rig.index(2), question.clone()), spoofed);
+        let mut stolen = question.clone();
+        stolen[6..12].copy_from_slice(&mac(2).0);
+        let is_nobodys = stolen[12..14] == [8, 0] && stolen[26..30] == [0; 4];
+        let expected = match is_nobodys {
+            true => Outcome::Asked,
+            false => Outcome::Dropped(DropReason::SourceAddressSpoofed),
+        };
+        assert_eq!(rig.send(rig.index(2), stolen), expected);
+        // No question comes through a tunnel.
+        let mut inner = question;
+        inner[6..12].copy_from_slice(&mac(3).0);
+        let outer = frames::vxlan((NEAR_MAC, OUR_MAC), (NEAR_VTEP, OUR_VTEP), vni(100), &inner);
+        assert!(matches!(rig.send(UPLINK, outer), Outcome::Dropped(_)));
+    }
+}
+
+#[test]
+fn a_guest_that_asks_too_often_is_not_heard() {
+    let mut rig = Rig::resolved(&served());
+    let question = questions().remove(2);
+    let asked = |rig: &mut Rig, port: u32, question: &[u8]| {
+        let many = (0..200).map(|_| rig.once(rig.index(port), question.to_vec()));
+        many.filter(|outcome| *outcome == Outcome::Asked).count()
+    };
+    assert_eq!(asked(&mut rig, 1, &question), 64);
+    let too_often = rig.switch.counters(rig.index(1)).drops(DropReason::QuestionRateExceeded);
+    assert_eq!(too_often, 136);
+    let mut others = question.clone();
+    others[6..12].copy_from_slice(&mac(2).0);
+    others[26..30].copy_from_slice(&v4(2).octets());
+    assert_eq!(asked(&mut rig, 2, &others), 64, "another guest has its own share");
+    rig.now += Duration::from_millis(20);
+    assert_eq!(asked(&mut rig, 1, &question), 20);
+    rig.check_books(4);
+}
+
+#[test]
+fn an_answer_reaches_whoever_asked_and_nobody_in_its_place() {
+    let mut config = served();
+    let mut rig = Rig::resolved(&config);
+    let mut packet = Packet::empty();
+    let question = questions().remove(2);
+    let length = u32::try_from(question.len()).unwrap();
+    packet.load(rig.index(1), length, Offload::default()).copy_from_slice(&question);
+    let mut packets = [packet];
+    rig.switch.process(rig.now, &mut packets);
+    assert_eq!(packets[0].verdict(), Verdict::Ask);
+    let origin = rig.switch.origin(&packets[0]).unwrap();
+    assert_eq!(rig.switch.say(&origin, 100), Some(rig.index(1)));
+    assert_eq!(rig.switch.say(&origin, 1465), None, "longer than the port's frames");
+    assert_eq!(rig.switch.counters(rig.index(1)).sent, 1);
+    rig.switch.unsaid(rig.index(1), 100, DropReason::PortDown);
+    assert_eq!(rig.switch.counters(rig.index(1)).sent, 0);
+    // The port goes, and one of the same name comes in its place.
+    let port = config.ports.remove(0);
+    config.epoch = Epoch(2);
+    rig.switch.apply(rig.now, &config).unwrap();
+    assert_eq!(rig.switch.say(&origin, 100), None);
+    config.ports.insert(0, port);
+    config.epoch = Epoch(3);
+    rig.switch.apply(rig.now, &config).unwrap();
+    assert_eq!(rig.switch.say(&origin, 100), None, "it has asked nothing");
+    let unasked = Origin::unasked(PortId(1), vni(100), mac(1));
+    assert_eq!(rig.switch.say(&unasked, 100), Some(rig.index(1)));
+    assert_eq!(rig.switch.say(&Origin::unasked(PortId(1), vni(200), mac(1)), 100), None);
+    assert_eq!(rig.switch.say(&Origin::unasked(PortId(1), vni(100), mac(2)), 100), None);
+}
+
+#[test]
+fn what_guests_cannot_be_told_is_refused_by_name() {
+    let refused = |change: &dyn Fn(&mut SwitchConfig)| {
+        let mut config = served();
+        change(&mut config);
+        let error = Switch::new(limits(), 7).apply(Duration::ZERO, &config).unwrap_err();
+        assert!(error.to_string().contains(':'), "{error} names a remedy");
+        error.code()
+    };
+    assert_eq!(refused(&|c| c.answers.dns[0].vni = vni(9)), "answers-vpc-unknown");
+    assert_eq!(refused(&|c| c.answers.dhcp[0].vni = vni(9)), "answers-vpc-unknown");
+    assert_eq!(refused(&|c| c.answers.dns.push(c.answers.dns[0].clone())), "dns-twice");
+    for zone in ["", ".", "a..b", "shop.internal.", "sh op", &"a.".repeat(100)] {
+        assert_eq!(refused(&|c| c.answers.dns[0].zone = zone.to_owned()), "domain");
+        assert_eq!(refused(&|c| c.answers.dhcp[0].domain = Some(zone.to_owned())), "domain");
+    }
+    for upstream in ["0.0.0.0:53", "10.0.0.1:0", "224.0.0.1:53"] {
+        let upstream = upstream.parse().unwrap();
+        assert_eq!(refused(&|c| c.answers.dns[0].upstreams.push(upstream)), "dns-upstream");
+    }
+    let other = || "other".parse().unwrap();
+    assert_eq!(refused(&|c| c.answers.dhcp[0].subnet = other()), "dhcp-subnet-unknown");
+    assert_eq!(refused(&|c| c.answers.dhcp.push(c.answers.dhcp[0].clone())), "dhcp-twice");
+    assert_eq!(refused(&|c| c.answers.dhcp[0].lease_seconds = 59), "dhcp-lease");
+    let nobody = Ipv4Addr::UNSPECIFIED;
+    assert_eq!(refused(&|c| c.answers.dhcp[0].dns.push(nobody.into())), "dhcp-server");
+    assert_eq!(refused(&|c| c.answers.dhcp[0].ntp.push(nobody)), "dhcp-server");
+    let many = || vec![v4(1).into(); 9];
+    assert_eq!(refused(&|c| c.answers.dhcp[0].dns = many()), "too-many");
+    let route = r#"{"destination": "10.9.0.0/16", "gateway": "10.8.0.1"}"#;
+    let stray = || serde_json::from_str(route).unwrap();
+    assert_eq!(refused(&|c| c.answers.dhcp[0].routes.push(stray())), "dhcp-route-gateway");
+    let host = || serde_json::from_str(r#"{"vni": 100, "mac": "02:00:00:00:00:01", "name": "a"}"#);
+    assert_eq!(refused(&|c| c.answers.names = vec![host().unwrap(); 2]), "host-name-twice");
+}
 
 #[test]
 fn a_guest_is_told_of_ports_here_and_elsewhere() {

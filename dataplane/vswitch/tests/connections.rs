@@ -137,7 +137,7 @@ fn data(sequence: u32, acknowledgment: u32, length: usize) -> Segment {
 fn passed(outcome: &Outcome) -> Result<(), DropReason> {
     match outcome {
         Outcome::Sent { .. } => Ok(()),
-        Outcome::Absorbed => panic!("it is not for the switch"),
+        Outcome::Absorbed | Outcome::Asked => panic!("it is not for the switch"),
         Outcome::Dropped(reason) => Err(*reason),
     }
 }

@@ -240,6 +240,8 @@ fn every_reason_happens_to_the_packet_it_is_named_for() {
         // A story of its own in underlay.rs and forwarding.rs.
         DropReason::NextHopUnresolved,
         DropReason::PortUnknown,
+        // A story of answers.rs.
+        DropReason::QuestionRateExceeded,
         // Stories of connections.rs.
         DropReason::SecurityGroupDenied,
         DropReason::ConnectionTableFull,

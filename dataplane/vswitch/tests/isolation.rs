@@ -507,7 +507,7 @@ impl World {
         let is_right = match outcome {
             Outcome::Sent { .. } => says == Says::Passes,
             Outcome::Dropped(reason) => says == Says::Drops(*reason),
-            Outcome::Absorbed => false,
+            Outcome::Absorbed | Outcome::Asked => false,
         };
         if is_right && !is_new {
             return says;

@@ -108,6 +108,7 @@ impl Race {
         match outcome {
             Outcome::Dropped(reason) => Expected::Dropped(reason),
             Outcome::Absorbed => Expected::Absorbed,
+            Outcome::Asked => panic!("nobody in these configurations is answered"),
             Outcome::Sent { port, mut frame, partial } => {
                 let ports = &self.model.config.ports;
                 let to = ports.iter().find(|to| self.rig.switch.port_index(to.id) == Some(port));
@@ -177,6 +178,7 @@ fn a_million_packets_do_what_the_model_says() {
     // elsewhere.
     let elsewhere = [
         DropReason::UnderlayMtuExceeded,
+        DropReason::QuestionRateExceeded,
         DropReason::RouteUnknown,
         DropReason::RouteBlackhole,
         DropReason::RouteNextHopUnknown,

@@ -2,14 +2,13 @@
 #![allow(clippy::panic, reason = "a test that cannot go on says so by panicking")]
 //! A VPC with two NICs here and one elsewhere, and frames as a guest makes them.
 
-use plinth_answers::{Dhcp, DhcpRoute, Settings, VpcDns};
-use plinth_ids::{Epoch, MacAddress, Name, PortId, Vni};
+use plinth_ids::{Epoch, MacAddress, PortId, Vni};
 use plinth_switch_api::SwitchConfig;
 use plinth_wire::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, Ipv4Header, Ipv6Header, PROTOCOL_UDP,
     UdpHeader, pseudo_header_ipv4, pseudo_header_ipv6,
 };
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 pub(crate) const ROUTER: MacAddress = MacAddress([2, 0, 0, 0, 0, 0xfe]);
 pub(crate) const GUEST: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
@@ -39,36 +38,23 @@ pub(crate) fn config() -> SwitchConfig {
          "subnets": [{"name": "front",
            "prefixes": [{"prefix": "10.0.0.0/24", "gateway": "10.0.0.1"},
                         {"prefix": "fd00::/64", "gateway": "fd00::1"}]}]}
-      ]
+      ],
+      "answers": {
+        "dns": [{"vni": 7, "zone": "shop.internal", "upstreams": ["192.0.2.53:53"]}],
+        "dhcp": [
+          {"vni": 7, "subnet": "front", "lease_seconds": 3600, "ntp": ["10.0.0.2"],
+           "routes": [{"destination": "10.9.0.0/16", "gateway": "10.0.0.3"}]}
+        ],
+        "names": [
+          {"vni": 7, "mac": "02:00:00:00:00:01", "name": "web-1"},
+          {"vni": 7, "mac": "02:00:00:00:00:09", "name": "db"},
+          {"vni": 8, "mac": "02:00:00:00:00:0a", "name": "secret"}
+        ]
+      }
     }"#;
     let config: SwitchConfig = serde_json::from_str(text).unwrap();
     assert_eq!((config.epoch, config.vpcs[0].vni), (Epoch(1), Vni::new(7).unwrap()));
     config
-}
-
-pub(crate) fn settings() -> Settings {
-    let (vni, other) = (Vni::new(7).unwrap(), Vni::new(8).unwrap());
-    let name = |text: &str| -> Name { text.parse().unwrap() };
-    let mac = |last| MacAddress([2, 0, 0, 0, 0, last]);
-    let route = DhcpRoute {
-        destination: "10.9.0.0/16".parse().unwrap(),
-        gateway: Ipv4Addr::new(10, 0, 0, 3),
-    };
-    let dhcp = Dhcp {
-        lease_seconds: 3600,
-        dns: Vec::new(),
-        domain: None,
-        routes: vec![route],
-        ntp: vec![Ipv4Addr::new(10, 0, 0, 2)],
-    };
-    let zone = "shop.internal".to_owned();
-    let upstream = vec!["192.0.2.53:53".parse().unwrap()];
-    let named = [((vni, mac(1)), "web-1"), ((vni, mac(9)), "db"), ((other, mac(10)), "secret")];
-    Settings {
-        dns: [(vni, VpcDns { zone, upstream })].into(),
-        dhcp: [((vni, name("front")), dhcp)].into(),
-        host_names: named.map(|(nic, text)| (nic, name(text))).into(),
-    }
 }
 
 /// A datagram from the guest, to the router's MAC, with a right checksum.

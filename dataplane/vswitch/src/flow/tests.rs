@@ -22,6 +22,7 @@ const LIMITS: Limits = Limits {
     flow_idle: Duration::from_millis(1000),
     fragments: 8,
     icmp_errors_per_second: 1,
+    questions_per_second: 1000,
     external_addresses: 1,
     timeouts: Timeouts::DEFAULT,
     vpc: crate::VpcLimits::DEFAULT,

@@ -8,6 +8,7 @@ use super::parse::Parsed;
 use super::tunnel;
 use crate::flow::{Action, Link, Route, Way};
 use crate::pipeline::Waiting;
+use crate::questions;
 use crate::route::Routed;
 use crate::snapshot::{Destination, Port, Snapshot};
 use crate::switch::Switch;
@@ -31,6 +32,8 @@ pub(crate) enum Judgment {
     Forward(Decision),
     /// A guest speaks to its router.
     Router,
+    /// A guest asks what is answered beside the worker.
+    Question,
     /// A piece of a packet of which the ports must be known.
     Pieces,
 }
@@ -86,10 +89,14 @@ fn outbound(
     guard::check_source(port, parsed)?;
     let mac = parsed.expected.destination();
     if mac.is_multicast() {
-        return Err(guard::reason_of_group(parsed));
+        let is_question = questions::is_to_group(port, parsed);
+        return is_question
+            .then_some(Judgment::Question)
+            .ok_or_else(|| guard::reason_of_group(parsed));
     }
     let (destination, route) = if is_router(snapshot, port.vni, mac) {
         match routed(snapshot, port.vni, parsed)? {
+            None if questions::is_to_router(port, parsed) => return Ok(Judgment::Question),
             None => return Ok(Judgment::Router),
             Some((destination, route)) => (Some(destination), Some(route)),
         }

@@ -3,10 +3,12 @@
 //!
 //! Every check names the place and the remedy; the first fault found is the one that is said.
 
+mod answers;
 mod external;
 mod security;
 mod vpc;
 
+pub use answers::AnswersError;
 pub use external::ExternalError;
 pub use security::{RulePlace, SecurityError};
 pub use vpc::VpcError;
@@ -73,6 +75,7 @@ pub(crate) fn validate(
         owners.add(&place, remote.vni, remote.mac, &remote.addresses)?;
     }
     vpc::check_owners(config, &owners)?;
+    answers::check(config, limits)?;
     external::check(config, limits)
 }
 

@@ -113,6 +113,7 @@ pub(crate) fn two_vpcs() -> SwitchConfig {
 pub(crate) enum Outcome {
     Sent { port: PortIndex, frame: Vec<u8>, partial: Option<PartialChecksum> },
     Absorbed,
+    Asked,
     Dropped(DropReason),
 }
 
@@ -243,6 +244,10 @@ fn outcome(packet: &Packet, frame: &[u8]) -> Outcome {
             Outcome::Sent { port, frame: sent, partial: packet.partial_checksum() }
         }
         Verdict::Absorbed => Outcome::Absorbed,
+        Verdict::Ask => {
+            assert_eq!(packet.head(), &frame[..packet.head().len()], "it is handed on as it came");
+            Outcome::Asked
+        }
         Verdict::Drop(reason) => Outcome::Dropped(reason),
     }
 }
