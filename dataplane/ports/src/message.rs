@@ -5,7 +5,7 @@ use crate::{Capture, GuestPort, Port, StageCycles};
 use crossbeam_channel::Sender;
 use plinth_backends::DeviceToken;
 use plinth_ids::{Moment, PortId};
-use plinth_switch_api::{DropCount, FlowStatus, PortStatus};
+use plinth_switch_api::{DropCount, ExternalStatus, FlowStatus, PortStatus};
 use plinth_vswitch::{
     FlowCopy, FlowCounters, FlowFilter, HandedPlace, Snapshot, TakeOverError, TakenConnections,
 };
@@ -125,6 +125,8 @@ pub enum Question {
     Drops,
     FlowCounters,
     Stages,
+    /// What went through external addresses.
+    External,
     /// For a hand-over.
     Places,
 }
@@ -136,5 +138,6 @@ pub enum Answer {
     Drops(Vec<DropCount>),
     FlowCounters(FlowCounters),
     Stages(StageCycles),
+    External(Vec<ExternalStatus>),
     Places(Vec<HandedPlace>),
 }

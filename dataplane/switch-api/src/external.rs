@@ -4,6 +4,7 @@
 //! Packets to the outside leave by the uplink, without a tunnel, to the next hop of a line. IPv4
 //! only.
 
+use crate::RateLimit;
 use plinth_ids::{Name, Vni};
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
@@ -46,6 +47,20 @@ pub struct ExternalAddress {
     /// An address of the NIC, which is a port here.
     pub nic: Ipv4Addr,
     pub binding: Binding,
+    #[serde(default)]
+    pub limits: AddressLimits,
+}
+
+/// How much may go through an external address; what is over it is dropped.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddressLimits {
+    /// To the outside.
+    #[serde(default)]
+    pub outbound: RateLimit,
+    /// From the outside.
+    #[serde(default)]
+    pub inbound: RateLimit,
 }
 
 /// Who knows of an external address.
@@ -118,4 +133,9 @@ pub struct ExternalStatus {
     /// To the outside.
     pub packets_out: u64,
     pub bytes_out: u64,
+    /// Packets over the address's limit: of those from outside, and beside those to it.
+    #[serde(default)]
+    pub dropped_in: u64,
+    #[serde(default)]
+    pub dropped_out: u64,
 }

@@ -21,8 +21,8 @@ use std::path::PathBuf;
 
 pub use answers::{Answers, DhcpRoute, HostName, SubnetDhcp, VpcDns};
 pub use external::{
-    Binding, External, ExternalAddress, ExternalStatus, Forward, ForwardProtocol, Line, NatGateway,
-    Serves,
+    AddressLimits, Binding, External, ExternalAddress, ExternalStatus, Forward, ForwardProtocol,
+    Line, NatGateway, Serves,
 };
 pub use limits::{
     BITS_PER_SECOND, PACKETS_PER_SECOND, PortLimits, RateLimit, WEIGHT_DEFAULT, WEIGHT_MAX,

@@ -4,7 +4,7 @@
 //! They are carried through the control plane as text, so that a node's switch and the operator's
 //! program are the only two that need to understand them.
 
-use crate::Status;
+use crate::{ExternalStatus, Status};
 use plinth_ids::{PortId, Prefix, Vni};
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,8 @@ pub enum Look {
     Drops(DropQuery),
     /// A page of the flow table.
     Flows(FlowQuery),
+    /// What went through external addresses.
+    External,
 }
 
 /// The answer to the [`Look`] of the same name.
@@ -27,6 +29,7 @@ pub enum Sight {
     Status(Status),
     Drops(Vec<DropRow>),
     Flows(FlowPage),
+    External(Vec<ExternalStatus>),
 }
 
 /// Which drops are wanted; what is `None` is not asked about.

@@ -81,6 +81,10 @@ impl Switchd {
                 }
                 other => unreachable!("asked for ports and told {other:?}"),
             },
+            Look::External => match self.ask(Question::External)? {
+                Told::External(list) => Ok(Sight::External(list)),
+                other => unreachable!("asked for external addresses and told {other:?}"),
+            },
             Look::Flows(query) => look::flows(&self.port, &snapshot, query).map(Sight::Flows),
         }
     }

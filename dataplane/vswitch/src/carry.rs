@@ -9,7 +9,7 @@ use crate::stages::tunnel;
 use crate::switch::Switch;
 use crate::translate::{Shape, translate};
 use crate::{DropReason, Packet, PortIndex, Verdict};
-use plinth_ids::Vni;
+use plinth_ids::{Moment, Vni};
 use plinth_wire::{EthernetHeader, Ipv4Header, Ipv6Header};
 
 /// Sends a packet on its way, edited, or says why not.
@@ -19,7 +19,7 @@ pub(crate) fn carry_out(
     snapshot: &Snapshot,
     packet: &mut Packet,
     way: Way,
-    flow: &Waiting,
+    (now, flow): (Moment, &Waiting),
 ) -> Result<Verdict, DropReason> {
     let vni = match way.route {
         None => flow.vni,
@@ -53,7 +53,9 @@ pub(crate) fn carry_out(
         Action::External { next_hop, address } => {
             let uplink = snapshot.uplink.as_ref().ok_or(DropReason::PortUnknown)?;
             leave(switch, uplink, packet, next_hop)?;
-            switch.external.count_out(address, packet.output_length());
+            if !switch.external.count_out(now, address, packet.output_length()) {
+                return Err(DropReason::ExternalRateExceeded);
+            }
             Ok(Verdict::Send(PortIndex::UPLINK))
         }
         Action::Drop(reason) => Err(reason),

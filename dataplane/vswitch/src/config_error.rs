@@ -24,6 +24,9 @@ pub enum Place {
     Vpc {
         name: Name,
     },
+    External {
+        address: Ipv4Addr,
+    },
 }
 
 impl fmt::Display for Place {
@@ -33,6 +36,7 @@ impl fmt::Display for Place {
             Self::Port { id, name } => write!(f, "{id} ({name})"),
             Self::Remote { index } => write!(f, "remotes[{index}]"),
             Self::Vpc { name } => write!(f, "vpc {name}"),
+            Self::External { address } => write!(f, "external address {address}"),
         }
     }
 }

@@ -135,6 +135,8 @@ drop_reasons! {
     NatPortsExhausted,
     /// From the wire: an external address and port that nothing inside has asked for or is bound to.
     NatNoConnection,
+    /// The external address carries as much as its limit of this direction lets it.
+    ExternalRateExceeded,
     /// The packet is for the router itself, which answers ARP, ND and pings of its guests only.
     RouterUnserved,
     /// A router is to forward the packet, and its time to live ends there.

@@ -9,11 +9,13 @@
 
 use crate::flow::FlowKey;
 use crate::lookup::Lookup;
+use crate::meters::Meters;
 use crate::neighbors::Asking;
 use crate::snapshot::UplinkTables;
 use plinth_ids::{MacAddress, Moment, Name, PortId, Vni};
 use plinth_switch_api::{
-    Binding, ExternalStatus, Forward, ForwardProtocol, GuestPort, NatGateway, Serves, SwitchConfig,
+    AddressLimits, Binding, ExternalStatus, Forward, ForwardProtocol, GuestPort, NatGateway,
+    Serves, SwitchConfig,
 };
 use plinth_wire::{ArpPacket, PROTOCOL_TCP, PROTOCOL_UDP};
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,6 +88,8 @@ pub(crate) struct ExternalTables {
     /// By address, protocol and first port.
     forwards: BTreeMap<(Ipv4Addr, u8, u16), Forwarded>,
     seats: BTreeMap<Seat, u32>,
+    /// Of those that have one, by place.
+    pub(crate) limits: BTreeMap<u16, AddressLimits>,
 }
 
 impl ExternalTables {
@@ -99,6 +103,12 @@ impl ExternalTables {
         let mut tables = Self::default();
         tables.take_places(config, previous, next_hop);
         let external = &config.external;
+        tables.limits = external
+            .addresses
+            .iter()
+            .filter(|given| given.limits != AddressLimits::default())
+            .filter_map(|given| Some((tables.known(given.address)?.place, given.limits)))
+            .collect();
         tables.own = external
             .addresses
             .iter()
@@ -359,10 +369,22 @@ fn seats<'a>(
     ports.into_iter().map(&mut place).collect()
 }
 
+/// Of one address.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    packets_in: u64,
+    bytes_in: u64,
+    packets_out: u64,
+    bytes_out: u64,
+    dropped_in: u64,
+    dropped_out: u64,
+}
+
 /// Numbers of external addresses, which one worker writes.
 #[derive(Debug)]
 pub(crate) struct ExternalCounters {
-    counts: Box<[[u64; 4]]>,
+    counts: Box<[Counts]>,
+    pub(crate) meters: Meters,
     /// How often each is still to be announced.
     announcements: Box<[u8]>,
     /// Where the pass over them goes on, and when the next one begins.
@@ -377,14 +399,17 @@ const ANNOUNCE_AGAIN: Duration = Duration::from_secs(2);
 impl ExternalCounters {
     pub(crate) fn new(limit: u16) -> Self {
         let count = usize::from(limit);
-        let (counts, announcements) = (vec![[0; 4]; count].into(), vec![0; count].into());
-        Self { counts, announcements, cursor: 0, due: None }
+        let (counts, announcements) =
+            (vec![Counts::default(); count].into(), vec![0; count].into());
+        Self { counts, meters: Meters::new(limit), announcements, cursor: 0, due: None }
     }
 
     /// Takes notice of addresses that came.
-    pub(crate) fn install(&mut self, now: Moment, added: &[u16]) {
+    pub(crate) fn install(&mut self, now: Moment, tables: &ExternalTables) {
+        self.meters.install(now, tables);
+        let added = &tables.added;
         for &place in added {
-            self.counts[usize::from(place)] = [0; 4];
+            self.counts[usize::from(place)] = Counts::default();
             self.announcements[usize::from(place)] = ANNOUNCEMENTS;
         }
         if !added.is_empty() {
@@ -422,23 +447,42 @@ impl ExternalCounters {
         self.due
     }
 
+    /// Counts a packet from outside, and answers whether the address's limit lets it in.
     #[inline]
-    pub(crate) fn count_in(&mut self, place: u16, length: u32) {
-        let [packets, bytes, ..] = &mut self.counts[usize::from(place)];
-        (*packets, *bytes) = (*packets + 1, *bytes + u64::from(length));
+    pub(crate) fn count_in(&mut self, now: Moment, place: u16, length: u32) -> bool {
+        let counts = &mut self.counts[usize::from(place)];
+        counts.packets_in += 1;
+        counts.bytes_in += u64::from(length);
+        let may_pass = self.meters.admit_in(now, place, length);
+        counts.dropped_in += u64::from(!may_pass);
+        may_pass
     }
 
+    /// The same for one that is to leave; one that may not is no packet to the outside.
     #[inline]
-    pub(crate) fn count_out(&mut self, place: u16, length: u32) {
-        let [.., packets, bytes] = &mut self.counts[usize::from(place)];
-        (*packets, *bytes) = (*packets + 1, *bytes + u64::from(length));
+    pub(crate) fn count_out(&mut self, now: Moment, place: u16, length: u32) -> bool {
+        let counts = &mut self.counts[usize::from(place)];
+        let may_pass = self.meters.admit_out(now, place, length);
+        if may_pass {
+            counts.packets_out += 1;
+            counts.bytes_out += u64::from(length);
+        } else {
+            counts.dropped_out += 1;
+        }
+        may_pass
     }
 
     pub(crate) fn status(&self, tables: &ExternalTables) -> Vec<ExternalStatus> {
         let places = (0..tables.count())
             .filter_map(|place| Some((tables.address_at(place)?, self.counts[usize::from(place)])));
-        let list = places.map(|(address, [packets_in, bytes_in, packets_out, bytes_out])| {
-            ExternalStatus { address, packets_in, bytes_in, packets_out, bytes_out }
+        let list = places.map(|(address, counts)| ExternalStatus {
+            address,
+            packets_in: counts.packets_in,
+            bytes_in: counts.bytes_in,
+            packets_out: counts.packets_out,
+            bytes_out: counts.bytes_out,
+            dropped_in: counts.dropped_in,
+            dropped_out: counts.dropped_out,
         });
         list.collect()
     }

@@ -64,7 +64,7 @@ impl Judge<'_> {
         let flows = &mut self.switch.flows;
         flows.count(self.now, slot, self.packet.output_length());
         let way = flows.entry(slot).way();
-        carry_out(self.switch, self.snapshot, self.packet, way, self.flow)
+        carry_out(self.switch, self.snapshot, self.packet, way, (self.now, self.flow))
     }
 
     /// Asks the stages. `found` is the packet's entry, whose decision does not hold.
@@ -107,7 +107,7 @@ impl Judge<'_> {
         if decision.translation.is_some() && way.edit == Link::NONE {
             return Err(DropReason::ConnectionTableFull);
         }
-        carry_out(self.switch, snapshot, self.packet, way, self.flow)
+        carry_out(self.switch, snapshot, self.packet, way, (self.now, self.flow))
     }
 
     /// The entry of the flow that an ICMP error is about, in the error's direction.

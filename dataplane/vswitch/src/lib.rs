@@ -33,6 +33,7 @@ mod handover;
 mod judge;
 mod limits;
 mod lookup;
+mod meters;
 mod neighbors;
 mod packet;
 mod pipeline;

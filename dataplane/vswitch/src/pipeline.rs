@@ -204,7 +204,9 @@ fn arrive_from_wire(
         match underlay::arrive(uplink, &snapshot.external, &mut switch.neighbors, now, packet)? {
             underlay::Arrival::Datagram(datagram) => datagram,
             underlay::Arrival::External(place) => {
-                switch.external.count_in(place, packet.length());
+                if !switch.external.count_in(now, place, packet.length()) {
+                    return Err(DropReason::ExternalRateExceeded);
+                }
                 parse(packet.head(), packet.output_length() as usize, &mut flow.parsed)?;
                 flow.vni = OUTSIDE;
                 flow.tunnel = None;

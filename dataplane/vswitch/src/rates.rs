@@ -25,7 +25,7 @@ const PACKETS_BURST_MIN: u64 = BURST_MAX as u64;
 
 /// The buckets of one direction.
 #[derive(Clone, Copy, Debug, Default)]
-struct Pair {
+pub(crate) struct Pair {
     bytes: Option<Bucket>,
     packets: Option<Bucket>,
 }
@@ -48,11 +48,11 @@ fn rates(limit: &RateLimit) -> [Option<Rate>; 2] {
 }
 
 impl Pair {
-    const NONE: Self = Self { bytes: None, packets: None };
+    pub(crate) const NONE: Self = Self { bytes: None, packets: None };
 
     /// Other limits from `now` on. Debts stay, and a limit that was not there begins with
     /// nothing saved, so that who changes limits all the time gains nothing.
-    fn change(&mut self, now: Moment, limit: &RateLimit, is_new: bool) {
+    pub(crate) fn change(&mut self, now: Moment, limit: &RateLimit, is_new: bool) {
         let buckets = [&mut self.bytes, &mut self.packets];
         for (bucket, rate) in buckets.into_iter().zip(rates(limit)) {
             *bucket = match (bucket.take(), rate) {
@@ -88,7 +88,7 @@ impl Pair {
     }
 
     /// Takes a packet's tokens if all are there.
-    fn admit(&mut self, now: Moment, length: u32) -> bool {
+    pub(crate) fn admit(&mut self, now: Moment, length: u32) -> bool {
         self.refill(now);
         let has = |bucket: &Option<Bucket>, tokens| {
             bucket.as_ref().is_none_or(|bucket| bucket.has(tokens))

@@ -131,7 +131,7 @@ impl Switch {
             };
             changes.iter().any(is_here)
         });
-        self.external.install(now, &snapshot.external.added);
+        self.external.install(now, &snapshot.external);
         self.flows.next_generation();
         std::mem::replace(&mut self.snapshot, snapshot)
     }

@@ -261,6 +261,7 @@ fn every_reason_happens_to_the_packet_it_is_named_for() {
         DropReason::ExternalAddressMissing,
         DropReason::NatPortsExhausted,
         DropReason::NatNoConnection,
+        DropReason::ExternalRateExceeded,
         // A configuration in which it could happen is refused; a unit test of the stage has it.
         DropReason::UnderlayMtuExceeded,
     ];

@@ -192,6 +192,7 @@ fn a_million_packets_do_what_the_model_says() {
         DropReason::ExternalAddressMissing,
         DropReason::NatPortsExhausted,
         DropReason::NatNoConnection,
+        DropReason::ExternalRateExceeded,
         DropReason::RouterUnserved,
         DropReason::TimeToLiveExceeded,
     ];

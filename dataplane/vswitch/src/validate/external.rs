@@ -2,7 +2,7 @@
 //! What a node's outside must hold: addresses that are one thing's alone, NICs that are here, and
 //! ports enough for all that a gateway serves.
 
-use super::{check_count, check_vtep, is_host};
+use super::{check_count, check_rates, check_vtep, is_host};
 use crate::external::{seats_of, served};
 use crate::{ConfigError, Limits, Place};
 use plinth_ids::{Name, Vni};
@@ -93,8 +93,10 @@ pub(super) fn check(config: &SwitchConfig, limits: &Limits) -> Result<(), Config
     check_count("external addresses", count, limits.external_addresses.into())?;
     let mut checker = Checker::new(config);
     checker.lines()?;
-    for address in &external.addresses {
-        checker.address(address)?;
+    for given in &external.addresses {
+        checker.address(given)?;
+        let place = || Place::External { address: given.address };
+        check_rates(&place, [&given.limits.outbound, &given.limits.inbound])?;
     }
     for gateway in &external.gateways {
         checker.gateway(gateway)?;

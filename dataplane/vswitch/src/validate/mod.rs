@@ -17,7 +17,7 @@ use crate::snapshot::TUNNEL_MTU_OVERHEAD;
 use crate::{ConfigError, Limits, Place};
 use plinth_ids::{MacAddress, PortId, Vni};
 use plinth_switch_api::{
-    BITS_PER_SECOND, CONFIG_VERSION, GuestPort, PACKETS_PER_SECOND, PortLimits, Remote,
+    BITS_PER_SECOND, CONFIG_VERSION, GuestPort, PACKETS_PER_SECOND, PortLimits, RateLimit, Remote,
     SwitchConfig, UPLINK, Underlay, WEIGHT_MAX,
 };
 use plinth_wire::link_local_of;
@@ -146,19 +146,36 @@ fn check_port(port: &GuestPort, underlay: Option<&Underlay>) -> Result<(), Confi
 
 fn check_limits(port: &GuestPort) -> Result<(), ConfigError> {
     let PortLimits { outbound, inbound, weight } = &port.limits;
-    let check = |what, value: Option<u64>, (least, most)| match value {
+    let place = || place_of(port);
+    check_rates(&place, [outbound, inbound])?;
+    check_range(&place, "weight", weight.map(u64::from), (1, WEIGHT_MAX.into()))
+}
+
+pub(super) fn check_rates(
+    place: &dyn Fn() -> Place,
+    limits: [&RateLimit; 2],
+) -> Result<(), ConfigError> {
+    for limit in limits {
+        check_range(place, "bits_per_second", limit.bits_per_second, BITS_PER_SECOND)?;
+        check_range(place, "packets_per_second", limit.packets_per_second, PACKETS_PER_SECOND)?;
+        check_range(place, "bits_burst", limit.bits_burst, (1, BITS_PER_SECOND.1))?;
+        check_range(place, "packets_burst", limit.packets_burst, (1, PACKETS_PER_SECOND.1))?;
+    }
+    Ok(())
+}
+
+fn check_range(
+    place: &dyn Fn() -> Place,
+    what: &'static str,
+    value: Option<u64>,
+    (least, most): (u64, u64),
+) -> Result<(), ConfigError> {
+    match value {
         Some(found) if !(least..=most).contains(&found) => {
-            Err(ConfigError::Limit { place: place_of(port), what, found, least, most })
+            Err(ConfigError::Limit { place: place(), what, found, least, most })
         }
         _ => Ok(()),
-    };
-    for limit in [outbound, inbound] {
-        check("bits_per_second", limit.bits_per_second, BITS_PER_SECOND)?;
-        check("packets_per_second", limit.packets_per_second, PACKETS_PER_SECOND)?;
-        check("bits_burst", limit.bits_burst, (1, BITS_PER_SECOND.1))?;
-        check("packets_burst", limit.packets_burst, (1, PACKETS_PER_SECOND.1))?;
     }
-    check("weight", weight.map(u64::from), (1, WEIGHT_MAX.into()))
 }
 
 fn check_mtu(place: &Place, mtu: u16, least: u16, most: u16) -> Result<(), ConfigError> {
