@@ -53,6 +53,40 @@ fn spec() -> NodeSpec {
                 RuleSpec { scope: scope(), peer: PeerSpec::Prefix("fd00::/64".parse().unwrap()) },
             ],
         }],
+        external: external(),
+    }
+}
+
+fn external() -> ExternalSpec {
+    let carrier = || "carrier".parse().unwrap();
+    let forward = ForwardSpec {
+        address: [198, 51, 100, 9].into(),
+        protocol: ForwardProtocol::Tcp,
+        ports: (8000, 8009),
+        port: PortId(9),
+        nic_port: 80,
+    };
+    ExternalSpec {
+        lines: vec![LineSpec { name: carrier(), next_hop: [198, 51, 100, 254].into() }],
+        eips: vec![EipSpec {
+            address: [198, 51, 100, 1].into(),
+            line: carrier(),
+            port: PortId(9),
+            binding: EipBinding::Carried,
+            limits: EipLimits {
+                inbound: NicRate { bits_per_second: 8000, ..NicRate::default() },
+                ..EipLimits::default()
+            },
+        }],
+        gateways: vec![NatSpec {
+            name: "out".parse().unwrap(),
+            vni: Vni::new(5).unwrap(),
+            line: carrier(),
+            addresses: vec![[198, 51, 100, 9].into()],
+            ports_per_nic: 1024,
+            serves: ServesSpec::Nic(PortId(9)),
+            forwards: vec![forward],
+        }],
     }
 }
 

@@ -726,3 +726,119 @@ fn an_error_has_one_shape_for_programs() {
     assert_eq!(json(&Answer::Done), "{}\n");
     assert_eq!(json(&Answer::Token("plinth1.a.b".to_owned())), "{\"token\":\"plinth1.a.b\"}\n");
 }
+
+fn counted(packets: u64) -> EipCounters {
+    EipCounters {
+        packets_out: packets,
+        bytes_out: packets << 10,
+        packets_in: 2,
+        bytes_in: 128,
+        dropped_in: 1,
+        ..EipCounters::default()
+    }
+}
+
+#[test]
+fn an_external_address_is_shown_with_what_went_through_it() {
+    let free = EipView {
+        name: "web".parse().unwrap(),
+        address: [198, 51, 100, 1].into(),
+        line: "carrier".parse().unwrap(),
+        bound: None,
+        limits: EipLimits::default(),
+        counters: None,
+        created_at: NOW,
+    };
+    let bound = EipView {
+        bound: Some(EipBound {
+            nic: "web-1-0".parse().unwrap(),
+            node: "node-1".parse().unwrap(),
+            binding: EipBinding::Translated,
+        }),
+        limits: EipLimits {
+            outbound: NicRate { bits_per_second: 100_000_000, ..NicRate::default() },
+            ..EipLimits::default()
+        },
+        counters: Some(counted(3)),
+        ..free.clone()
+    };
+    assert_eq!(
+        text(&Answer::Eips(vec![free, bound.clone()]), NOW),
+        "\
+NAME  ADDRESS       LINE     NIC      NODE    MODE
+web   198.51.100.1  carrier  -        -       -
+web   198.51.100.1  carrier  web-1-0  node-1  translated
+"
+    );
+    assert_eq!(
+        text(&Answer::Eip(bound.clone()), NOW),
+        "\
+name:      web
+address:   198.51.100.1
+line:      carrier
+nic:       web-1-0
+node:      node-1
+mode:      translated
+limit out: 100M bit/s
+limit in:  -
+out:       3 packets, 3K; 0 over the limit
+in:        2 packets, 128; 1 over the limit
+"
+    );
+    let line: serde_json::Value = serde_json::from_str(&json(&Answer::Eip(bound))).unwrap();
+    assert_eq!(line["counters"]["packets_out"], 3);
+}
+
+#[test]
+fn a_gateway_is_shown_with_its_addresses_and_forwards() {
+    let view = NatView {
+        name: "out".parse().unwrap(),
+        vpc: "blue".parse().unwrap(),
+        line: "carrier".parse().unwrap(),
+        addresses: vec![
+            NatAddressView {
+                address: [198, 51, 100, 9].into(),
+                node: Some("node-1".parse().unwrap()),
+                counters: Some(counted(1)),
+            },
+            NatAddressView { address: [198, 51, 100, 10].into(), node: None, counters: None },
+        ],
+        ports_per_nic: 1024,
+        serves: NatServes::Subnet("blue-a".parse().unwrap()),
+        forwards: vec![ForwardView {
+            number: 1,
+            address: [198, 51, 100, 9].into(),
+            protocol: ForwardProtocol::Tcp,
+            ports: (8000, 8009),
+            nic: "web-1-0".parse().unwrap(),
+            nic_port: 80,
+        }],
+        lacking: vec!["node-2".parse().unwrap()],
+        created_at: NOW,
+    };
+    assert_eq!(
+        text(&Answer::NatGateway(view.clone()), NOW),
+        "\
+name:                       out
+vpc:                        blue
+line:                       carrier
+serves:                     subnet blue-a
+ports per nic:              1024
+nodes that lack an address: node-2
+
+ADDRESS        NODE    OUT            IN
+198.51.100.9   node-1  1 packets, 1K  2 packets, 128
+198.51.100.10  -       -              -
+
+FORWARD  ADDRESS       PROTOCOL  PORTS      NIC      TO
+1        198.51.100.9  tcp       8000-8009  web-1-0  80-89
+"
+    );
+    assert_eq!(
+        text(&Answer::NatGateways(vec![view]), NOW),
+        "\
+NAME  VPC   LINE     SERVES         ADDRESSES                   FORWARDS  LACKING
+out   blue  carrier  subnet blue-a  198.51.100.9,198.51.100.10  1         node-2
+"
+    );
+}

@@ -24,6 +24,7 @@ mod agent;
 mod console;
 mod contract;
 mod daemon;
+mod external;
 mod facts;
 mod keeper;
 mod network;

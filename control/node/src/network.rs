@@ -37,6 +37,7 @@ pub(crate) fn vpc(spec: &VpcSpec) -> switch::Vpc {
             HopSpec::Address(hop) => switch::NextHop::Address(hop),
             HopSpec::Peer(peer) => switch::NextHop::Peer(peer),
             HopSpec::Blackhole => switch::NextHop::Blackhole,
+            HopSpec::External => switch::NextHop::External,
         },
     });
     switch::Vpc {
@@ -89,17 +90,21 @@ fn rule(spec: &RuleSpec) -> switch::Rule {
 
 /// 0 is none.
 pub(crate) fn port_limits(limits: NicLimits) -> switch::PortLimits {
+    switch::PortLimits {
+        outbound: rate_limit(limits.outbound),
+        inbound: rate_limit(limits.inbound),
+        weight: (limits.weight > 0).then_some(limits.weight),
+    }
+}
+
+/// 0 is none.
+pub(crate) fn rate_limit(rate: NicRate) -> switch::RateLimit {
     let some = |value: u64| (value > 0).then_some(value);
-    let rate = |rate: NicRate| switch::RateLimit {
+    switch::RateLimit {
         bits_per_second: some(rate.bits_per_second),
         bits_burst: some(rate.bits_burst),
         packets_per_second: some(rate.packets_per_second),
         packets_burst: some(rate.packets_burst),
-    };
-    switch::PortLimits {
-        outbound: rate(limits.outbound),
-        inbound: rate(limits.inbound),
-        weight: (limits.weight > 0).then_some(limits.weight),
     }
 }
 
@@ -162,6 +167,7 @@ mod tests {
                 name: "web".parse().unwrap(),
                 rules: vec![rule(PeerSpec::Any), rule(PeerSpec::Group(GroupId(7)))],
             }],
+            external: plinth_api::ExternalSpec::default(),
         }
     }
 

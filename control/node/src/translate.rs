@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a spec means for the daemons and for QEMU: pure functions.
 
-use crate::{Places, network};
+use crate::{Places, external, network};
 use plinth_api::{
     Boot, DiskSpec, Durability, NicSpec, NodeSpec, PoolClass, PoolDiskSpec, PoolSpec, Run, VmSpec,
     VolumeLimits,
@@ -97,6 +97,7 @@ pub fn switch_config(spec: &NodeSpec, needs: &Needs, places: &Places) -> switch:
         remotes: remotes.collect(),
         vpcs: spec.vpcs.iter().map(network::vpc).collect(),
         security_groups: spec.groups.iter().map(network::security_group).collect(),
+        external: external::external(spec, &needs.nics),
         ..switch::SwitchConfig::empty(Epoch(0))
     }
 }
@@ -346,6 +347,7 @@ mod tests {
             remotes: Vec::new(),
             vpcs: Vec::new(),
             groups: Vec::new(),
+            external: plinth_api::ExternalSpec::default(),
         };
         let devices = |spec: &NodeSpec| -> Vec<PathBuf> {
             let config = store_config(spec, &[pool("/fresh")], &Needs::default(), &places);

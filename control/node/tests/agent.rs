@@ -142,6 +142,7 @@ fn spec(epoch: u64, vms: Vec<VmSpec>) -> NodeSpec {
         remotes: Vec::new(),
         vpcs: Vec::new(),
         groups: Vec::new(),
+        external: plinth_api::ExternalSpec::default(),
     }
 }
 

@@ -207,7 +207,7 @@ impl Cluster {
             // A VM without its system disk is none. It was in no spec yet, so no node has it,
             // whether it is being made or deleted already.
             return match vm.flatten() {
-                Some(vm) => change.delete(Key::Vm(vm.name.clone())),
+                Some(vm) => self.unbind_nics(&[vm], change.delete(Key::Vm(vm.name.clone()))),
                 None => change,
             };
         }
@@ -229,12 +229,14 @@ impl Cluster {
     pub fn release(&self, node: NodeId, observed: &Observed) -> Change {
         let mut change = Change::default();
         let Some(status) = observed.status(node) else { return change };
+        let mut gone = Vec::new();
         for vm in self.vms.values().filter(|vm| vm.node == node && vm.state == State::Deleting) {
             let has_spec = status.epoch.is_some_and(|epoch| epoch > vm.changed_after);
             if !has_spec || status.vms.iter().any(|seen| seen.id == vm.id) {
                 continue;
             }
             change = change.delete(Key::Vm(vm.name.clone()));
+            gone.push(vm);
             for volume in self.system_volumes(vm) {
                 // One that is being made yet is doomed when that is answered.
                 if volume.state != State::Creating {
@@ -242,7 +244,7 @@ impl Cluster {
                 }
             }
         }
-        change
+        self.unbind_nics(&gone, change)
     }
 
     fn system_volumes(&self, vm: &VmRecord) -> impl Iterator<Item = &VolumeRecord> {

@@ -2,8 +2,8 @@
 //! Records by key, and atomic changes of them.
 
 use crate::record::{
-    GroupRecord, ImageRecord, Meta, NodeRecord, PoolRecord, SnapshotRecord, SubnetRecord,
-    TokenRecord, VmRecord, VolumeRecord, VpcRecord,
+    EipRecord, GatewayRecord, GroupRecord, ImageRecord, LineRecord, Meta, NodeRecord, PoolRecord,
+    SnapshotRecord, SubnetRecord, TokenRecord, VmRecord, VolumeRecord, VpcRecord,
 };
 use plinth_ids::Name;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,9 @@ pub enum Key {
     Vpc(Name),
     Subnet(Name),
     Group(Name),
+    Line(Name),
+    Eip(Name),
+    Gateway(Name),
     Vm(Name),
 }
 
@@ -40,6 +43,9 @@ impl fmt::Display for Key {
             Self::Vpc(name) => write!(f, "vpc/{name}"),
             Self::Subnet(name) => write!(f, "subnet/{name}"),
             Self::Group(name) => write!(f, "group/{name}"),
+            Self::Line(name) => write!(f, "line/{name}"),
+            Self::Eip(name) => write!(f, "eip/{name}"),
+            Self::Gateway(name) => write!(f, "gateway/{name}"),
             Self::Vm(name) => write!(f, "vm/{name}"),
         }
     }
@@ -59,6 +65,9 @@ pub enum Record {
     Vpc(VpcRecord),
     Subnet(SubnetRecord),
     Group(GroupRecord),
+    Line(LineRecord),
+    Eip(EipRecord),
+    Gateway(GatewayRecord),
     Vm(VmRecord),
 }
 
@@ -85,6 +94,9 @@ impl Record {
             Self::Vpc(vpc) => Key::Vpc(vpc.name.clone()),
             Self::Subnet(subnet) => Key::Subnet(subnet.name.clone()),
             Self::Group(group) => Key::Group(group.name.clone()),
+            Self::Line(line) => Key::Line(line.name.clone()),
+            Self::Eip(eip) => Key::Eip(eip.name.clone()),
+            Self::Gateway(gateway) => Key::Gateway(gateway.name.clone()),
             Self::Vm(vm) => Key::Vm(vm.name.clone()),
         }
     }

@@ -15,6 +15,7 @@ impl Cluster {
         self.check_groups(&mut faults);
         self.check_disks(&mut faults);
         self.check_references(&mut faults);
+        self.check_external(&mut faults);
         faults
     }
 
@@ -93,7 +94,7 @@ impl Cluster {
                         .values()
                         .any(|subnet| subnet.vpc == vpc.vni && subnet.has_address(hop)),
                     HopSpec::Peer(peer) => peer != vpc.vni && self.vpc(peer).is_some(),
-                    HopSpec::Blackhole => true,
+                    HopSpec::Blackhole | HopSpec::External => true,
                 };
                 if !is_there {
                     faults.push(format!("the route to {} leads nowhere", route.destination));
@@ -104,6 +105,44 @@ impl Cluster {
             for id in nic.groups.iter().flatten() {
                 if self.group(*id).is_none_or(|group| group.vpc != nic.vpc) {
                     faults.push(format!("a NIC of VM {} is in no group of its vpc", vm.name));
+                }
+            }
+        }
+    }
+
+    fn check_external(&self, faults: &mut Vec<String>) {
+        let mut addresses = BTreeSet::new();
+        let eips = self.eips.values().map(|eip| (eip.address, &eip.line));
+        let gateways = self.gateways.values().flat_map(|gateway| {
+            gateway.addresses.iter().map(move |one| (one.address, &gateway.line))
+        });
+        for (address, line) in eips.chain(gateways) {
+            if !addresses.insert(address) {
+                faults.push(format!("external address {address} is given out twice"));
+            }
+            let is_of = |line: &crate::record::LineRecord| {
+                line.pools.iter().any(|pool| pool.contains(address.into()))
+            };
+            if !self.lines.get(line).is_some_and(is_of) {
+                faults.push(format!("external address {address} is of no pool of its line"));
+            }
+        }
+        let is_there = |port| self.nics().any(|(_, _, nic)| nic.port == port);
+        for eip in self.eips.values() {
+            if eip.bound.as_ref().is_some_and(|bound| !is_there(bound.port)) {
+                faults.push(format!("external address {} is bound to no NIC", eip.name));
+            }
+        }
+        for gateway in self.gateways.values() {
+            if self.vpc(gateway.vpc).is_none() {
+                faults.push(format!("NAT gateway {} has no vpc", gateway.name));
+            }
+            for one in &gateway.forwards {
+                let vm = self.nics().find(|(_, _, nic)| nic.port == one.forward.port);
+                let node = vm.map(|(vm, _, _)| vm.node);
+                let seat = gateway.addresses.iter().find(|a| a.address == one.forward.address);
+                if node.is_none() || seat.and_then(|seat| seat.node) != node {
+                    faults.push(format!("a forward of {} is not where its NIC is", gateway.name));
                 }
             }
         }

@@ -3,8 +3,8 @@
 
 use crate::change::{Change, Key, Record, Write};
 use crate::record::{
-    GroupRecord, ImageRecord, Meta, NodeRecord, PoolRecord, SnapshotRecord, SubnetRecord,
-    TokenRecord, VmRecord, VolumeRecord, VpcRecord,
+    EipRecord, GatewayRecord, GroupRecord, ImageRecord, LineRecord, Meta, NodeRecord, PoolRecord,
+    SnapshotRecord, SubnetRecord, TokenRecord, VmRecord, VolumeRecord, VpcRecord,
 };
 use plinth_api::{NodeStatus, PoolStatus, VmStatus};
 use plinth_ids::{Epoch, GroupId, Name, NodeId, PoolId, VmId, Vni, VolumeId};
@@ -27,6 +27,9 @@ pub struct Cluster {
     pub vpcs: BTreeMap<Name, VpcRecord>,
     pub subnets: BTreeMap<Name, SubnetRecord>,
     pub groups: BTreeMap<Name, GroupRecord>,
+    pub lines: BTreeMap<Name, LineRecord>,
+    pub eips: BTreeMap<Name, EipRecord>,
+    pub gateways: BTreeMap<Name, GatewayRecord>,
     pub vms: BTreeMap<Name, VmRecord>,
 }
 
@@ -44,6 +47,9 @@ impl Cluster {
             vpcs: BTreeMap::new(),
             subnets: BTreeMap::new(),
             groups: BTreeMap::new(),
+            lines: BTreeMap::new(),
+            eips: BTreeMap::new(),
+            gateways: BTreeMap::new(),
             vms: BTreeMap::new(),
         }
     }
@@ -90,6 +96,15 @@ impl Cluster {
             Record::Group(group) => {
                 self.groups.insert(group.name.clone(), group);
             }
+            Record::Line(line) => {
+                self.lines.insert(line.name.clone(), line);
+            }
+            Record::Eip(eip) => {
+                self.eips.insert(eip.name.clone(), eip);
+            }
+            Record::Gateway(gateway) => {
+                self.gateways.insert(gateway.name.clone(), gateway);
+            }
             Record::Vm(vm) => {
                 self.vms.insert(vm.name.clone(), vm);
             }
@@ -110,6 +125,9 @@ impl Cluster {
             Key::Vpc(name) => drop(self.vpcs.remove(name)),
             Key::Subnet(name) => drop(self.subnets.remove(name)),
             Key::Group(name) => drop(self.groups.remove(name)),
+            Key::Line(name) => drop(self.lines.remove(name)),
+            Key::Eip(name) => drop(self.eips.remove(name)),
+            Key::Gateway(name) => drop(self.gateways.remove(name)),
             Key::Vm(name) => drop(self.vms.remove(name)),
         }
     }

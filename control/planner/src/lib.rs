@@ -21,6 +21,8 @@ mod check;
 mod clock;
 mod cluster;
 mod disk;
+mod external;
+mod gateway;
 mod group;
 mod image;
 mod names;
@@ -47,7 +49,8 @@ pub use names::find;
 pub use node::TOKENS_MAX;
 pub use place::{Candidate, Demand, NodeRefusal, place};
 pub use record::{
-    Copy, Disk, DiskRecord, GroupRecord, ImageRecord, Meta, Nic, NodeRecord, PoolRecord,
+    Copy, Disk, DiskRecord, EipBindingRecord, EipRecord, ForwardRecord, GatewayAddress,
+    GatewayRecord, GroupRecord, ImageRecord, LineRecord, Meta, Nic, NodeRecord, PoolRecord,
     RouteRecord, RuleRecord, Schedule, SnapshotRecord, Source, State, SubnetRecord, TokenRecord,
     VmRecord, VolumeRecord, VpcRecord,
 };

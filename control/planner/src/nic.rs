@@ -12,7 +12,7 @@ use plinth_ids::{Name, Prefix};
 use plinth_switch_api::{BITS_PER_SECOND, PACKETS_PER_SECOND, WEIGHT_DEFAULT, WEIGHT_MAX};
 
 /// Ranges of one NIC; the switch takes as many.
-const ALLOWED_MAX: usize = 64;
+pub(crate) const ALLOWED_MAX: usize = 64;
 
 impl Cluster {
     /// Every NIC with its VM and its place in it.
@@ -22,7 +22,7 @@ impl Cluster {
             .flat_map(|vm| vm.nics.iter().enumerate().map(move |(index, nic)| (vm, index, nic)))
     }
 
-    fn find_nic(&self, name: &Name) -> Result<(&VmRecord, usize, &Nic), Refusal> {
+    pub(crate) fn find_nic(&self, name: &Name) -> Result<(&VmRecord, usize, &Nic), Refusal> {
         self.nics().find(|(vm, index, _)| port_name(vm, *index) == *name).ok_or_else(|| {
             Refusal::new(Code::NotFound, format!("there is no NIC {name}"))
                 .field("NIC")
@@ -81,6 +81,7 @@ impl Cluster {
         range: Prefix,
         is_allowed: bool,
     ) -> Result<Change, Refusal> {
+        let carried = self.carried_by(self.find_nic(name)?.2.port).count();
         self.change_nic(name, |nic| {
             let refuse = |code, text: String, remedy: &str| {
                 Err(Refusal::new(code, text).field("RANGE").remedy(remedy))
@@ -95,7 +96,7 @@ impl Cluster {
                     let text = format!("{range} is no range that was allowed to NIC {name}");
                     refuse(Code::NotFound, text, "`plinth nic show` lists them")
                 }
-                (false, true) if nic.allowed.len() >= ALLOWED_MAX => {
+                (false, true) if nic.allowed.len() + carried >= ALLOWED_MAX => {
                     let text = format!("a NIC has {ALLOWED_MAX} allowed ranges at most");
                     refuse(Code::NoRoom, text, "join some into a larger one")
                 }
@@ -159,7 +160,7 @@ impl Cluster {
 }
 
 /// A rate of 0 is none; a burst without its rate says nothing. The switch takes the same ranges.
-fn check_rate(field: &str, rate: &NicRate) -> Result<(), Refusal> {
+pub(crate) fn check_rate(field: &str, rate: &NicRate) -> Result<(), Refusal> {
     let NicRate { bits_per_second, bits_burst, packets_per_second, packets_burst } = *rate;
     let packets = format!("{field}-pps");
     for (field, rate, burst, (least, most)) in [

@@ -5,8 +5,8 @@
 //! wanted; what is seen lives in [`crate::Observed`] and is never stored.
 
 use plinth_api::{
-    Boot, Durability, HopSpec, NicLimits, PeerSpec, PoolClass, RuleScope, Run, ScrubSchedule,
-    Underlay, VolumeLimits,
+    Boot, Durability, EipBinding, EipLimits, ForwardSpec, HopSpec, NicLimits, PeerSpec, PoolClass,
+    RuleScope, Run, ScrubSchedule, ServesSpec, Underlay, VolumeLimits,
 };
 use plinth_ids::{
     DiskId, Epoch, GroupId, ImageId, MacAddress, Name, NodeId, PoolId, PortId, Prefix, SnapshotId,
@@ -309,6 +309,68 @@ pub struct SubnetRecord {
     #[serde(default)]
     pub ipv6: Option<Prefix>,
     pub created_at: u64,
+}
+
+/// A carrier's line: who takes packets to the outside, and the addresses that lead in by it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LineRecord {
+    pub name: Name,
+    pub next_hop: Ipv4Addr,
+    /// Of IPv4; no two of any lines overlap.
+    pub pools: Vec<Prefix>,
+    pub created_at: u64,
+}
+
+/// An external address that is one NIC's alone.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct EipRecord {
+    pub name: Name,
+    pub address: Ipv4Addr,
+    pub line: Name,
+    pub bound: Option<EipBindingRecord>,
+    #[serde(default)]
+    pub limits: EipLimits,
+    pub created_at: u64,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct EipBindingRecord {
+    pub port: PortId,
+    pub binding: EipBinding,
+}
+
+/// A NAT gateway: shared addresses under which NICs go out, and ports that lead in.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayRecord {
+    pub name: Name,
+    pub vpc: Vni,
+    pub line: Name,
+    pub addresses: Vec<GatewayAddress>,
+    pub ports_per_nic: u16,
+    pub serves: ServesSpec,
+    pub forwards: Vec<ForwardRecord>,
+    /// The number of the next forward: a number is never given out twice in a gateway.
+    pub next_forward: u32,
+    pub created_at: u64,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayAddress {
+    pub address: Ipv4Addr,
+    /// Where it is; an address is on one node at a time.
+    pub node: Option<NodeId>,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForwardRecord {
+    pub number: u32,
+    pub forward: ForwardSpec,
 }
 
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]

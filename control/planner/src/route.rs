@@ -67,6 +67,11 @@ impl Cluster {
         };
         match next_hop {
             RouteHop::Blackhole => Ok(HopSpec::Blackhole),
+            RouteHop::External if !destination.is_ipv4() => {
+                let text = format!("{destination} cannot lead outside: the outside is IPv4");
+                refuse("--external", text, "give a range of IPv4".to_owned())
+            }
+            RouteHop::External => Ok(HopSpec::External),
             RouteHop::Peer(name) => {
                 let peer = names::find(&self.vpcs, "vpc", "--peer", name)?;
                 if peer.vni == vpc.vni {
@@ -133,6 +138,7 @@ impl Cluster {
     pub fn route_view(&self, vpc: &VpcRecord, route: &RouteRecord) -> RouteView {
         let (next_hop, pending) = match route.next_hop {
             HopSpec::Blackhole => (RouteHop::Blackhole, None),
+            HopSpec::External => (RouteHop::External, None),
             HopSpec::Address(hop) => {
                 let is_there = self.nics().any(|(_, _, nic)| {
                     nic.vpc == vpc.vni && self.nic_addresses(nic).contains(&hop)

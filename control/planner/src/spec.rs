@@ -4,7 +4,7 @@
 use crate::cluster::Cluster;
 use crate::record::{DiskRecord, Nic, NodeRecord, PoolRecord, State, SubnetRecord, VmRecord};
 use plinth_api::{Address, DiskSpec, NicSpec, NodeSpec, PoolDiskSpec, PoolSpec, Remote, VmSpec};
-use plinth_ids::{Name, NodeId, Vni};
+use plinth_ids::{Name, NodeId, Prefix, Vni};
 use std::collections::BTreeSet;
 
 /// Outer Ethernet, IPv4, UDP and VXLAN around a guest's frame (RFC 7348, section 5), without the
@@ -46,6 +46,7 @@ impl Cluster {
             remotes: self.remotes(id, &vpcs),
             groups: self.group_specs(&vms),
             vpcs: self.vpc_specs(&vpcs),
+            external: self.external_spec(node, &vms),
             vms,
         })
     }
@@ -92,9 +93,15 @@ impl Cluster {
             mtu: underlay_mtu.map_or(GUEST_MTU, |mtu| mtu.saturating_sub(VXLAN_OVERHEAD)),
             subnet: nic.subnet.clone(),
             groups: nic.groups.clone(),
-            allowed: nic.allowed.clone(),
+            allowed: self.allowed(nic),
             limits: nic.limits,
         }
+    }
+
+    /// What a NIC may speak from: what an operator allowed, and external addresses of its own.
+    fn allowed(&self, nic: &Nic) -> Vec<Prefix> {
+        let carried = self.carried_by(nic.port).filter(|range| !nic.allowed.contains(range));
+        nic.allowed.iter().copied().chain(carried).collect()
     }
 
     /// The NICs of other nodes in these VPCs.

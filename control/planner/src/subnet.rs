@@ -5,7 +5,7 @@ use crate::change::{Change, Key, Record};
 use crate::cluster::Cluster;
 use crate::names;
 use crate::record::{SubnetRecord, VpcRecord};
-use plinth_api::{Code, GatewaySpec, HopSpec, Refusal};
+use plinth_api::{Code, GatewaySpec, HopSpec, Refusal, ServesSpec};
 use plinth_ids::{MacAddress, Name, Prefix};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -214,6 +214,13 @@ impl Cluster {
             )
             .field("NAME")
             .remedy(format!("delete the VM first: plinth vm delete {}", vm.name)));
+        }
+        let serves = ServesSpec::Subnet(name.clone());
+        if let Some(gateway) = self.gateways.values().find(|gateway| gateway.serves == serves) {
+            let text = format!("NAT gateway {} serves subnet {name}", gateway.name);
+            return Err(Refusal::new(Code::InUse, text)
+                .field("NAME")
+                .remedy(format!("delete it first: plinth nat-gateway delete {}", gateway.name)));
         }
         // A next hop in no subnet would have the switches refuse the whole configuration.
         let vpc = self.vpc(subnet.vpc);

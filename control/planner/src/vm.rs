@@ -90,6 +90,7 @@ impl Cluster {
             changed_after: self.epoch(),
             created_at: now,
         };
+        let change = self.seat_vm(&vm, change)?;
         Ok(change.put(Record::Meta(meta)).put(Record::Vm(vm)))
     }
 

@@ -76,6 +76,12 @@ impl Cluster {
                 .field("NAME")
                 .remedy(format!("`plinth route list {}` shows it; remove it first", other.name)));
         }
+        if let Some(gateway) = self.gateways.values().find(|gateway| gateway.vpc == vpc.vni) {
+            let text = format!("NAT gateway {} is of vpc {name}", gateway.name);
+            return Err(Refusal::new(Code::InUse, text)
+                .field("NAME")
+                .remedy(format!("delete it first: plinth nat-gateway delete {}", gateway.name)));
+        }
         let groups = self.groups.values().filter(|group| group.vpc == vpc.vni);
         Ok(groups.fold(Change::default().delete(Key::Vpc(name.clone())), |change, group| {
             change.delete(Key::Group(group.name.clone()))

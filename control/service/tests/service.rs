@@ -243,6 +243,73 @@ async fn console_and_switch_tables_reach_through_the_service() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn external_addresses_and_gateways_reach_the_node_and_are_counted() {
+    let (lab, running, _) = furnished().await;
+    running.ask(Request::VmCreate(vm("web-1"))).await.unwrap();
+    let outside = |last| std::net::Ipv4Addr::new(198, 51, 100, last);
+    let line = Request::LineCreate {
+        name: name("carrier"),
+        next_hop: outside(254),
+        pools: vec!["198.51.100.0/28".parse().unwrap()],
+    };
+    let Ok(Answer::Line(view)) = running.ask(line).await else { panic!("a line is shown") };
+    assert_eq!((view.addresses_used, view.addresses_free), (0, 16));
+    let create = Request::EipCreate { name: name("web"), line: name("carrier"), address: None };
+    running.ask(create).await.unwrap();
+    let binding = EipBinding::Translated;
+    let bind = Request::EipBind { name: name("web"), nic: name("web-1-0"), binding };
+    let Ok(Answer::Eip(view)) = running.ask(bind).await else { panic!("it is shown") };
+    assert_eq!(view.bound.unwrap().nic, name("web-1-0"));
+    let gateway = NatCreate {
+        name: name("out"),
+        vpc: name("blue"),
+        line: name("carrier"),
+        addresses: Vec::new(),
+        count: 1,
+        ports_per_nic: 1024,
+        serves: NatServes::Vpc,
+    };
+    running.ask(Request::NatCreate(gateway)).await.unwrap();
+    let forward = NatForward {
+        address: None,
+        protocol: ForwardProtocol::Udp,
+        ports: (53, 53),
+        nic: name("web-1-0"),
+        nic_port: None,
+    };
+    let add = Request::NatForwardAdd { gateway: name("out"), forward };
+    running.ask(add).await.unwrap();
+    let wait = async {
+        while lab.agent.state().spec.as_ref().is_none_or(|spec| {
+            spec.external.gateways.first().is_none_or(|one| one.forwards.is_empty())
+        }) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, wait).await.expect("the node never heard of it");
+    let Ok(Answer::Eip(view)) = running.ask(Request::EipShow(name("web"))).await else {
+        panic!("it is shown")
+    };
+    let counted = view.counters.expect("its node counts it");
+    assert_eq!((counted.packets_in, counted.bytes_out), (1, 4));
+    let Ok(Answer::NatGateway(view)) = running.ask(Request::NatShow(name("out"))).await else {
+        panic!("it is shown")
+    };
+    assert_eq!(view.addresses[0].counters.map(|counted| counted.packets_out), Some(3));
+    // All of it goes again, in the order that refusals ask for.
+    let line = || Request::LineDelete(name("carrier"));
+    assert_eq!(running.ask(line()).await.unwrap_err().code(), Some(Code::InUse));
+    for request in [
+        Request::EipUnbind(name("web")),
+        Request::EipDelete(name("web")),
+        Request::NatDelete(name("out")),
+        line(),
+    ] {
+        running.ask(request).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_idle_service_pushes_no_spec() {
     let (lab, running, _) = furnished().await;
     running.ask(Request::VmCreate(vm("web-1"))).await.unwrap();

@@ -15,6 +15,10 @@ use crate::with::Raw;
 use plinth_ids::{DiskId, Epoch, Name, PoolId, SnapshotId, VmId, VolumeId};
 use rkyv::with::Map;
 
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one request lives at a time; a box would be in the message's form for ever"
+)]
 #[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]
 pub enum AgentRequest {
     /// Make this true. Answered with [`AgentAnswer::Applied`] when it is taken, not when it is

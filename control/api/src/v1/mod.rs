@@ -5,6 +5,7 @@
 //! Sizes are bytes, times are seconds since 1970, durations say their unit in the name.
 
 mod command;
+mod external;
 mod join;
 mod network;
 mod operator;
@@ -15,6 +16,11 @@ mod storage;
 mod view;
 
 pub use command::{AgentAnswer, AgentReply, AgentRequest, Command, DiskFormat, ImportSource};
+pub use external::{
+    EipBinding, EipBound, EipCounters, EipLimits, EipSpec, EipView, ExternalSpec, ForwardProtocol,
+    ForwardSpec, ForwardView, LineSpec, LineView, NatAddressView, NatCreate, NatForward, NatServes,
+    NatSpec, NatView, ServesSpec,
+};
 pub use join::{Join, JoinReply, Joined};
 pub use network::{
     EniView, GatewaySpec, GroupSpec, GroupView, HopSpec, PeerSpec, RouteHop, RouteSpec, RouteView,

@@ -103,6 +103,8 @@ pub enum HopSpec {
     Address(IpAddr),
     Peer(#[rkyv(with = Raw)] Vni),
     Blackhole,
+    /// What is no VPC.
+    External,
 }
 
 /// A security group that a NIC of the node is in.
@@ -302,6 +304,8 @@ pub enum RouteHop {
     Address(IpAddr),
     Peer(#[rkyv(with = Raw)] Name),
     Blackhole,
+    /// What is no VPC, under an external address.
+    External,
 }
 
 #[derive(

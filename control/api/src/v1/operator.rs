@@ -6,11 +6,12 @@
 //! reply; after the reply to [`Request::VmConsole`] the stream is the console, raw, both ways.
 
 use super::{
-    ClusterView, DiffRange, DiskFormat, DropCount, Durability, EniView, FlowStatus, GroupView,
-    ImageView, ImportSource, LimitView, NicLimits, NodeView, PoolClass, PoolDiskView, PoolView,
-    Refusal, RouteHop, RouteView, RulePeer, RuleScope, ScheduleView, ScrubKind, ScrubSchedule,
-    ScrubView, SlowRequestView, SnapshotView, StoreUpgrade, SubnetView, SwitchPort, VmView,
-    VolumeLimits, VolumeStatsView, VolumeView, VpcView,
+    ClusterView, DiffRange, DiskFormat, DropCount, Durability, EipBinding, EipLimits, EipView,
+    EniView, FlowStatus, GroupView, ImageView, ImportSource, LimitView, LineView, NatCreate,
+    NatForward, NatView, NicLimits, NodeView, PoolClass, PoolDiskView, PoolView, Refusal, RouteHop,
+    RouteView, RulePeer, RuleScope, ScheduleView, ScrubKind, ScrubSchedule, ScrubView,
+    SlowRequestView, SnapshotView, StoreUpgrade, SubnetView, SwitchPort, VmView, VolumeLimits,
+    VolumeStatsView, VolumeView, VpcView,
 };
 use crate::with::Raw;
 use plinth_ids::{DiskId, Name, Prefix, Vni};
@@ -232,6 +233,73 @@ pub enum Request {
         nic: Name,
         limits: NicLimits,
     },
+    LineCreate {
+        #[rkyv(with = Raw)]
+        name: Name,
+        next_hop: Ipv4Addr,
+        #[rkyv(with = Map<Raw>)]
+        pools: Vec<Prefix>,
+    },
+    LineList,
+    LineDelete(#[rkyv(with = Raw)] Name),
+    /// Gives a line more addresses, or takes some away.
+    LinePool {
+        #[rkyv(with = Raw)]
+        line: Name,
+        #[rkyv(with = Raw)]
+        pool: Prefix,
+        is_member: bool,
+    },
+    EipCreate {
+        #[rkyv(with = Raw)]
+        name: Name,
+        #[rkyv(with = Raw)]
+        line: Name,
+        /// `None` takes the next free one.
+        address: Option<Ipv4Addr>,
+    },
+    EipList,
+    EipShow(#[rkyv(with = Raw)] Name),
+    EipDelete(#[rkyv(with = Raw)] Name),
+    EipBind {
+        #[rkyv(with = Raw)]
+        name: Name,
+        #[rkyv(with = Raw)]
+        nic: Name,
+        binding: EipBinding,
+    },
+    EipUnbind(#[rkyv(with = Raw)] Name),
+    /// Holds an external address to these limits instead of those it had.
+    EipLimit {
+        #[rkyv(with = Raw)]
+        name: Name,
+        limits: EipLimits,
+    },
+    NatCreate(NatCreate),
+    NatList,
+    NatShow(#[rkyv(with = Raw)] Name),
+    NatDelete(#[rkyv(with = Raw)] Name),
+    /// Gives a gateway an address more (`None`: the next free one of its line).
+    NatAddressAdd {
+        #[rkyv(with = Raw)]
+        gateway: Name,
+        address: Option<Ipv4Addr>,
+    },
+    NatAddressRemove {
+        #[rkyv(with = Raw)]
+        gateway: Name,
+        address: Ipv4Addr,
+    },
+    NatForwardAdd {
+        #[rkyv(with = Raw)]
+        gateway: Name,
+        forward: NatForward,
+    },
+    NatForwardRemove {
+        #[rkyv(with = Raw)]
+        gateway: Name,
+        number: u32,
+    },
     VmCreate(VmCreate),
     VmStart {
         #[rkyv(with = Raw)]
@@ -450,6 +518,12 @@ pub enum Answer {
     Group(GroupView),
     Nics(Vec<EniView>),
     Nic(EniView),
+    Lines(Vec<LineView>),
+    Line(LineView),
+    Eips(Vec<EipView>),
+    Eip(EipView),
+    NatGateways(Vec<NatView>),
+    NatGateway(NatView),
     SwitchPorts(Vec<SwitchPort>),
     SwitchFlows(Vec<FlowStatus>),
     SwitchDrops(Vec<DropCount>),

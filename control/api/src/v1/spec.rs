@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What one node is to be: the service pushes it whole, the agent makes it true.
 
-use super::{GroupSpec, PoolClass, PoolDiskSpec, ScrubSchedule, VolumeLimits, VpcSpec};
+use super::{
+    ExternalSpec, GroupSpec, PoolClass, PoolDiskSpec, ScrubSchedule, VolumeLimits, VpcSpec,
+};
 use crate::with::Raw;
 use plinth_ids::{
     Epoch, GroupId, MacAddress, Name, NodeId, PoolId, PortId, Prefix, VmId, Vni, VolumeId,
@@ -39,6 +41,9 @@ pub struct NodeSpec {
     pub vpcs: Vec<VpcSpec>,
     /// That a NIC here is in.
     pub groups: Vec<GroupSpec>,
+    /// How NICs here reach what is no VPC.
+    #[serde(default)]
+    pub external: ExternalSpec,
 }
 
 /// The node's own end of every tunnel.

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod disk;
+mod external;
 mod net;
 mod network;
 mod security;
@@ -13,6 +14,10 @@ mod volume;
 
 pub use cluster::{ClusterVerb, InitArguments, JoinArguments, NodeVerb, UnderlayArguments};
 pub use disk::{DiskVerb, Interval, ScrubVerb};
+pub use external::{
+    BindingWord, EipLimitVerb, EipVerb, ForwardArguments, ForwardVerb, LinePoolVerb, LineVerb,
+    NatAddressVerb, NatArguments, NatVerb, ProtocolWord,
+};
 pub use net::{NetDeed, NetVerb};
 pub use network::{HopArguments, NicGroupVerb, NicVerb, RouteVerb, SubnetVerb, VpcVerb};
 pub use security::{DirectionWord, PriorityWord, RuleArguments, RuleVerb, SecurityGroupVerb};
@@ -98,6 +103,15 @@ pub enum Area {
     /// Network cards of VMs
     #[command(subcommand)]
     Nic(NicVerb),
+    /// Ways out of the cluster, and the addresses that lead in
+    #[command(subcommand)]
+    Line(LineVerb),
+    /// External addresses of NICs
+    #[command(subcommand)]
+    Eip(EipVerb),
+    /// Shared ways out for NICs of a vpc, and ports that lead in
+    #[command(subcommand)]
+    NatGateway(NatVerb),
     /// Virtual machines
     #[command(subcommand)]
     Vm(VmVerb),
@@ -148,6 +162,9 @@ impl Area {
             Self::Route(verb) => Deed::Call(verb.request()),
             Self::SecurityGroup(verb) => Deed::Call(verb.request()),
             Self::Nic(verb) => Deed::Call(verb.request()),
+            Self::Line(verb) => Deed::Call(verb.request()),
+            Self::Eip(verb) => Deed::Call(verb.request()),
+            Self::NatGateway(verb) => Deed::Call(verb.request()),
             Self::Vm(verb) => verb.deed(),
             Self::Switch(verb) => verb.deed(),
             Self::Net(verb) => verb.deed(),

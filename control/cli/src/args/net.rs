@@ -23,6 +23,12 @@ pub enum NetVerb {
     /// Packets that ended in the switch, by port and reason
     #[command(after_help = "Example:\n  plinth net drops --vpc blue --follow")]
     Drops(DropArguments),
+    /// What went through external addresses
+    External {
+        /// [default: the only one]
+        #[arg(long)]
+        node: Option<Name>,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -97,6 +103,7 @@ impl NetVerb {
     pub(super) fn deed(self) -> Deed {
         match self {
             Self::Status { node } => Deed::Net(node, NetDeed::Once(Look::Status)),
+            Self::External { node } => Deed::Net(node, NetDeed::Once(Look::External)),
             Self::Flows(flows) => {
                 let FlowArguments { node, port, vpc, address, .. } = flows;
                 let FlowArguments { protocol, number, state, limit, cursor, .. } = flows;

@@ -79,7 +79,7 @@ pub enum RouteVerb {
     /// Lead a range of addresses somewhere
     #[command(after_help = "Examples:\n  plinth route add blue 0.0.0.0/0 --via 10.0.0.5\n  \
         plinth route add blue 10.1.0.0/16 --peer red\n  plinth route add blue 10.9.0.0/16 \
-        --blackhole")]
+        --blackhole\n  plinth route add blue 0.0.0.0/0 --external")]
     Add {
         vpc: Name,
         /// The longest one that has a packet's address decides
@@ -107,6 +107,9 @@ pub struct HopArguments {
     /// The subnets of another vpc, once it has a route back
     #[arg(long, value_name = "VPC")]
     peer: Option<Name>,
+    /// Outside, under an external address or by a NAT gateway
+    #[arg(long)]
+    external: bool,
     /// Drop it
     #[arg(long)]
     blackhole: bool,
@@ -119,6 +122,7 @@ impl RouteVerb {
                 let next_hop = match (hop.via, hop.peer) {
                     (Some(address), _) => RouteHop::Address(address),
                     (None, Some(peer)) => RouteHop::Peer(peer),
+                    (None, None) if hop.external => RouteHop::External,
                     (None, None) => RouteHop::Blackhole,
                 };
                 Request::RouteAdd { vpc, destination, next_hop }
@@ -168,7 +172,18 @@ pub enum NicLimitVerb {
 #[derive(Args, Debug)]
 pub struct NicLimitArguments {
     nic: Name,
-    /// Bits a second from the guest, as 100M; what is over it waits in the guest
+    /// What is over a limit waits in the guest, or is dropped before it
+    #[command(flatten)]
+    rates: RateArguments,
+    /// Share of a worker that is too busy for all, 1 to 1000 [default: 100]
+    #[arg(long)]
+    weight: Option<u16>,
+}
+
+/// Rates of both directions.
+#[derive(Args, Debug)]
+pub struct RateArguments {
+    /// Bits a second from the guest, as 100M
     #[arg(long, value_parser = text::decimal, default_value = "0", value_name = "BITS")]
     out: u64,
     /// Bits that may go at once after a pause [default: 50 ms' worth]
@@ -180,7 +195,7 @@ pub struct NicLimitArguments {
     /// Packets that may go at once after a pause [default: 50 ms' worth]
     #[arg(long, value_parser = text::decimal, default_value = "0", value_name = "PACKETS")]
     out_pps_burst: u64,
-    /// Bits a second to the guest; what is over it is dropped
+    /// Bits a second to the guest
     #[arg(long = "in", value_parser = text::decimal, default_value = "0", value_name = "BITS")]
     inbound: u64,
     /// Bits that may come at once after a pause [default: 50 ms' worth]
@@ -192,24 +207,31 @@ pub struct NicLimitArguments {
     /// Packets that may come at once after a pause [default: 50 ms' worth]
     #[arg(long, value_parser = text::decimal, default_value = "0", value_name = "PACKETS")]
     in_pps_burst: u64,
-    /// Share of a worker that is too busy for all, 1 to 1000 [default: 100]
-    #[arg(long)]
-    weight: Option<u16>,
+}
+
+impl RateArguments {
+    /// Outbound and inbound.
+    pub(super) const fn rates(&self) -> (NicRate, NicRate) {
+        let outbound = NicRate {
+            bits_per_second: self.out,
+            bits_burst: self.out_burst,
+            packets_per_second: self.out_pps,
+            packets_burst: self.out_pps_burst,
+        };
+        let inbound = NicRate {
+            bits_per_second: self.inbound,
+            bits_burst: self.in_burst,
+            packets_per_second: self.in_pps,
+            packets_burst: self.in_pps_burst,
+        };
+        (outbound, inbound)
+    }
 }
 
 impl NicLimitArguments {
     fn request(self) -> Request {
-        let rate = |bits, bits_burst, packets, packets_burst| NicRate {
-            bits_per_second: bits,
-            bits_burst,
-            packets_per_second: packets,
-            packets_burst,
-        };
-        let limits = NicLimits {
-            outbound: rate(self.out, self.out_burst, self.out_pps, self.out_pps_burst),
-            inbound: rate(self.inbound, self.in_burst, self.in_pps, self.in_pps_burst),
-            weight: self.weight.unwrap_or(0),
-        };
+        let (outbound, inbound) = self.rates.rates();
+        let limits = NicLimits { outbound, inbound, weight: self.weight.unwrap_or(0) };
         Request::NicLimit { nic: self.nic, limits }
     }
 }

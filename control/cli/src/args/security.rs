@@ -140,7 +140,7 @@ fn protocol(text: &str) -> Result<RuleProtocol, String> {
     })
 }
 
-fn ports(text: &str) -> Result<(u16, u16), String> {
+pub(super) fn ports(text: &str) -> Result<(u16, u16), String> {
     let error = |_| format!("{text:?} is no port: write one, as in 80, or a range, as in 80-90");
     match text.split_once('-') {
         None => text.parse().map(|port| (port, port)).map_err(error),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Answers as text for people and as JSON for programs.
 
+mod external;
 pub(crate) mod net;
 mod network;
 mod storage;
@@ -50,6 +51,12 @@ pub fn json(answer: &Answer) -> String {
         Answer::Group(view) => line(view),
         Answer::Nics(views) => line(views),
         Answer::Nic(view) => line(view),
+        Answer::Lines(views) => line(views),
+        Answer::Line(view) => line(view),
+        Answer::Eips(views) => line(views),
+        Answer::Eip(view) => line(view),
+        Answer::NatGateways(views) => line(views),
+        Answer::NatGateway(view) => line(view),
         Answer::SwitchPorts(rows) => line(rows),
         Answer::SwitchFlows(rows) => line(rows),
         Answer::SwitchDrops(rows) => line(rows),
@@ -109,6 +116,12 @@ pub fn text(answer: &Answer, now: u64) -> String {
         Answer::Group(view) => network::group(view),
         Answer::Nics(views) => network::nics(views),
         Answer::Nic(view) => network::nic(view),
+        Answer::Lines(views) => external::lines(views),
+        Answer::Line(view) => external::lines(std::slice::from_ref(view)),
+        Answer::Eips(views) => external::eips(views),
+        Answer::Eip(view) => external::eip(view),
+        Answer::NatGateways(views) => external::gateways(views),
+        Answer::NatGateway(view) => external::gateway(view),
         Answer::SwitchPorts(rows) => ports(rows),
         Answer::SwitchFlows(rows) => flows(rows),
         Answer::SwitchDrops(rows) => drops(rows),

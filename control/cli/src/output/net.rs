@@ -3,7 +3,7 @@
 
 use crate::table::Table;
 use plinth_planner::Size;
-use plinth_switch_api::{DropRow, FlowPage, Sight, Status};
+use plinth_switch_api::{DropRow, ExternalStatus, FlowPage, Sight, Status};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ pub(super) fn text(sight: &str) -> String {
         Ok(Sight::Status(view)) => status(&view),
         Ok(Sight::Drops(rows)) => drops(&rows),
         Ok(Sight::Flows(page)) => flows(&page),
+        Ok(Sight::External(list)) => external(&list),
         Err(_) => format!("{sight}\n"),
     }
 }
@@ -42,6 +43,31 @@ fn status(view: &Status) -> String {
         text += &table.print();
     }
     text
+}
+
+/// A row for each external address.
+fn external(list: &[ExternalStatus]) -> String {
+    let mut table = Table::new([
+        "ADDRESS",
+        "PACKETS OUT",
+        "BYTES OUT",
+        "DROPPED",
+        "PACKETS IN",
+        "BYTES IN",
+        "DROPPED",
+    ]);
+    for one in list {
+        table.row([
+            one.address.to_string(),
+            one.packets_out.to_string(),
+            Size(one.bytes_out).to_string(),
+            one.dropped_out.to_string(),
+            one.packets_in.to_string(),
+            Size(one.bytes_in).to_string(),
+            one.dropped_in.to_string(),
+        ]);
+    }
+    table.print()
 }
 
 fn drops(rows: &[DropRow]) -> String {

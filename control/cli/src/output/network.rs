@@ -45,6 +45,7 @@ pub(super) fn routes(views: &[RouteView]) -> String {
             RouteHop::Address(address) => address.to_string(),
             RouteHop::Peer(vpc) => format!("vpc {vpc}"),
             RouteHop::Blackhole => "blackhole".to_owned(),
+            RouteHop::External => "external".to_owned(),
         };
         table.row([
             view.vpc.to_string(),
@@ -159,7 +160,7 @@ pub(super) fn nic(view: &EniView) -> String {
         .print()
 }
 
-fn rate(rate: &NicRate) -> String {
+pub(super) fn rate(rate: &NicRate) -> String {
     let NicRate { bits_per_second, bits_burst, packets_per_second, packets_burst } = *rate;
     let mut parts = Vec::new();
     for (value, burst, unit) in
@@ -190,10 +191,10 @@ fn groups_of(view: &EniView) -> String {
     }
 }
 
-fn names(list: &[plinth_ids::Name]) -> String {
+pub(super) fn names(list: &[plinth_ids::Name]) -> String {
     if list.is_empty() { "-".to_owned() } else { self::list(list) }
 }
 
-fn list(items: &[impl ToString]) -> String {
+pub(super) fn list(items: &[impl ToString]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }

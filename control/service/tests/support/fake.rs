@@ -178,6 +178,9 @@ impl Fake {
             | Command::DiskRemove { .. }
             | Command::ScrubStart { .. }
             | Command::ScrubStop { .. } => self.deeds.push(word_of(command)),
+            Command::SwitchLook(question) if question == "\"external\"" => {
+                return Ok(AgentAnswer::SwitchSight(self.external()));
+            }
             Command::ImageImport { .. }
             | Command::SwitchPorts
             | Command::SwitchLook(_)
@@ -187,6 +190,24 @@ impl Fake {
             question => return self.look(question),
         }
         Ok(AgentAnswer::Done)
+    }
+
+    /// A switch's answer: every address of the spec with numbers that tests know again.
+    fn external(&self) -> String {
+        let eips = self.spec.iter().flat_map(|spec| &spec.external.eips);
+        let gateways = self.spec.iter().flat_map(|spec| &spec.external.gateways);
+        let shared = gateways.flat_map(|gateway| gateway.addresses.iter().copied());
+        let rows: Vec<String> = eips
+            .map(|eip| eip.address)
+            .chain(shared)
+            .map(|address| {
+                format!(
+                    "{{\"address\":\"{address}\",\"packets_in\":1,\"bytes_in\":2,\
+                     \"packets_out\":3,\"bytes_out\":4}}"
+                )
+            })
+            .collect();
+        format!("{{\"external\":[{}]}}", rows.join(","))
     }
 
     fn usage(&self, volume: VolumeId, size: u64) -> VolumeUsage {

@@ -67,7 +67,14 @@ impl Lab {
             first_node: Some(FirstNode {
                 name: name("node-1"),
                 agent: self.agent_address,
-                underlay: None,
+                underlay: Some(Underlay {
+                    device: "net_null0".to_owned(),
+                    vtep: [172, 16, 0, 1].into(),
+                    prefix_length: 24,
+                    gateway: None,
+                    mac: plinth_ids::MacAddress([2, 0x51, 172, 16, 0, 1]),
+                    mtu: 1500,
+                }),
             }),
         };
         let service = Service::start(options, &self.folder, registry).await.unwrap();
