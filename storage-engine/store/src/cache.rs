@@ -55,7 +55,7 @@ impl MapCache {
         self.capacity
     }
 
-    /// For recovery, whose bound is the journal.
+    /// For recovery, whose bound is the journal, and for a store that writes no page any more.
     pub(crate) fn grow(&mut self, count: usize) {
         self.capacity += count;
     }

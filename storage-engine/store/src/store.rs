@@ -307,6 +307,10 @@ fn hash_seed(id: &StoreId) -> u64 {
     half(0) ^ half(8).rotate_left(29)
 }
 
+/// Pages that a store has on top of its cache once it is read-only: for the longest question, and for
+/// others that are asked beside it.
+const READ_ONLY_PAGES: usize = 64;
+
 impl<D: Disk> Store<D> {
     pub(crate) fn new(
         disk: D,
@@ -640,6 +644,8 @@ impl<D: Disk> Store<D> {
             return;
         }
         self.state = StoreState::ReadOnly(reason);
+        // No page becomes clean any more; questions need some that may go all the same.
+        self.cache.grow(READ_ONLY_PAGES);
         let mut ops = self.journal.abandon();
         ops.extend(self.flush_waiters.drain(..).map(|(_, op)| op));
         if let Some(flushing) = &mut self.flushing {
