@@ -54,6 +54,11 @@ pub(crate) fn route(request: &StoreRequest) -> Route {
         StoreRequest::ReadLog { pool, pg, .. } => {
             Route::Group { key: of_group(*pool, *pg), is_change: false }
         }
+        // That all are of one group is for the store to judge.
+        StoreRequest::UsageOf { keys } => match keys.first() {
+            Some(key) => Route::Group { key: *key, is_change: false },
+            None => Route::Nowhere,
+        },
         StoreRequest::List { .. } => Route::Range,
         StoreRequest::Flush | StoreRequest::TurnJournal => Route::All,
     }

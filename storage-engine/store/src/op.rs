@@ -5,7 +5,7 @@ use crate::buffer::{BLOCK_SIZE, IoBuffer};
 use crate::keys::{
     KeysChange, POOL_MAX, Trees, companion, group_of, is_companion, is_hidden, log_key,
 };
-use crate::query::{Listing, Query};
+use crate::query::{Counting, Listing, Query};
 use crate::request::{
     LIST_MAX, OBJECT_SIZE_MAX, ObjectKey, Operation, PgId, STEPS_MAX, StoreRefusal, StoreRequest,
     StoreTag,
@@ -174,6 +174,7 @@ pub(crate) fn admit(request: StoreRequest) -> (Result<Work, StoreRefusal>, Optio
         }
         StoreRequest::Status { key } => (Ok(ask(Query::Status { key })), None),
         StoreRequest::Usage { key } => (Ok(ask(Query::Usage { key })), None),
+        StoreRequest::UsageOf { keys } => (admit_keys(keys), None),
         StoreRequest::Wipe { key } => (Ok(ask(Query::Wipe { key, sent: None })), None),
         StoreRequest::TurnJournal => (Ok(ask(Query::TurnJournal { until: None })), None),
         StoreRequest::Compare { a, b } => (Ok(ask(Query::Compare { a, b })), None),
@@ -188,6 +189,22 @@ pub(crate) fn admit(request: StoreRequest) -> (Result<Work, StoreRefusal>, Optio
         }
         StoreRequest::Flush => (Ok(Work::Flush), None),
     }
+}
+
+/// Each key once, all of one group: a question that waits holds each of them back once.
+fn admit_keys(mut keys: Vec<ObjectKey>) -> Result<Work, StoreRefusal> {
+    let Some(group) = keys.first().map(group_of) else {
+        return Err(StoreRefusal::TransactionTooLarge);
+    };
+    if keys.len() > LIST_MAX {
+        return Err(StoreRefusal::TransactionTooLarge);
+    }
+    if let Some(&key) = keys.iter().find(|key| group_of(key) != group) {
+        return Err(StoreRefusal::BadTransaction { key });
+    }
+    keys.sort_unstable();
+    keys.dedup();
+    Ok(ask(Query::UsageOf(Counting { keys, ..Counting::default() })))
 }
 
 fn ask(query: Query) -> Work {
@@ -459,6 +476,11 @@ mod tests {
         let high = Operation::SetVersion { key: key(1), version: u64::MAX };
         assert_eq!(refusal(vec![high]), Some(StoreRefusal::BadVersion { version: u64::MAX }));
         let other = ObjectKey { pg: PgId(1), ..key(1) };
+        let usage = |keys| admit(StoreRequest::UsageOf { keys }).0.err();
+        assert_eq!(usage(vec![key(1), key(2), key(1)]), None);
+        assert_eq!(usage(vec![key(1), other]), Some(StoreRefusal::BadTransaction { key: other }));
+        assert_eq!(usage(Vec::new()), Some(StoreRefusal::TransactionTooLarge));
+        assert_eq!(usage(vec![key(1); LIST_MAX + 1]), Some(StoreRefusal::TransactionTooLarge));
         let refused = Some(StoreRefusal::BadTransaction { key: other });
         assert_eq!(refusal(vec![touch(1), Operation::Touch { key: other }]), refused);
         assert_eq!(refusal(Vec::new()), Some(StoreRefusal::TransactionTooLarge));

@@ -18,6 +18,7 @@ pub(crate) enum Query {
     Usage {
         key: ObjectKey,
     },
+    UsageOf(Counting),
     Compare {
         a: ObjectKey,
         b: ObjectKey,
@@ -54,6 +55,16 @@ pub(crate) struct Listing {
     pub(crate) limit: usize,
 }
 
+/// Objects whose units are counted, one after the other: their pages need not be in memory at once.
+/// Nothing changes the others meanwhile, because requests on them wait behind this.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counting {
+    pub(crate) keys: Vec<ObjectKey>,
+    pub(crate) done: usize,
+    pub(crate) units: Vec<u32>,
+    pub(crate) blocks: u32,
+}
+
 impl Query {
     /// The objects whose earlier changes come first; a listing sees to that by itself.
     pub(crate) fn for_each_key(&self, mut visit: impl FnMut(&ObjectKey)) {
@@ -65,6 +76,7 @@ impl Query {
             | Self::GetKeys { key, .. }
             | Self::ListKeys { key, .. }
             | Self::ReadLog { key, .. } => visit(key),
+            Self::UsageOf(counting) => counting.keys.iter().for_each(visit),
             Self::Compare { a, b } => {
                 visit(a);
                 visit(b);
@@ -92,12 +104,13 @@ impl<D: Disk> Store<D> {
         }
         let number = entry.number;
         // The question is taken out while the store looks for the answer.
-        let work = std::mem::replace(&mut entry.work, Work::Flush);
-        let Work::Ask(query) = &work else { return Progress::Through };
-        let found = match &**query {
+        let mut work = std::mem::replace(&mut entry.work, Work::Flush);
+        let Work::Ask(query) = &mut work else { return Progress::Through };
+        let found = match &mut **query {
             Query::List(listing) => self.list_objects(number, listing),
             Query::Status { key } => self.object_status(key),
             Query::Usage { key } => self.usage(key),
+            Query::UsageOf(counting) => self.usage_of(counting),
             Query::GetKeys { key, names } => self.get_keys(op, key, names),
             Query::ListKeys { key, after, limit } => {
                 self.list_keys(op, key, after.as_deref(), *limit)

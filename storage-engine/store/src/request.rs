@@ -86,6 +86,10 @@ pub enum StoreRequest {
     /// Counts what the object holds: its units, those that no other object has, its written
     /// blocks.
     Usage { key: ObjectKey },
+    /// Counts what several objects of one placement group hold together, at most [`LIST_MAX`]: a
+    /// unit that some of them share once, and as theirs alone if nobody else has it. Objects that
+    /// are not there hold nothing. Answered with [`StoreAnswer::Usage`].
+    UsageOf { keys: Vec<ObjectKey> },
     /// Names the blocks in which the bytes of two objects may differ. Blocks in the same unit are
     /// equal; blocks in different units count as different whatever they hold, for nothing is
     /// read. An object that is not there is one of zeros. Sizes and attributes are not compared.
@@ -271,11 +275,12 @@ pub enum StoreAnswer {
         version: u64,
     },
     Usage {
-        /// Units that the object has.
+        /// Units that the object has, or that the objects have together.
         units: u32,
-        /// Those of them that no other object has: what removing the object would free.
+        /// Those of them that no other object has: what removing the object, or all that were
+        /// named, would free.
         unique: u32,
-        /// Blocks of 4 KiB that were written, all others are zeros.
+        /// Blocks of 4 KiB that were written, all others are zeros; the sum over the objects.
         blocks: u32,
     },
     Wiped {

@@ -2,7 +2,7 @@
 //! What an object holds, and where two objects differ: answered from their maps, no data is read.
 
 use crate::disk::Disk;
-use crate::query::Found;
+use crate::query::{Counting, Found};
 use crate::request::{BlockRange, ObjectKey, StoreAnswer, StoreRefusal};
 use crate::store::Store;
 use plinth_format::{MAP_BLOCKS, MapPage, OBJECT_UNITS, UNIT_BLOCKS};
@@ -45,6 +45,31 @@ impl<D: Disk> Store<D> {
             blocks += self.written_of(slot, index).count_ones();
         }
         Found::Answer(StoreAnswer::Usage { units, unique, blocks })
+    }
+
+    /// Goes on with a count, as far as the next object whose pages must come first.
+    pub(crate) fn usage_of(&mut self, counting: &mut Counting) -> Found {
+        while let Some(key) = counting.keys.get(counting.done) {
+            if let Some(slot) = self.objects.find(key) {
+                match self.need_pages(&[slot]) {
+                    Ok(true) => {}
+                    Ok(false) => return Found::Not,
+                    Err(refusal) => return Found::Refusal(refusal),
+                }
+                for index in 0..OBJECT_UNITS {
+                    counting.units.extend(self.unit_of(slot, index));
+                    counting.blocks += self.written_of(slot, index).count_ones();
+                }
+            }
+            counting.done += 1;
+        }
+        counting.units.sort_unstable();
+        let (mut units, mut unique) = (0, 0);
+        for same in counting.units.chunk_by(|one, other| one == other) {
+            units += 1;
+            unique += u32::from(usize::from(self.space.owners(same[0])) == same.len());
+        }
+        Found::Answer(StoreAnswer::Usage { units, unique, blocks: counting.blocks })
     }
 
     pub(crate) fn compare(&mut self, a: &ObjectKey, b: &ObjectKey) -> Found {

@@ -25,8 +25,8 @@ use crate::request::{ChoreKind, ChoreStatus, VolumeCompletion, VolumeRefusal, Vo
 use crate::volumes::{CHORE, Omit, Volumes};
 use plinth_ids::{Moment, VolumeId};
 use plinth_store::{
-    ObjectKey, ObjectStatus, ObjectStore, Operation, STEPS_MAX, StoreAnswer, StoreRefusal,
-    StoreRequest,
+    LIST_MAX, ObjectKey, ObjectStatus, ObjectStore, Operation, STEPS_MAX, StoreAnswer,
+    StoreRefusal, StoreRequest,
 };
 use std::collections::VecDeque;
 
@@ -54,7 +54,7 @@ const WIPED: u64 = 48;
 const TURNED: u64 = 64;
 
 /// Something to do with one object.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Item {
     Remove(ObjectKey),
     Wipe(ObjectKey),
@@ -74,6 +74,8 @@ enum Item {
         key: ObjectKey,
         owner: Owner,
     },
+    /// All copies of an object.
+    CountAll(Vec<ObjectKey>),
 }
 
 /// Over the objects of some volumes, group by group.
@@ -110,6 +112,8 @@ struct Chore {
     /// What the volume says at the end.
     header: Option<Header>,
     question: Option<Question>,
+    /// The copies that were named of the object that was named last, and who alone reads each.
+    copies: Vec<(ObjectKey, Option<usize>)>,
     /// Whose units are asked for, by place in the tag.
     owners: [Option<Owner>; AT_ONCE as usize],
     /// What is being wiped, by place in the tag.
@@ -124,6 +128,32 @@ enum JournalTurn {
     Not,
     UnderWay,
     Done,
+}
+
+impl Chore {
+    /// The copies of one object are all known: what each alone has is somebody's, what they have
+    /// together is that of snapshots.
+    fn count_copies(&mut self) {
+        let copies = std::mem::take(&mut self.copies);
+        if let [(key, only)] = copies[..] {
+            return self
+                .items
+                .push_back(Item::Count { key, owner: Owner::Copy { only, is_all: true } });
+        }
+        for &(key, only) in copies.iter().filter(|(_, only)| only.is_some()) {
+            self.items.push_back(Item::Count { key, owner: Owner::Copy { only, is_all: false } });
+        }
+        for some in copies.chunks(LIST_MAX) {
+            self.items.push_back(Item::CountAll(some.iter().map(|(key, _)| *key).collect()));
+        }
+    }
+
+    /// The tag of a request that asks for units.
+    fn counting(&mut self, number: u32, owner: Owner) -> u64 {
+        let place = self.owners.iter().position(Option::is_none).unwrap_or(0);
+        self.owners[place] = Some(owner);
+        CHORE | (COUNTED + place as u64) << 32 | u64::from(number)
+    }
 }
 
 /// The chores in the order of their beginning, by number.
@@ -223,6 +253,7 @@ impl<S: ObjectStore> Volumes<S> {
             leaving: Vec::new(),
             header: None,
             question: None,
+            copies: Vec::new(),
             owners: [None; AT_ONCE as usize],
             wiping: [None; WIPED_AT_ONCE as usize],
             journal: JournalTurn::Not,
@@ -390,14 +421,14 @@ impl<S: ObjectStore> Volumes<S> {
             self.consider(number, object);
         }
         let Some(chore) = self.chores.get_mut(number) else { return };
-        let (at, walk) = (chore.at, &mut chore.walk);
-        walk.is_listing = false;
-        walk.cursor = next;
+        chore.walk.is_listing = false;
+        chore.walk.cursor = next;
         if next.is_some() {
             return;
         }
-        walk.group += 1;
-        let group = walk.group;
+        chore.count_copies();
+        chore.walk.group += 1;
+        let (at, group) = (chore.at, chore.walk.group);
         let groups = self.place(at).map_or(1, |volume| volume.header.family.groups);
         if group < groups {
             return;
@@ -419,6 +450,7 @@ impl<S: ObjectStore> Volumes<S> {
         let (at, kind) = (chore.at, chore.kind);
         let Some(volume) = self.place(at) else { return };
         let index = index_of(&key);
+        let mut copy = None;
         let item = match kind {
             ChoreKind::Reclaim if volume.header.state.wipes() => Some(Item::Wipe(key)),
             ChoreKind::Reclaim => Some(Item::Remove(key)),
@@ -439,11 +471,20 @@ impl<S: ObjectStore> Volumes<S> {
             }
             ChoreKind::Count => {
                 let asked = self.chores.get(number).and_then(|chore| chore.question.as_ref());
-                let owner = asked.and_then(|question| question.owner(volume, below, object));
-                owner.map(|owner| Item::Count { key, owner })
+                match asked.and_then(|question| question.owner(volume, below, object)) {
+                    Some(Owner::Copy { only, .. }) => {
+                        copy = Some((key, only));
+                        None
+                    }
+                    owner => owner.map(|owner| Item::Count { key, owner }),
+                }
             }
         };
         if let Some(chore) = self.chores.get_mut(number) {
+            if !is_same {
+                chore.count_copies();
+            }
+            chore.copies.extend(copy);
             chore.items.extend(item);
             if !is_same && let Some(question) = &mut chore.question {
                 question.name(index);
@@ -468,10 +509,13 @@ impl<S: ObjectStore> Volumes<S> {
                 return true;
             }
             Item::Count { key, owner } => {
-                let place = chore.owners.iter().position(Option::is_none).unwrap_or(0);
-                chore.owners[place] = Some(owner);
-                let tag = CHORE | (COUNTED + place as u64) << 32 | u64::from(number);
+                let tag = chore.counting(number, owner);
                 self.send(tag, StoreRequest::Usage { key });
+                return true;
+            }
+            Item::CountAll(keys) => {
+                let tag = chore.counting(number, Owner::Copies);
+                self.send(tag, StoreRequest::UsageOf { keys });
                 return true;
             }
             Item::Drop(key) => (index_of(&key), SlowWork::Drop { chore: number, key }),

@@ -43,10 +43,14 @@ pub(crate) enum Question {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Owner {
     Head,
-    /// A copy, and the place among the snapshots of the one that alone reads it.
+    /// A copy, the place among the snapshots of the one that alone reads it, and whether its object
+    /// has no other copy.
     Copy {
         only: Option<usize>,
+        is_all: bool,
     },
+    /// All copies of an object together.
+    Copies,
 }
 
 impl Question {
@@ -69,7 +73,7 @@ impl Question {
         let first = readers.next();
         let only = first.filter(|_| readers.next().is_none());
         let only = only.and_then(|record| numbers.iter().position(|&known| known == record.number));
-        Some(Owner::Copy { only })
+        Some(Owner::Copy { only, is_all: false })
     }
 
     pub(crate) fn count(&mut self, owner: Owner, answer: &StoreAnswer) {
@@ -83,8 +87,11 @@ impl Question {
                 usage.written += units;
                 usage.unique += unique;
             }
-            Owner::Copy { only } => {
-                usage.snapshots_unique += unique;
+            Owner::Copies => usage.snapshots_unique += unique,
+            Owner::Copy { only, is_all } => {
+                if is_all {
+                    usage.snapshots_unique += unique;
+                }
                 if let Some((_, own)) = only.and_then(|only| usage.snapshots.get_mut(only)) {
                     *own += unique;
                 }

@@ -49,12 +49,14 @@ fn volumes_snapshots_and_clones_are_what_the_model_says() {
         sum.cut_off += tally.cut_off;
         sum.restarts += tally.restarts;
         sum.freed += tally.freed;
+        sum.cleared += tally.cleared;
         sum.diffs += tally.diffs;
     }
     // Each of these would be zero if a part of the test did nothing.
     let parts = [sum.done / 50, sum.refused, sum.cuts / 10, sum.cut_off, sum.restarts, sum.diffs];
     assert!(parts.into_iter().all(|part| part > histories), "{sum:?}");
-    assert!(sum.freed > histories / 4, "{sum:?}");
+    assert!(sum.freed > histories / 4 && sum.cleared > histories / 4, "{sum:?}");
+    println!("{sum:?}");
 }
 
 /// Each protection is left out once, and the model must notice.

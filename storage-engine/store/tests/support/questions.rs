@@ -133,6 +133,7 @@ pub(crate) fn compare(
     }
     compare_list(store, state, seed)?;
     compare_usage(store, state, alone)?;
+    compare_usage_of_some(store, seed)?;
     compare_differences(store, state, seed)
 }
 
@@ -161,6 +162,37 @@ fn compare_list(
     let expected: Vec<ObjectKey> =
         (from..to + 1).filter(exists).map(|object| key(u128::from(object))).collect();
     if found == expected { Ok(()) } else { Err(format!("listed {found:?}, not {expected:?}")) }
+}
+
+/// What some objects alone have and what all others have is everything, and nothing twice.
+fn compare_usage_of_some(store: &mut Store<MemoryDisk>, seed: &mut Seed) -> Result<(), String> {
+    let mut count = |keys: Vec<ObjectKey>| {
+        if keys.is_empty() {
+            return Ok((0, 0));
+        }
+        match ask(store, StoreRequest::UsageOf { keys })? {
+            Ok(StoreAnswer::Usage { units, unique, .. }) => Ok((units, unique)),
+            other => Err(format!("a usage of some was answered with {other:?}")),
+        }
+    };
+    let hidden =
+        |at: ObjectKey, bits: u32| ObjectKey { pool: PoolId(at.pool.0 | bits << 30), ..at };
+    let keys = (0..OBJECTS).map(|object| key(u128::from(object)));
+    let keys = keys.flat_map(|key| [key, hidden(key, 2)]).chain([hidden(key(0), 3)]);
+    let all: Vec<ObjectKey> = keys.collect();
+    let (some, others): (Vec<_>, Vec<_>) = all.iter().partition(|_| seed.one_in(2));
+    let (total, total_alone) = count(all.clone())?;
+    let ((of_some, alone), (of_others, others_alone)) = (count(some)?, count(others)?);
+    let is_right = total == total_alone
+        && alone + of_others == total
+        && others_alone + of_some == total
+        && alone <= of_some;
+    if is_right {
+        return Ok(());
+    }
+    Err(format!(
+        "{of_some} units, {alone} alone, others {of_others} and {others_alone}, of {total}"
+    ))
 }
 
 fn compare_usage(store: &mut Store<MemoryDisk>, state: &State, alone: u64) -> Result<(), String> {

@@ -92,6 +92,8 @@ pub(crate) struct Tally {
     pub(crate) cut_off: u64,
     pub(crate) restarts: u64,
     pub(crate) freed: u64,
+    /// Volumes of several snapshots that all went, with what was announced.
+    pub(crate) cleared: u64,
     pub(crate) diffs: u64,
 }
 
@@ -770,9 +772,25 @@ impl World {
         // Snapshots with clones go after their clones.
         for _ in 0..VOLUMES * 2 {
             for (volume, model) in self.models.clone() {
+                let has_clones = self
+                    .models
+                    .values()
+                    .any(|other| other.parent.is_some_and(|(parent, _)| parent == volume));
+                let announced = self.usage(volume)?.snapshots_unique;
+                let before = self.pool()?.store().capacity().used;
+                let count = model.snapshots.len();
                 for snapshot in model.snapshots.into_keys() {
                     let action = Action::Leave { volume, snapshot };
                     self.carry_out(action)?;
+                }
+                let freed = before - self.pool()?.store().capacity().used;
+                if !has_clones && !self.has_hidden {
+                    self.tally.cleared += u64::from(count > 1);
+                    if freed != announced {
+                        return Err(format!(
+                            "{count} snapshots freed {freed} bytes, not {announced}"
+                        ));
+                    }
                 }
                 self.carry_out(Action::Delete { volume })?;
             }
