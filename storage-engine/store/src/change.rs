@@ -9,7 +9,7 @@ use crate::disk::Disk;
 use crate::keys::is_hidden;
 use crate::marks::Overwrite;
 use crate::objects::{BAD_FRAME, NO_FRAME};
-use crate::op::{Old, Step, StepKind, Work, block_range, is_cloned_before};
+use crate::op::{Old, Step, StepKind, Work, block_range, cloned_from, is_cloned_before};
 use crate::request::{ObjectKey, STEPS_MAX, StoreRefusal};
 use crate::space::Space;
 use crate::store::{Omit, Progress, Store, StoreState};
@@ -177,7 +177,7 @@ impl<D: Disk> Store<D> {
         let mut is_waiting = false;
         for (number, step) in steps.iter().enumerate() {
             let StepKind::Write { offset, length } = step.kind else { continue };
-            let Some(slot) = self.objects.find(&step.key) else { continue };
+            let Some(slot) = self.found_by(steps, number) else { continue };
             let is_shared = self.will_be_shared(steps, number);
             let (first, end) = block_range(offset, length);
             let edges = [first / UNIT_BLOCKS, (end - 1) / UNIT_BLOCKS];
@@ -209,7 +209,15 @@ impl<D: Disk> Store<D> {
 
     /// Whether the object of this step shares all its units by the time the step is carried out.
     fn will_be_shared(&self, steps: &[Step], number: usize) -> bool {
-        self.options.omit != Omit::EarlierSteps && is_cloned_before(steps, number)
+        let is_cloned = is_cloned_before(steps, number) || cloned_from(steps, number).is_some();
+        self.options.omit != Omit::EarlierSteps && is_cloned
+    }
+
+    /// The object whose data the `number`th step finds under its key: what an earlier step has
+    /// cloned into it, else its own.
+    fn found_by(&self, steps: &[Step], number: usize) -> Option<u32> {
+        let source = if number > 0 { cloned_from(steps, number) } else { None };
+        self.objects.find(&source.unwrap_or(steps[number].key))
     }
 
     /// The blocks of a unit whose old bytes a write of this range needs.
@@ -371,7 +379,11 @@ impl<D: Disk> Store<D> {
         needs: &mut Needs,
     ) -> Result<(), StoreRefusal> {
         let step = &steps[number];
-        let found = self.objects.find(&step.key);
+        let found = match step.kind {
+            // What is replaced is let go.
+            StepKind::Clone { .. } => self.objects.find(&step.key),
+            _ => self.found_by(steps, number),
+        };
         match &step.kind {
             StepKind::Write { offset, length } => {
                 let (first, end) = block_range(*offset, *length);

@@ -349,6 +349,9 @@ struct Touched {
     keys: bool,
     /// Nothing may come behind.
     is_last: bool,
+    /// A clone of it is changed: it stays as it is, so that all of the clone's units are shared
+    /// by the time that happens.
+    is_kept: bool,
 }
 
 impl Touched {
@@ -371,7 +374,7 @@ fn check_conflicts(steps: &[Step]) -> Result<(), StoreRefusal> {
         let is_allowed = group_of(&key) == group && !of.is_last && allows(of);
         if is_allowed { Ok(()) } else { Err(StoreRefusal::BadTransaction { key }) }
     };
-    for step in steps {
+    for (number, step) in steps.iter().enumerate() {
         match &step.kind {
             StepKind::Clone { source } => {
                 touch(*source, |of| {
@@ -384,6 +387,7 @@ fn check_conflicts(steps: &[Step]) -> Result<(), StoreRefusal> {
                 touch(step.key, |of| {
                     !of.data
                         && !of.rest
+                        && !of.is_kept
                         && !std::mem::replace(&mut of.cloned_into, true)
                         && !of.removed
                 })?;
@@ -393,14 +397,23 @@ fn check_conflicts(steps: &[Step]) -> Result<(), StoreRefusal> {
                 touch(step.key, |of| !of.data && !of.rest && !of.whole())?;
             }
             StepKind::Remove => touch(step.key, |of| {
-                !of.data && !of.rest && !of.cloned_into && !std::mem::replace(&mut of.removed, true)
+                let is_new = !of.data && !of.rest && !of.cloned_into && !of.is_kept;
+                is_new && !std::mem::replace(&mut of.removed, true)
             })?,
             StepKind::Write { .. }
             | StepKind::WriteFull { .. }
             | StepKind::Zero { .. }
             | StepKind::Scrap
             | StepKind::Truncate { .. } => {
-                touch(step.key, |of| !of.whole() && !std::mem::replace(&mut of.data, true))?;
+                touch(step.key, |of| {
+                    !of.removed && !of.is_kept && !std::mem::replace(&mut of.data, true)
+                })?;
+                if let Some(source) = cloned_from(steps, number) {
+                    touch(source, |of| {
+                        of.is_kept = true;
+                        !of.data && !of.whole()
+                    })?;
+                }
             }
             StepKind::Keys(_) => touch(step.key, |of| {
                 (of.keys, of.rest) = (true, true);
@@ -430,6 +443,16 @@ pub(crate) fn is_cloned_before(steps: &[Step], number: usize) -> bool {
     number > 0 && steps[..number].iter().any(clones)
 }
 
+/// What a step before the `number`th makes this object from: what it has by the time that step is
+/// carried out is what that one has, and all of it is shared.
+pub(crate) fn cloned_from(steps: &[Step], number: usize) -> Option<ObjectKey> {
+    let key = steps[number].key;
+    steps[..number].iter().find_map(|step| match &step.kind {
+        StepKind::Clone { source } if step.key == key => Some(*source),
+        _ => None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -453,7 +476,12 @@ mod tests {
         assert_eq!(refusal(vec![zero(1), zero(1)]), bad(1));
         assert_eq!(refusal(vec![zero(1), clone(1, 2)]), bad(1));
         assert_eq!(refusal(vec![clone(1, 1)]), bad(1));
-        assert_eq!(refusal(vec![clone(1, 2), zero(2)]), bad(2));
+        assert_eq!(refusal(vec![clone(1, 2), zero(2)]), None);
+        assert_eq!(refusal(vec![clone(1, 2), clone(1, 3), zero(3)]), None);
+        assert_eq!(refusal(vec![clone(1, 2), zero(2), zero(2)]), bad(2));
+        assert_eq!(refusal(vec![clone(1, 2), zero(1), zero(2)]), bad(1));
+        assert_eq!(refusal(vec![clone(1, 2), zero(2), zero(1)]), bad(1));
+        assert_eq!(refusal(vec![clone(1, 2), zero(2), clone(3, 1)]), bad(1));
         assert_eq!(refusal(vec![touch(2), clone(1, 2)]), bad(2));
         assert_eq!(refusal(vec![clone(1, 2), clone(2, 3)]), bad(2));
         assert_eq!(refusal(vec![clone(1, 2), zero(1), zero(1)]), bad(1));

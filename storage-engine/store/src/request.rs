@@ -123,6 +123,10 @@ pub enum StoreRequest {
 /// keys, but not before a clone is made of the object, nor on a clone. An object that is cloned
 /// from is there before the transaction. At most [`STEPS_MAX`] steps.
 ///
+/// What was cloned into may be changed by one step about its data, if the transaction leaves what it
+/// was cloned from as it is. So `Clone { source: X, target: Y }` with a `Write` of Y behind it is
+/// the first write of an object that Y has from elsewhere.
+///
 /// So `Clone { source: X, target: Y }` with a `Write` of X behind it is the first write after a
 /// snapshot: Y keeps the old bytes, X gets the new ones, both or neither after a crash.
 #[derive(Debug)]

@@ -19,6 +19,7 @@ impl<S: ObjectStore> Volumes<S> {
         let (at, index) = (gate.now.at, gate.now.index);
         let is_clear = matches!(gate.now.work, SlowWork::Clear { .. });
         let is_settle = matches!(gate.now.work, SlowWork::Settle { .. });
+        let is_first = matches!(gate.now.work, SlowWork::Write { .. } | SlowWork::Clear { .. });
         let is_read = !gate.now.work.is_change();
         let is_whole = matches!(gate.now.work, SlowWork::Clear { piece } if piece.is_whole());
         let Some(volume) = self.place(at) else { return Next::Done };
@@ -36,12 +37,17 @@ impl<S: ObjectStore> Volumes<S> {
                 }
                 if is_whole && volume.newest == 0 {
                     // Nobody will read what was inherited: an empty head hides it.
-                    return self.change(number, head, None, entry);
+                    return self.change(number, head, None, entry, None);
                 }
                 if self.omit == Omit::Settle {
-                    return self.change(number, head, None, entry);
+                    return self.change(number, head, None, entry, None);
                 }
-                self.settle(number, at, source, head)
+                if !is_first {
+                    return self.settle(number, at, source, head);
+                }
+                let must_keep = volume.newest > 0 && self.omit != Omit::Copy;
+                let copy = must_keep.then_some(ObjectKey { snapshot: volume.newest, ..head });
+                self.change(number, head, copy, entry, Some(source))
             }
             Entry::Own { .. } | Entry::Absent { .. } if is_read => {
                 self.read_from(number, Some(head))
@@ -51,7 +57,7 @@ impl<S: ObjectStore> Volumes<S> {
             Entry::Own { kept } | Entry::Absent { kept } => {
                 let must_keep = volume.newest > kept && self.omit != Omit::Copy;
                 let copy = must_keep.then_some(ObjectKey { snapshot: volume.newest, ..head });
-                self.change(number, head, copy, entry)
+                self.change(number, head, copy, entry, None)
             }
         }
     }
@@ -61,9 +67,7 @@ impl<S: ObjectStore> Volumes<S> {
         Next::Done
     }
 
-    /// Gives the head what it inherits. That changes nothing that anybody reads, so it need not
-    /// be in one transaction with the change that follows; but the change must wait for it, or a
-    /// refusal here would leave a head with nothing but the change.
+    /// Gives the head what it inherits, for who wants nothing else or makes it anew afterwards.
     fn settle(&mut self, number: u32, at: u32, source: ObjectKey, head: ObjectKey) -> Next {
         self.hide(number, false);
         self.set_phase(number, Phase::Settling);
@@ -98,30 +102,30 @@ impl<S: ObjectStore> Volumes<S> {
         }
     }
 
-    /// Sends the change of the head, with the copy that must be kept of it before, as one
-    /// transaction.
+    /// Sends the change of the head, with the copy that must be kept of it before and with what
+    /// the head `inherits`, as one transaction.
     fn change(
         &mut self,
         number: u32,
         head: ObjectKey,
         copy: Option<ObjectKey>,
         entry: Entry,
+        inherits: Option<ObjectKey>,
     ) -> Next {
         let Some(gate) = self.gates.get_mut(number) else { return Next::Wait };
         let at = gate.now.at;
         let Some(volume) = self.place(at) else { return Next::Done };
         let has_parent = !volume.chain.is_empty() && self.omit != Omit::EmptyHead;
-        let has_head = matches!(entry, Entry::Own { .. });
-        let copy = copy.filter(|_| has_head || self.omit != Omit::AbsenceMark);
-        let mut transaction = Vec::with_capacity(2);
-        transaction.extend(copy.map(|copy| {
+        // What the head is, or would be: the copy is made of the same as the head.
+        let before = inherits.or(matches!(entry, Entry::Own { .. }).then_some(head));
+        let copy = copy.filter(|_| before.is_some() || self.omit != Omit::AbsenceMark);
+        let mut transaction = Vec::with_capacity(3);
+        transaction.extend(copy.map(|copy| match before {
+            Some(source) => Operation::Clone { source, target: copy },
             // A copy without units says that there was nothing.
-            if has_head {
-                Operation::Clone { source: head, target: copy }
-            } else {
-                Operation::Touch { key: copy }
-            }
+            None => Operation::Touch { key: copy },
         }));
+        transaction.extend(inherits.map(|source| Operation::Clone { source, target: head }));
         let kept = copy.map_or_else(|| kept_of(entry), |copy| copy.snapshot);
         let (operation, has_head) = self.head_operation(number, head, has_parent);
         transaction.push(operation);

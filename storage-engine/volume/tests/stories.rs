@@ -7,7 +7,8 @@ use plinth_disks::memory::{Cache, Cut, MemoryDisk};
 use plinth_ids::{PoolId, SnapshotId, VolumeId};
 use plinth_store::{FormatOptions, IoBuffer, LayoutLimits, Store, StoreOptions};
 use plinth_volume::{
-    VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeSpec, VolumeTag, Volumes,
+    SnapshotSpec, VolumeCompletion, VolumeHandle, VolumeRefusal, VolumeRequest, VolumeSpec,
+    VolumeTag, Volumes,
 };
 use std::time::Duration;
 
@@ -361,4 +362,33 @@ fn a_wipe_goes_at_its_rate_is_seen_and_goes_on_after_a_crash() {
     volumes.store_mut().check().unwrap();
     // Its number and name are free again.
     create(&mut volumes, 1, 8 * MIB);
+}
+
+#[test]
+fn the_first_write_of_what_a_clone_inherits_is_one_transaction() {
+    let mut volumes = fresh();
+    let disk = create(&mut volumes, 1, 8 * MIB);
+    write(&mut volumes, disk, 0, &[7; 65_536]);
+    run(&mut volumes, clone_of(1, None, spec(2, 8 * MIB))).unwrap();
+    let clone = volumes.attach(VolumeId(2)).unwrap();
+    let spec = SnapshotSpec {
+        volume: VolumeId(2),
+        snapshot: SnapshotId(9),
+        name: "before".parse().unwrap(),
+        identity: [1; 16],
+        created_at: 3000,
+    };
+    run(&mut volumes, VolumeRequest::SnapshotCreate { spec }).unwrap();
+    let before = volumes.store().counters();
+    write(&mut volumes, clone, 5120, &[8; 512]);
+    let after = volumes.store().counters();
+    assert_eq!(after.changes - before.changes, 1, "head, snapshot's copy and write at once");
+    assert_eq!(after.journal_entries - before.journal_entries, 1);
+    let mut expected = vec![7; 65_536];
+    assert_eq!(read(&mut volumes, disk, 0, 65_536).unwrap(), expected);
+    let kept = volumes.attach_snapshot(VolumeId(2), SnapshotId(9)).unwrap();
+    assert_eq!(read(&mut volumes, kept, 0, 65_536).unwrap(), expected);
+    expected[5120..5632].fill(8);
+    assert_eq!(read(&mut volumes, clone, 0, 65_536).unwrap(), expected);
+    volumes.store_mut().check().unwrap();
 }

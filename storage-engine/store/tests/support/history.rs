@@ -397,12 +397,23 @@ fn add_second(seed: &mut Seed, step: &mut Step, value: u64) {
         if seed.one_in(4) {
             step.push(Change::Attribute { object: target, value: value + 10 });
         }
-        if !seed.one_in(4) {
+        let of_clone = seed.one_in(3);
+        if of_clone {
+            second.aim_at(target);
+        } else if !seed.one_in(4) {
             second.aim_at(source);
         }
+        let is_data = matches!(
+            &second,
+            Change::Write { .. }
+                | Change::WriteFull { .. }
+                | Change::Zero { .. }
+                | Change::Scrap { .. }
+                | Change::Truncate { .. }
+        );
         let is_legal = match &second {
             Change::Clone { source: other, target: into } => *other != target && *into != target,
-            other => other.object() != target,
+            other => other.object() != target || is_data,
         };
         if is_legal {
             step.push(second);
