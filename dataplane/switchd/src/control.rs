@@ -17,7 +17,7 @@ use plinth_manage::{KeepError, Kept};
 use plinth_obs::Chain;
 use plinth_ports::{Answer, GuestPort, Message, Port, PortSet, Question, UplinkChange};
 use plinth_switch_api::SwitchConfig;
-use plinth_vswitch::{ConfigError, Limits, Snapshot};
+use plinth_vswitch::{ConfigError, HandedSeat, Limits, Snapshot};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -362,9 +362,12 @@ impl Control {
     pub(crate) fn prepare(
         &self,
         config: SwitchConfig,
+        seats: &[HandedSeat],
         other_has_uplink: bool,
     ) -> Result<(), ApplyError> {
         let mut scene = self.scene();
+        // NICs keep the ports that they have at gateways: connections with them are to come.
+        scene.snapshot = Arc::new(Snapshot::seated(seats));
         let without = if other_has_uplink { WithoutUplink::Refuse } else { WithoutUplink::Serve };
         let snapshot = self.compile(&scene, &config)?;
         let mut opening = Opening::default();

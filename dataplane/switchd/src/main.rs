@@ -176,7 +176,7 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
         match &standby {
             None => control.resume(wanted),
             Some(standby) => control
-                .prepare(wanted, standby.other_has_uplink)
+                .prepare(wanted, &standby.seats, standby.other_has_uplink)
                 .map_err(|source| RunError::Prepare { source })?,
         }
     }

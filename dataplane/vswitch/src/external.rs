@@ -87,7 +87,7 @@ pub(crate) struct ExternalTables {
     shared: Lookup<(Vni, Ipv4Addr), Block>,
     /// By address, protocol and first port.
     forwards: BTreeMap<(Ipv4Addr, u8, u16), Forwarded>,
-    seats: BTreeMap<Seat, u32>,
+    pub(crate) seats: BTreeMap<Seat, u32>,
     /// Of those that have one, by place.
     pub(crate) limits: BTreeMap<u16, AddressLimits>,
 }

@@ -5,10 +5,12 @@
 //! rewritten by the ports' ids. What is of a port that the other does not have, or of a VPC that
 //! the port is not in there, is left out: a connection is never given to somebody else.
 
+use crate::external::OUTSIDE;
 use crate::flow::{HANDED_RECORD, Handed, Ingress};
-use crate::{PortIndex, Switch};
-use plinth_ids::{Moment, PortId};
+use crate::{PortIndex, Snapshot, Switch};
+use plinth_ids::{Moment, Name, PortId};
 use plinth_switch_api::UPLINK;
+use std::collections::BTreeSet;
 
 /// Bytes of one connection that is handed over.
 pub const HANDED_BYTES: usize = HANDED_RECORD;
@@ -19,6 +21,42 @@ pub struct HandedPlace {
     pub place: u16,
     pub incarnation: u32,
     pub port: PortId,
+}
+
+/// Which of a NAT gateway's blocks of ports is a port's.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HandedSeat {
+    pub gateway: Name,
+    pub port: PortId,
+    pub seat: u32,
+}
+
+impl Snapshot {
+    /// Who has which ports of gateways. A connection that is handed over keeps its port, which
+    /// must go on to be its NIC's.
+    pub fn handed_seats(&self) -> Vec<HandedSeat> {
+        let seats = self.external.seats.iter();
+        seats
+            .map(|((gateway, port), &seat)| HandedSeat {
+                gateway: gateway.clone(),
+                port: *port,
+                seat,
+            })
+            .collect()
+    }
+
+    /// Nothing but what another process's NICs had: to compile the first configuration upon. Of
+    /// two with one seat the second gets another.
+    pub fn seated(seats: &[HandedSeat]) -> Self {
+        let mut snapshot = Self::default();
+        let mut taken = BTreeSet::new();
+        for HandedSeat { gateway, port, seat } in seats {
+            if taken.insert((gateway, *seat)) {
+                snapshot.external.seats.insert((gateway.clone(), *port), *seat);
+            }
+        }
+        snapshot
+    }
 }
 
 /// What became of connections that were taken over.
@@ -108,6 +146,7 @@ impl Switch {
             let here = ours(found.port)?;
             let is_its_vpc = match self.snapshot.port(here) {
                 Some(port) => port.vni == there.vni,
+                None if there.vni == OUTSIDE => true,
                 None => self.snapshot.has_vni(there.vni),
             };
             if !is_its_vpc {

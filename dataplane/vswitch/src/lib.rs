@@ -57,7 +57,7 @@ mod vpc;
 pub use config_error::{ConfigError, Place};
 pub use counters::PortCounters;
 pub use drop_reason::DropReason;
-pub use handover::{HANDED_BYTES, HandedPlace, TakeOverError, TakenConnections};
+pub use handover::{HANDED_BYTES, HandedPlace, HandedSeat, TakeOverError, TakenConnections};
 pub use limits::{Limits, Timeouts, VpcLimits};
 pub use packet::{BURST_MAX, HEADERS_MAX, Offload, Packet, PortIndex, Verdict};
 pub use questions::Origin;

@@ -2,7 +2,7 @@
 //! The old process's side: waits for a successor, gives everything away, and goes on if that
 //! comes to nothing.
 
-use super::{DRAIN_PATIENCE, PATIENCE, VERSION, Word, emit_places, say, socket_in};
+use super::{DRAIN_PATIENCE, PATIENCE, VERSION, Word, emit_places, emit_seats, say, socket_in};
 use crate::control::Control;
 use crate::worker::{WorkerPort, WorkerSilent};
 use plinth_backends::{HandOverError, HandOverLine, HandedDevice, Successor};
@@ -195,7 +195,8 @@ impl Host {
             Ok(other) => unreachable!("asked for places and told {other:?}"),
             Err(source) => return Err(GiveError::Worker { source }),
         };
-        tell(line, &Word::Settled { places, has_uplink })?;
+        let seats = emit_seats(self.control.snapshot().handed_seats());
+        tell(line, &Word::Settled { places, seats, has_uplink })?;
         expect(line, &Word::Prepared)?;
         let mut since = None;
         for _ in 0..ROUNDS_MAX {

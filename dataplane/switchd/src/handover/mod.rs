@@ -28,15 +28,15 @@ pub(crate) use active::{Active, Host};
 pub(crate) use standby::{Standby, TakeOverError, TakenOver};
 
 use plinth_backends::{HandOverError, HandOverLine};
-use plinth_ids::PortId;
-use plinth_vswitch::HandedPlace;
+use plinth_ids::{Name, PortId};
+use plinth_vswitch::{HandedPlace, HandedSeat};
 use serde::{Deserialize, Serialize};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The version of the words below and of a connection's bytes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// How long each side waits for the other's next word. Opening the underlay and compiling the
 /// configuration are the longest of it.
@@ -61,9 +61,11 @@ enum Word {
     Refused {
         text: String,
     },
-    /// The configuration does not change any more. Each place is number, incarnation, port.
+    /// The configuration does not change any more. Each place is number, incarnation, port; each
+    /// seat is a NAT gateway, a port, and which block of the gateway's is its.
     Settled {
         places: Vec<(u16, u32, PortId)>,
+        seats: Vec<(Name, PortId, u32)>,
         has_uplink: bool,
     },
     Prepared,
@@ -88,6 +90,15 @@ fn emit_places(places: &[HandedPlace]) -> Vec<(u16, u32, PortId)> {
 fn parse_places(places: &[(u16, u32, PortId)]) -> Vec<HandedPlace> {
     let each = places.iter();
     each.map(|&(place, incarnation, port)| HandedPlace { place, incarnation, port }).collect()
+}
+
+fn emit_seats(seats: Vec<HandedSeat>) -> Vec<(Name, PortId, u32)> {
+    seats.into_iter().map(|HandedSeat { gateway, port, seat }| (gateway, port, seat)).collect()
+}
+
+fn parse_seats(seats: Vec<(Name, PortId, u32)>) -> Vec<HandedSeat> {
+    let each = seats.into_iter();
+    each.map(|(gateway, port, seat)| HandedSeat { gateway, port, seat }).collect()
 }
 
 fn say(

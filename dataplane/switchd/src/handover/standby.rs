@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The new process's side.
 
-use super::{PATIENCE, VERSION, Word, parse_places, say, socket_in};
+use super::{PATIENCE, VERSION, Word, parse_places, parse_seats, say, socket_in};
 use crate::worker::{WorkerPort, WorkerSilent};
 use plinth_backends::{HandOverError, HandOverLine, HandedDevice};
 use plinth_ids::PortId;
-use plinth_vswitch::HandedPlace;
+use plinth_vswitch::{HandedPlace, HandedSeat};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -39,6 +39,7 @@ pub(crate) enum TakeOverError {
 pub(crate) struct Standby {
     line: HandOverLine,
     places: Arc<[HandedPlace]>,
+    pub(crate) seats: Vec<HandedSeat>,
     /// Whether the running process has its device to the underlay open.
     pub(crate) other_has_uplink: bool,
 }
@@ -60,9 +61,9 @@ impl Standby {
         let line = line.map_err(|source| TakeOverError::Line { source })?;
         tell(&line, &Word::Hello { version: VERSION })?;
         match hear(&line)?.0 {
-            Word::Settled { places, has_uplink } => {
+            Word::Settled { places, seats, has_uplink } => {
                 let places = parse_places(&places).into();
-                Ok(Self { line, places, other_has_uplink: has_uplink })
+                Ok(Self { line, places, seats: parse_seats(seats), other_has_uplink: has_uplink })
             }
             Word::Refused { text } => Err(TakeOverError::Refused { text }),
             word => Err(out_of_turn(&word)),

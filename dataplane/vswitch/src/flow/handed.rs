@@ -2,17 +2,19 @@
 //! Connections on their way from one process to the next (ADR-101).
 //!
 //! ```text
-//!  0    key of the opener's packets, 6 words      128  TCP's state, "loose", kind, "answered"
-//!  48   key of the answers, 6 words               132  zero
+//!  0    key of the opener's packets, 6 words      128  TCP's state, "loose", kind, "answered",
+//!  48   key of the answers, 6 words                    "translated", zero
 //!  96   TCP: two sides of 16                      136  idle for: opener, answers; made before (ms)
 //!                                                 148  owner's place, zero
 //! ```
 //!
 //! Integers are little-endian. Times go as ages, because the clocks of the two may have begun at
 //! different times. An entry's decision does not go along: it is judged again, as after a change
-//! of the configuration, and the rules are not asked because the connection stands.
+//! of the configuration, and the rules are not asked because the connection stands. Nor do edit
+//! records: where packets go is the key of the answers turned round, so the two keys say all.
 
 use super::connection::{Connection, Direction, Link, Tracked};
+use super::edit::Edit;
 use super::table::{FlowTable, Hashed, WAYS, milliseconds};
 use super::{FlowKey, Tcp};
 use crate::PortIndex;
@@ -32,6 +34,8 @@ pub(crate) struct Handed {
     tcp: Tcp,
     tracked: Tracked,
     is_answered: bool,
+    /// What happens to the packets of each direction, if something does.
+    edits: Option<[Edit; 2]>,
     idle: [u32; 2],
     age: u32,
     pub(crate) owner: u16,
@@ -44,7 +48,9 @@ impl Handed {
             into.extend(key.words.iter().flat_map(|word| word.to_le_bytes()));
         }
         self.tcp.emit(into);
-        into.extend([self.tracked.number(), u8::from(self.is_answered), 0, 0, 0, 0]);
+        let is_translated = u8::from(self.edits.is_some());
+        let answered = u8::from(self.is_answered);
+        into.extend([self.tracked.number(), answered, is_translated, 0, 0, 0]);
         for time in [self.idle[0], self.idle[1], self.age] {
             into.extend(time.to_le_bytes());
         }
@@ -64,7 +70,7 @@ impl Handed {
             }
         }
         let (tcp, rest) = rest.split_first_chunk()?;
-        let &[tracked, answered, 0, 0, 0, 0, ref rest @ ..] = rest else { return None };
+        let &[tracked, answered, translated, 0, 0, 0, ref rest @ ..] = rest else { return None };
         let (times, owner) = rest.split_at_checked(12)?;
         let (times, _) = times.as_chunks::<4>();
         let time = |nth: usize| times.get(nth).map(|bytes| u32::from_le_bytes(*bytes));
@@ -73,16 +79,32 @@ impl Handed {
             keys,
             tcp: Tcp::parse(tcp)?,
             tracked: Tracked::from_number(tracked)?,
-            is_answered: match answered {
-                0 => false,
-                1 => true,
-                _ => return None,
+            is_answered: flag(answered)?,
+            edits: match flag(translated)? {
+                true => Some(edits(&keys)?),
+                false => None,
             },
             idle: [time(0)?, time(1)?],
             age: time(2)?,
             owner: u16::from_le_bytes([low, high]),
         })
     }
+}
+
+fn flag(byte: u8) -> Option<bool> {
+    match byte {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
+}
+
+/// What happens to the packets of each direction of a connection that is translated: they go as
+/// what the other direction's packets answer.
+fn edits([forward, back]: &[FlowKey; 2]) -> Option<[Edit; 2]> {
+    let is_one = forward.is_ipv4() == back.is_ipv4() && forward.protocol() == back.protocol();
+    let (going, coming) = (back.answer(back.ingress())?, forward.answer(forward.ingress())?);
+    is_one.then(|| [Edit::new(forward, &going), Edit::new(back, &coming)])
 }
 
 impl FlowTable {
@@ -120,7 +142,7 @@ impl FlowTable {
             return None;
         }
         let entry = &self.entries[bucket * WAYS + way];
-        let (index, direction) = entry.link.get().filter(|_| !entry.is_translated)?;
+        let (index, direction) = entry.link.get()?;
         let connection = self.connections.get(index);
         // One that has lost an entry for want of room comes back as a stranger.
         let forward = connection.entry(Direction::Forward)?;
@@ -129,8 +151,10 @@ impl FlowTable {
         if direction == Direction::Back && is_used(used[0]) {
             return None;
         }
+        let keys = [self.entry(forward).key, self.entry(back).key];
         Some(Handed {
-            keys: [self.entry(forward).key, self.entry(back).key],
+            edits: if entry.is_translated { Some(edits(&keys)?) } else { None },
+            keys,
             tcp: connection.tcp,
             tracked: connection.tracked,
             is_answered: connection.is_answered,
@@ -149,7 +173,8 @@ impl FlowTable {
         let mut connection = Connection::new(handed.tracked, handed.tcp, generation, made);
         connection.is_answered = handed.is_answered;
         let flows: [Hashed; 2] = handed.keys.map(|key| self.hashed(key));
-        let Ok(index) = self.open(now, &flows, owner, connection, None) else { return false };
+        let edits = handed.edits.as_ref();
+        let Ok(index) = self.open(now, &flows, owner, connection, edits) else { return false };
         for (direction, idle) in [Direction::Forward, Direction::Back].into_iter().zip(handed.idle)
         {
             if let Some(slot) = self.connection(index).entry(direction) {

@@ -7,6 +7,7 @@ pub(crate) mod frames;
 pub(crate) mod generate;
 pub(crate) mod look;
 pub(crate) mod model;
+pub(crate) mod outside;
 
 use plinth_ids::{Epoch, MacAddress, Moment, PortId, Vni};
 use plinth_switch_api::{GuestPort, Remote, SwitchConfig, Underlay};
