@@ -126,6 +126,11 @@ impl Directory {
         }
     }
 
+    /// Of the port whose guest is answered: its VPC and its MAC.
+    pub fn nic(&self, port: PortId) -> Option<(Vni, MacAddress)> {
+        self.nics.get(&port).map(|nic| (nic.vni, nic.mac))
+    }
+
     /// A router advertisement that nobody asked for, to the guest at `port`; `None` when its
     /// subnet has no IPv6 or gives nothing out.
     pub fn advertisement(&self, port: PortId) -> Option<Vec<u8>> {

@@ -6,7 +6,7 @@ use crate::turns::Turns;
 use crate::{AskingPort, Capture, Delivery, Frame, GuestPort, Port};
 use plinth_backends::net::{BURST, HEAD_MAX, OutboundBurst, Payload, SegmentRequest};
 use plinth_dpdk::Mbuf;
-use plinth_ids::Moment;
+use plinth_ids::{Moment, PortId};
 use plinth_rt::cycles;
 use plinth_vswitch::{
     BURST_MAX, DropReason, HEADERS_MAX, Offload, Packet, PortIndex, Switch, Verdict,
@@ -222,7 +222,10 @@ impl Path {
             told += 1;
             let frame = slip.frame();
             let length = u32::try_from(frame.len()).unwrap_or(u32::MAX);
-            if let Some(index) = self.switch.say(&slip.origin(), length) {
+            let origin = slip.origin();
+            // A guest that is not there yet asks when it comes: it misses nothing.
+            let is_heard = !origin.is_unasked() || self.is_up(origin.port);
+            if is_heard && let Some(index) = self.switch.say(&origin, length) {
                 let delivery = Delivery {
                     head: frame,
                     payload: Payload::EMPTY,
@@ -238,6 +241,11 @@ impl Path {
             }
         }
         told
+    }
+
+    fn is_up(&self, port: PortId) -> bool {
+        let index = self.switch.port_index(port);
+        index.and_then(|index| self.port(index.get())).is_some_and(Port::is_up)
     }
 
     /// Shows every port's other side what it got. Once a round.

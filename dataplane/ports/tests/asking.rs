@@ -162,5 +162,11 @@ fn answers_that_nobody_takes_are_refused_and_not_waited_for() {
     bench.links[1].set_up(false);
     bench.thread.say(origin, &[7; 100]).unwrap();
     bench.rounds();
+    assert_eq!(bench.drops(), [], "a guest that is not there misses nothing");
+    bench.links[1].send(question(2, 300));
+    bench.rounds();
+    let origin = bench.thread.take().unwrap().origin();
+    bench.thread.say(origin, &[7; 100]).unwrap();
+    bench.rounds();
     assert_eq!(bench.drops(), [("port-down".to_owned(), 1)]);
 }

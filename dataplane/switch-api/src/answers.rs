@@ -71,6 +71,20 @@ pub struct DhcpRoute {
     pub gateway: Ipv4Addr,
 }
 
+/// What became of guests' questions since the switch was started.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct AnswerCounts {
+    /// That the worker handed on.
+    pub questions: u64,
+    pub answers: u64,
+    /// For names of other people, asked upstream.
+    pub forwarded: u64,
+    /// Of routers, unasked.
+    pub advertisements: u64,
+    /// Without an answer from upstream, or without a buffer on the way.
+    pub lost: u64,
+}
+
 /// What a NIC's guest is told that it is called, and what DNS calls it, here and elsewhere.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]

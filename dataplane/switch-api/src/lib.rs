@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
-pub use answers::{Answers, DhcpRoute, HostName, SubnetDhcp, VpcDns};
+pub use answers::{AnswerCounts, Answers, DhcpRoute, HostName, SubnetDhcp, VpcDns};
 pub use external::{
     AddressLimits, Binding, External, ExternalAddress, ExternalStatus, Forward, ForwardProtocol,
     Line, NatGateway, Serves,
@@ -201,6 +201,8 @@ pub struct Status {
     /// "2 MiB hugepages" or "ordinary pages".
     pub memory: String,
     pub workers: Vec<WorkerStatus>,
+    #[serde(default)]
+    pub answers: AnswerCounts,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]

@@ -7,6 +7,7 @@
 //! machine allows, and the rest is tried again: a guest must not be without its neighbors
 //! because a NIC comes late.
 
+use crate::answerer::Answerer;
 use crate::nic::{Nic, NicError, NicSpec, Nics};
 use crate::uplink::{Opener, Uplink, UplinkError, UplinkSpec};
 use crate::worker::{WorkerPort, WorkerSilent};
@@ -61,6 +62,7 @@ pub(crate) struct Control {
     opener: Opener,
     kept: Kept<SwitchConfig>,
     limits: Limits,
+    answerer: Arc<Answerer>,
     scene: Mutex<Scene>,
 }
 
@@ -81,8 +83,9 @@ impl Control {
         opener: Opener,
         kept: Kept<SwitchConfig>,
         limits: Limits,
+        answerer: Arc<Answerer>,
     ) -> Self {
-        Self { port, nics, opener, kept, limits, scene: Mutex::default() }
+        Self { port, nics, opener, kept, limits, answerer, scene: Mutex::default() }
     }
 
     /// A panic ends the process, so a lock is never found poisoned by a live one.
@@ -332,6 +335,9 @@ impl Control {
         let before = std::mem::replace(&mut scene.uplink, uplink);
         let set = port_set(scene, change);
         self.install(Arc::clone(&snapshot), set).map_err(|source| ApplyError::Worker { source })?;
+        if let Some(config) = snapshot.config() {
+            self.answerer.publish(config);
+        }
         scene.snapshot = snapshot;
         drop(before);
         let tokens = leaving.iter().map(|nic| nic.token).collect();

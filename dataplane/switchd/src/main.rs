@@ -11,6 +11,7 @@
 //! The order of the start: the lock on the run folder, DPDK, the worker, the kept configuration,
 //! the management socket. Guests are served before anybody can ask.
 
+mod answerer;
 mod control;
 mod handover;
 mod look;
@@ -20,6 +21,7 @@ mod service;
 mod uplink;
 mod worker;
 
+use answerer::Answerer;
 use clap::Parser;
 use control::Control;
 use handover::{Active, Host, Standby, TakeOverError, TakenOver};
@@ -112,6 +114,8 @@ enum RunError {
     Load { source: LoadError },
     #[error("the worker does not start")]
     Worker { source: worker::StartError },
+    #[error("the thread that answers guests cannot be started")]
+    Answerer { source: std::io::Error },
     #[error("the worker started and does nothing")]
     Silent { source: worker::WorkerSilent },
     #[error("the management socket cannot be served")]
@@ -157,8 +161,9 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
     let memory = eal.memory().to_string();
     let limits = limits(arguments);
     let config = worker_config(arguments);
-    let (worker, port, link) =
+    let worker::Started { worker, port, link, answering } =
         worker::start(config, eal, limits).map_err(|source| RunError::Worker { source })?;
+    let answerer = Answerer::start(answering).map_err(|source| RunError::Answerer { source })?;
     let opener = uplink::Opener::new(eal, arguments.memory_mb);
     let nics = nic::Nics::new(link, arguments.trust_frontends);
     let standby = arguments.take_over.then(|| Standby::meet(&arguments.run_dir)).transpose();
@@ -166,7 +171,8 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
     // From here on the kept configuration does not change any more.
     let kept = Kept::at(arguments.state_dir.join("switchd.json"));
     let wanted: Option<SwitchConfig> = kept.load().map_err(|source| RunError::Load { source })?;
-    let control = Arc::new(Control::new(port.clone(), nics, opener, kept, limits));
+    let control =
+        Arc::new(Control::new(port.clone(), nics, opener, kept, limits, Arc::clone(&answerer)));
     if let Some(wanted) = wanted {
         tracing::info!(epoch = wanted.epoch.0, "kept configuration found");
         // Before anything is served: whoever kept a configuration had connections. A first start
@@ -185,7 +191,7 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
     let stats = Arc::clone(worker.stats());
     let service = service::Switchd::new(
         Arc::clone(&control),
-        port.clone(),
+        (port.clone(), Arc::clone(&answerer)),
         stats,
         memory.clone(),
         arguments.cpu,
@@ -211,6 +217,7 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
     active.stop();
     control.stop();
     worker.stop();
+    answerer.stop();
     Ok(())
 }
 

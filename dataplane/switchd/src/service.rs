@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the management socket answers.
 
+use crate::answerer::Answerer;
 use crate::control::Control;
 use crate::look;
 use crate::refusal;
@@ -22,6 +23,7 @@ const FLOWS_MAX: u32 = 20_000;
 pub(crate) struct Switchd {
     control: Arc<Control>,
     port: WorkerPort,
+    answerer: Arc<Answerer>,
     stats: Arc<WorkerStats>,
     /// At the last question for the status, to tell how busy the worker was since.
     last: Mutex<StatsSnapshot>,
@@ -32,13 +34,13 @@ pub(crate) struct Switchd {
 impl Switchd {
     pub(crate) fn new(
         control: Arc<Control>,
-        port: WorkerPort,
+        (port, answerer): (WorkerPort, Arc<Answerer>),
         stats: Arc<WorkerStats>,
         memory: String,
         cpu: Option<u32>,
     ) -> Self {
         let last = Mutex::new(stats.at_start());
-        Self { control, port, stats, last, memory, cpu }
+        Self { control, port, answerer, stats, last, memory, cpu }
     }
 
     fn answer(&self, verb: Verb) -> Result<Answer, Refusal> {
@@ -112,6 +114,7 @@ impl Switchd {
             epoch: self.control.epoch(),
             memory: self.memory.clone(),
             workers: vec![worker],
+            answers: self.answerer.counts(),
         }
     }
 

@@ -5,7 +5,10 @@ use crossbeam_channel::{Sender, bounded};
 use plinth_backends::WorkerLink;
 use plinth_dpdk::Eal;
 use plinth_ids::Moment;
-use plinth_ports::{Answer, DataPath, Discarded, HandedStep, Message, Question, Scanned};
+use plinth_ports::{
+    Answer, AnsweringPort, DataPath, Discarded, HandedStep, Message, Question, Scanned, WakeWorker,
+    asking,
+};
 use plinth_rt::{InboxSender, SpawnError, Worker, WorkerConfig, inbox};
 use plinth_vswitch::{FlowCopy, FlowFilter, HandedPlace, Limits, TakeOverError, TakenConnections};
 use std::collections::hash_map::RandomState;
@@ -29,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
-    #[error("no descriptor is left for the worker's inbox")]
+    #[error("no descriptor is left for the worker's inbox or for questions of guests")]
     Inbox { source: io::Error },
     #[error("the worker cannot be started")]
     Spawn { source: SpawnError },
@@ -45,25 +48,34 @@ pub(crate) struct WorkerPort {
     inbox: InboxSender<Message>,
 }
 
-/// Starts the worker. The link is for the threads of devices.
-pub(crate) fn start(
-    config: WorkerConfig,
-    eal: Eal,
-    limits: Limits,
-) -> Result<(Worker, WorkerPort, WorkerLink), StartError> {
+/// A worker that runs, and the ways to it.
+pub(crate) struct Started {
+    pub(crate) worker: Worker,
+    pub(crate) port: WorkerPort,
+    /// For the threads of devices.
+    pub(crate) link: WorkerLink,
+    /// For the thread that answers guests.
+    pub(crate) answering: AnsweringPort,
+}
+
+/// Starts the worker.
+pub(crate) fn start(config: WorkerConfig, eal: Eal, limits: Limits) -> Result<Started, StartError> {
     let (sender, receiver) = inbox(INBOX).map_err(|source| StartError::Inbox { source })?;
     let (events, event_receiver) = bounded(EVENTS);
     // Guests must not know the flow table's seed; std draws one from the system for its maps.
     let seed = RandomState::new().build_hasher().finish();
+    let waker = sender.clone();
+    let wake = WakeWorker(Arc::new(move || waker.wake()));
+    let (own, answering) = asking(wake).map_err(|source| StartError::Inbox { source })?;
     let worker = Worker::spawn(config, move || {
         // Without a cache of its own the thread is slower and just as right.
         let registration = eal.register_thread().ok();
-        DataPath::new(receiver, event_receiver, limits, seed, registration)
+        DataPath::new(receiver, event_receiver, limits, seed, registration).with_asking(own)
     })
     .map_err(|source| StartError::Spawn { source })?;
     let waker = sender.clone();
     let link = WorkerLink::new(events, Arc::new(move || waker.wake()));
-    Ok((worker, WorkerPort { inbox: sender }, link))
+    Ok(Started { worker, port: WorkerPort { inbox: sender }, link, answering })
 }
 
 impl WorkerPort {

@@ -135,6 +135,11 @@ impl Origin {
     pub const fn unasked(port: PortId, vni: Vni, mac: MacAddress) -> Self {
         Self { port, vni, mac, incarnation: None }
     }
+
+    /// Whether nobody asked.
+    pub const fn is_unasked(&self) -> bool {
+        self.incarnation.is_none()
+    }
 }
 
 impl Switch {

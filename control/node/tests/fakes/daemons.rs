@@ -85,6 +85,7 @@ impl Switch {
                 epoch: config.as_ref().map(|kept| kept.epoch),
                 memory: "ordinary pages".to_owned(),
                 workers: Vec::new(),
+                answers: switch::AnswerCounts::default(),
             })),
             switch::Verb::Ports => Ok(switch::Answer::Ports(Vec::new())),
             switch::Verb::Flows { .. } => Ok(switch::Answer::Flows(Vec::new())),

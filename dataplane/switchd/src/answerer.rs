@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The thread that answers guests: DHCP, router advertisements and DNS.
+//!
+//! It is dull on purpose: it takes a question from the worker, asks `plinth-answers`, and gives the
+//! answer back; it sends and receives what names of other people take; it says what is due. When
+//! the worker has no buffer for an answer, the answer is lost and counted, and the guest asks again.
+
+use mio::net::UdpSocket;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use plinth_answers::{Answer, Directory, Forwarder, Schedule, Send, Ticket};
+use plinth_ids::{Moment, PortId};
+use plinth_ports::AnsweringPort;
+use plinth_rt::Waker;
+use plinth_switch_api::{AnswerCounts, SwitchConfig};
+use plinth_vswitch::Origin;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Questions, advertisements and late servers that are looked at between two looks at the sockets.
+const ROUND: usize = 64;
+
+/// Sockets that can be ready at once.
+const EVENTS: usize = 64;
+
+/// Of an answer from upstream. A longer one is cut by the system, and then it is not whole.
+const ANSWER_MAX: usize = 4096;
+
+const QUESTIONS: Token = Token(usize::MAX - 1);
+
+/// The thread, as the others see it.
+#[derive(Debug)]
+pub(crate) struct Answerer {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// The newest configuration, until the thread takes it.
+    next: Mutex<Option<Directory>>,
+    waker: Waker,
+    is_over: AtomicBool,
+    counts: Counts,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    questions: AtomicU64,
+    answers: AtomicU64,
+    forwarded: AtomicU64,
+    advertisements: AtomicU64,
+    lost: AtomicU64,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Answerer {
+    /// # Errors
+    /// When the process has no descriptor left, or no thread.
+    pub(crate) fn start(port: AnsweringPort) -> io::Result<Arc<Self>> {
+        let shared = Arc::new(Shared {
+            next: Mutex::default(),
+            waker: port.waker(),
+            is_over: AtomicBool::new(false),
+            counts: Counts::default(),
+        });
+        let mut own = Own::new(port, Arc::clone(&shared))?;
+        let thread = std::thread::Builder::new().name("answers".to_owned());
+        let thread = thread.spawn(move || own.run())?;
+        Ok(Arc::new(Self { shared, thread: Mutex::new(Some(thread)) }))
+    }
+
+    /// Guests are answered by this configuration from now on, which the switch has taken.
+    pub(crate) fn publish(&self, config: &SwitchConfig) {
+        let directory = Directory::new(config);
+        *self.shared.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(directory);
+        self.shared.waker.wake();
+    }
+
+    pub(crate) fn counts(&self) -> AnswerCounts {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Counts { questions, answers, forwarded, advertisements, lost } = &self.shared.counts;
+        AnswerCounts {
+            questions: of(questions),
+            answers: of(answers),
+            forwarded: of(forwarded),
+            advertisements: of(advertisements),
+            lost: of(lost),
+        }
+    }
+
+    /// Ends the thread and waits for it.
+    pub(crate) fn stop(&self) {
+        self.shared.is_over.store(true, Ordering::Release);
+        self.shared.waker.wake();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // A panic has ended the process already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What is the thread's own.
+struct Own {
+    port: AnsweringPort,
+    shared: Arc<Shared>,
+    poll: Poll,
+    directory: Directory,
+    schedule: Schedule,
+    forwarder: Forwarder<Origin>,
+    /// By ticket.
+    sockets: Vec<Option<UdpSocket>>,
+    /// Ids of questions are drawn here.
+    entropy: File,
+    began: Instant,
+}
+
+impl Own {
+    fn new(port: AnsweringPort, shared: Arc<Shared>) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let raw = port.as_fd().as_raw_fd();
+        poll.registry().register(&mut SourceFd(&raw), QUESTIONS, Interest::READABLE)?;
+        let mut entropy = File::open("/dev/urandom")?;
+        let mut seed = [0; 8];
+        entropy.read_exact(&mut seed)?;
+        Ok(Self {
+            port,
+            shared,
+            poll,
+            directory: Directory::default(),
+            schedule: Schedule::new(u64::from_le_bytes(seed)),
+            forwarder: Forwarder::default(),
+            sockets: Vec::new(),
+            entropy,
+            began: Instant::now(),
+        })
+    }
+
+    fn now(&self) -> Moment {
+        self.began.elapsed()
+    }
+
+    fn run(&mut self) {
+        let mut events = Events::with_capacity(EVENTS);
+        while !self.shared.is_over.load(Ordering::Acquire) {
+            self.take_configuration();
+            let is_busy = self.take_questions() | self.advertise() | self.give_up_the_late();
+            let due = self.schedule.deadline().into_iter().chain(self.forwarder.deadline()).min();
+            let wait = match is_busy {
+                true => Some(Duration::ZERO),
+                false => due.map(|due| due.saturating_sub(self.now())),
+            };
+            match self.poll.poll(&mut events, wait) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    // A thread that cannot sleep must not spin; guests are answered more slowly.
+                    tracing::error!(%error, "questions of guests cannot be waited for");
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
+            for event in events.iter().filter(|event| event.token() != QUESTIONS) {
+                self.receive(Ticket(event.token().0));
+            }
+        }
+    }
+
+    fn take_configuration(&mut self) {
+        let next = self.shared.next.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(next) = next {
+            self.schedule.set(self.began.elapsed(), next.advertised());
+            self.directory = next;
+        }
+    }
+
+    /// Answers a round of questions. Says whether there may be more.
+    fn take_questions(&mut self) -> bool {
+        for _ in 0..ROUND {
+            let (origin, answer) = {
+                let Some(question) = self.port.take() else { return false };
+                count(&self.shared.counts.questions);
+                let origin = question.origin();
+                // The worker may be of another configuration than this thread.
+                if self.directory.nic(origin.port) != Some((origin.vni, origin.mac)) {
+                    continue;
+                }
+                (origin, self.directory.answer(origin.port, question.frame()))
+            };
+            match answer {
+                Answer::Reply(frame) => self.say(origin, &frame),
+                Answer::Forward(question) => {
+                    let (now, id) = (self.now(), self.draw());
+                    match self.forwarder.ask(now, (origin, origin.port), question, id) {
+                        Ok(send) => {
+                            count(&self.shared.counts.forwarded);
+                            self.send(send);
+                        }
+                        Err(_) => count(&self.shared.counts.lost),
+                    }
+                }
+                Answer::Silence(_) => {}
+            }
+        }
+        true
+    }
+
+    fn say(&self, origin: Origin, frame: &[u8]) {
+        let counts = &self.shared.counts;
+        count(if self.port.say(origin, frame).is_ok() { &counts.answers } else { &counts.lost });
+    }
+
+    fn advertise(&mut self) -> bool {
+        for _ in 0..ROUND {
+            let Some(port) = self.schedule.take_due(self.now()) else { return false };
+            self.advertise_to(port);
+        }
+        true
+    }
+
+    fn advertise_to(&self, port: PortId) {
+        let said = self.directory.nic(port).zip(self.directory.advertisement(port));
+        let Some(((vni, mac), frame)) = said else { return };
+        // What finds no buffer is said again in its time.
+        if self.port.say(Origin::unasked(port, vni, mac), &frame).is_ok() {
+            count(&self.shared.counts.advertisements);
+        }
+    }
+
+    fn give_up_the_late(&mut self) -> bool {
+        for _ in 0..ROUND {
+            let Some(ticket) = self.forwarder.late(self.now()) else { return false };
+            self.ask_next(ticket);
+        }
+        true
+    }
+
+    /// The ticket's server has not answered, or cannot.
+    fn ask_next(&mut self, ticket: Ticket) {
+        let (now, id) = (self.now(), self.draw());
+        match self.forwarder.failed(now, ticket, id) {
+            Some(send) => self.send(send),
+            None => {
+                self.close(ticket);
+                count(&self.shared.counts.lost);
+            }
+        }
+    }
+
+    /// Sends from a new socket. A server that cannot be reached is given up at once.
+    fn send(&mut self, send: Send) {
+        let mut next = Some(send);
+        while let Some(send) = next {
+            self.close(send.ticket);
+            let error = match self.open(&send) {
+                Ok(()) => return,
+                Err(error) => error,
+            };
+            tracing::debug!(server = %send.server, %error, "a name server cannot be asked");
+            let (now, id) = (self.now(), self.draw());
+            next = self.forwarder.failed(now, send.ticket, id);
+        }
+        count(&self.shared.counts.lost);
+    }
+
+    fn open(&mut self, send: &Send) -> io::Result<()> {
+        let any: IpAddr = match send.server {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let mut socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+        socket.connect(send.server)?;
+        let Ticket(place) = send.ticket;
+        self.poll.registry().register(&mut socket, Token(place), Interest::READABLE)?;
+        socket.send(&send.message)?;
+        if self.sockets.len() <= place {
+            self.sockets.resize_with(place + 1, || None);
+        }
+        self.sockets[place] = Some(socket);
+        Ok(())
+    }
+
+    fn close(&mut self, ticket: Ticket) {
+        if let Some(socket) = self.sockets.get_mut(ticket.0) {
+            // The system forgets that it was waited for when it is closed.
+            *socket = None;
+        }
+    }
+
+    fn receive(&mut self, ticket: Ticket) {
+        let mut bytes = [0; ANSWER_MAX];
+        loop {
+            let Some(Some(socket)) = self.sockets.get(ticket.0) else { return };
+            match socket.recv(&mut bytes) {
+                Ok(length) => {
+                    let datagram = &bytes[..length];
+                    if let Some(reply) = self.forwarder.answered(ticket, datagram) {
+                        self.say(reply.origin, &reply.frame);
+                    }
+                    if !self.forwarder.is_under_way(ticket) {
+                        return self.close(ticket);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // As where nobody listens.
+                Err(_) => return self.ask_next(ticket),
+            }
+        }
+    }
+
+    fn draw(&mut self) -> [u8; 2] {
+        let mut id = [0; 2];
+        // It cannot fail once it is open; and if it did, the port is still a guess.
+        let _ = self.entropy.read_exact(&mut id);
+        id
+    }
+}
