@@ -49,6 +49,7 @@ const TESTS: &[Test] = &[
     disk("scrubs_and_snapshots_come_by_schedule", 600, storage::schedules),
     disk("limits_change_and_the_store_is_replaced_under_load", 180, storage::under_load),
     disk("a_store_that_does_not_take_over_leaves_the_old_one", 120, storage::failed_upgrade),
+    disk("two_disks_are_served_by_two_workers", 120, storage::two_workers),
     disk("a_corrupted_superblock_is_a_fault_of_its_pool_alone", 60, hostile::superblock),
     disk("nonsense_on_the_management_sockets_is_refused", 60, hostile::management),
 ];

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use plinth_stage::daemon::{output, program};
 use plinth_stage::runner::Length;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -258,6 +259,68 @@ pub(crate) fn failed_upgrade(_: Length) -> Result<()> {
     lab.until("the pool is served", |lab| lab.plinth("volume create data --size 8M").ok())?;
     ensure!(lab.plinth("node upgrade-store node-1")?["process_before"] == process);
     lab.stop()
+}
+
+/// Two disks on two workers, chosen from the command line: a volume's queues are with the first, and
+/// what is on the second disk is reached by the ring.
+pub(crate) fn two_workers(_: Length) -> Result<()> {
+    let lab = Lab::start()?;
+    ensure!(lab.refused("node store-cores node-1 0,0")? == "invalid", "a core twice was taken");
+    ensure!(lab.refused("node store-cores node-1 0,4096")? == "invalid", "core 4096 was taken");
+    ensure!(lab.refused("node store-cores node-9 0")? == "not-found");
+    let (first, second) = (lab.scratch.join("first"), lab.scratch.join("second"));
+    let devices = format!("--device {} --device {}", first.display(), second.display());
+    lab.plinth(&format!("pool create trial --size 256M {devices}"))?;
+    let process = lab.store_process()?;
+    ensure!(workers_of(process)?.len() == 1, "more workers than were asked for");
+    let node = lab.plinth("node store-cores node-1 0,1")?;
+    ensure!(node["store_cores"] == serde_json::json!([0, 1]), "{node}");
+    lab.until("two workers", |_| {
+        let workers = workers_of(process).ok()?;
+        let cpus: Vec<&str> = workers.values().map(|(_, cpus)| cpus.as_str()).collect();
+        (cpus == ["0", "1"]).then_some(())
+    })?;
+    lab.until("the pool on them", |lab| lab.plinth("volume create data --size 64M").ok())?;
+    let socket = lab.serve("box", "data")?;
+    let before = workers_of(process)?;
+    let mut verify = verifier(&lab.scratch, &socket, Duration::from_secs(5))?;
+    let status = verify.wait(Duration::from_secs(60))?;
+    let log = verify.log();
+    ensure!(status.success() && log.starts_with("0 mismatches, 0 errors"), "{status}: {log}");
+    println!("   {}", log.lines().next().unwrap_or_default());
+    // The second worker has nothing but the second disk.
+    for (name, (ran, cpu)) in workers_of(process)? {
+        let ran = Duration::from_nanos(ran - before.get(&name).map_or(0, |(ran, _)| *ran));
+        println!("   {name} on core {cpu} ran {ran:?}");
+        ensure!(ran > Duration::from_millis(100), "{name} did next to nothing: {ran:?}");
+    }
+    lab.until("what the disks did", |lab| {
+        let disks = lab.plinth("disk list trial").ok()?;
+        let writes = |disk: &Value| disk["status"]["counters"]["writes"].as_u64();
+        let is_busy = |disk: &Value| writes(disk).is_some_and(|writes| writes > 1000);
+        let disks = disks.as_array()?;
+        (disks.len() == 2 && disks.iter().all(is_busy)).then_some(())
+    })?;
+    lab.plinth("vm delete box --force")?;
+    lab.stop()
+}
+
+/// Nanoseconds that each worker of the store has run, by the thread's name, and the CPUs it may use.
+fn workers_of(process: u64) -> Result<BTreeMap<String, (u64, String)>> {
+    let mut workers = BTreeMap::new();
+    for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let folder = thread?.path();
+        let Ok(name) = std::fs::read_to_string(folder.join("comm")) else { continue };
+        if !name.starts_with("store") {
+            continue;
+        }
+        let status = std::fs::read_to_string(folder.join("status"))?;
+        let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        let times = std::fs::read_to_string(folder.join("schedstat"))?;
+        let ran = times.split(' ').next().context("an empty schedstat")?.parse()?;
+        workers.insert(name.trim().to_owned(), (ran, cpus.unwrap_or_default().trim().to_owned()));
+    }
+    Ok(workers)
 }
 
 /// Requests a second that the volume gives a flood of small reads, over three seconds.

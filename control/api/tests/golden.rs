@@ -54,6 +54,7 @@ fn spec() -> NodeSpec {
             ],
         }],
         external: external(),
+        store_cores: vec![2, 3],
     }
 }
 

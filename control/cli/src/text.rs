@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Small values as people write and read them.
 
-use crate::args::Interval;
+use crate::args::{Cores, Interval};
 use plinth_ids::{DiskId, Prefix};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -33,6 +33,20 @@ pub(crate) fn disk(text: &str) -> Result<DiskId, String> {
     number
         .map(DiskId)
         .ok_or_else(|| format!("{text:?} is no disk: give its number in the pool, as in 2"))
+}
+
+/// CPUs by their numbers: `2,3`, or `any`.
+pub(crate) fn cores(text: &str) -> Result<Cores, String> {
+    if text == "any" {
+        return Ok(Cores(Vec::new()));
+    }
+    let core = |word: &str| {
+        let digits = word.bytes().all(|one| one.is_ascii_digit());
+        word.parse().ok().filter(|_| digits).ok_or_else(|| {
+            format!("{word:?} is no core: write numbers with commas, as in 2,3, or any")
+        })
+    };
+    text.split(',').map(core).collect::<Result<_, _>>().map(Cores)
 }
 
 /// An IPv4 address and a prefix length: `10.0.0.0/24`.
@@ -104,6 +118,16 @@ mod tests {
         assert_eq!(["2", "disk-2"].map(disk), [Ok(DiskId(2)), Ok(DiskId(2))]);
         for text in ["", "disk-", "-2", "+2", "disk2", "4294967296"] {
             assert!(disk(text).is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn cores_are_numbers_or_any() {
+        assert_eq!(cores("2"), Ok(Cores(vec![2])));
+        assert_eq!(cores("2,0,13"), Ok(Cores(vec![2, 0, 13])));
+        assert_eq!(cores("any"), Ok(Cores(Vec::new())));
+        for text in ["", ",", "2,", "2, 3", "-1", "+1", "0-3", "all", "4294967296"] {
+            assert!(cores(text).is_err(), "{text:?} was taken");
         }
     }
 

@@ -648,6 +648,7 @@ fn node() -> NodeView {
         memory_allocated: 256 << 20,
         memory_allocatable: 7 << 30,
         fault: None,
+        store_cores: vec![2, 3],
     }
 }
 
@@ -673,6 +674,7 @@ node-2  no-answer  1    1/8    256M/7G  -      127.0.0.1:7710
         "state:       alive",
         "last seen:   1s ago",
         "memory:      256M of 7G given",
+        "store cores: 2,3",
         "cpu:         2 x Test",
         "load:        12.5 %",
         "plinth-switchd  up     99       1       -",

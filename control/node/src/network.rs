@@ -168,6 +168,7 @@ mod tests {
                 rules: vec![rule(PeerSpec::Any), rule(PeerSpec::Group(GroupId(7)))],
             }],
             external: plinth_api::ExternalSpec::default(),
+            store_cores: Vec::new(),
         }
     }
 

@@ -102,6 +102,8 @@ pub fn switch_config(spec: &NodeSpec, needs: &Needs, places: &Places) -> switch:
     }
 }
 
+const _: () = assert!(plinth_api::STORE_CORES_MAX <= store::WORKERS_MAX);
+
 /// The store's configuration. `fresh` are pools that a command made and no spec names yet.
 pub fn store_config(
     spec: &NodeSpec,
@@ -124,7 +126,7 @@ pub fn store_config(
     store::StoreConfig {
         version: store::CONFIG_VERSION,
         epoch: Epoch(0),
-        workers: Vec::new(),
+        workers: spec.store_cores.clone(),
         pools: pools.collect(),
         attachments: attachments.collect(),
     }
@@ -348,6 +350,7 @@ mod tests {
             vpcs: Vec::new(),
             groups: Vec::new(),
             external: plinth_api::ExternalSpec::default(),
+            store_cores: Vec::new(),
         };
         let devices = |spec: &NodeSpec| -> Vec<PathBuf> {
             let config = store_config(spec, &[pool("/fresh")], &Needs::default(), &places);
@@ -356,5 +359,20 @@ mod tests {
         assert_eq!(devices(&spec), [PathBuf::from("/fresh")]);
         spec.pools.push(pool("/spec"));
         assert_eq!(devices(&spec), [PathBuf::from("/spec")]);
+    }
+
+    #[test]
+    fn every_core_of_the_spec_is_a_worker_of_the_store() {
+        let places = Places::new("/s", "/r").unwrap();
+        let cores = |text: &str| {
+            let spec: NodeSpec = serde_json::from_str(&format!(
+                r#"{{"epoch":3,"node":1,"name":"node","underlay":null,"pools":[],"vms":[],
+                "remotes":[],"vpcs":[],"groups":[]{text}}}"#
+            ))
+            .unwrap();
+            store_config(&spec, &[], &Needs::default(), &places).workers
+        };
+        assert_eq!(cores(r#","store_cores":[4,2]"#), [4, 2]);
+        assert_eq!(cores(""), [0; 0], "a spec that an earlier release kept");
     }
 }

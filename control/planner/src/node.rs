@@ -2,11 +2,12 @@
 //! Tokens and nodes.
 
 use crate::change::{Change, Key, Record};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Observed};
 use crate::names;
 use crate::record::{Meta, NodeRecord, TokenRecord};
-use plinth_api::{Code, Refusal, Underlay};
+use plinth_api::{Code, Refusal, STORE_CORES_MAX, Underlay};
 use plinth_ids::{Name, NodeId};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 /// Tokens that may be open at once.
@@ -96,8 +97,32 @@ impl Cluster {
         }
         let id = NodeId(self.meta.next_node);
         let meta = Meta { next_node: self.meta.next_node + 1, ..self.meta.clone() };
-        let node = NodeRecord { id, name, agent, underlay, created_at: now };
+        let store_cores = Vec::new();
+        let node = NodeRecord { id, name, agent, underlay, created_at: now, store_cores };
         Ok((id, Change::default().put(Record::Meta(meta)).put(Record::Node(node))))
+    }
+
+    /// Chooses the CPUs of a node's store: one worker each, in this order; none leaves one worker
+    /// to the system. Pools and disks find their worker by themselves.
+    pub fn node_store_cores(
+        &self,
+        name: &Name,
+        cores: Vec<u32>,
+        observed: &Observed,
+    ) -> Result<Change, Refusal> {
+        let node = self.nodes.get(name).ok_or_else(|| {
+            Refusal::new(Code::NotFound, format!("there is no node {name}"))
+                .field("NAME")
+                .remedy("see `plinth node list`")
+        })?;
+        if !cores.is_empty() {
+            check_store_cores(node, &cores, observed)?;
+        }
+        if node.store_cores == cores {
+            return Ok(Change::default());
+        }
+        let node = NodeRecord { store_cores: cores, ..node.clone() };
+        Ok(Change::default().put(Record::Node(node)))
     }
 
     fn check_underlay(&self, underlay: &Underlay) -> Result<(), Refusal> {
@@ -130,4 +155,30 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// Whether a store can have these workers on this node.
+fn check_store_cores(node: &NodeRecord, cores: &[u32], observed: &Observed) -> Result<(), Refusal> {
+    let invalid = |text: String| Refusal::new(Code::Invalid, text).field("CORES");
+    if cores.len() > STORE_CORES_MAX {
+        let text = format!("{} cores are too many for a store", cores.len());
+        return Err(invalid(text).remedy(format!("give {STORE_CORES_MAX} at most")));
+    }
+    let mut seen = BTreeSet::new();
+    if let Some(core) = cores.iter().find(|core| !seen.insert(**core)) {
+        let text = format!("core {core} is in the list twice");
+        return Err(invalid(text).remedy("give each worker a core of its own"));
+    }
+    let Some(status) = observed.status(node.id) else {
+        let text = format!("node {} has not said yet how many cores it has", node.name);
+        return Err(Refusal::new(Code::Unreachable, text)
+            .remedy("try again when `plinth node show` has its cpu"));
+    };
+    let cpus = status.facts.cpus;
+    if let Some(core) = cores.iter().find(|core| **core >= cpus) {
+        let text = format!("node {} has no core {core}", node.name);
+        let last = cpus.saturating_sub(1);
+        return Err(invalid(text).remedy(format!("its cores are 0 to {last}")));
+    }
+    Ok(())
 }

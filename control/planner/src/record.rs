@@ -86,6 +86,9 @@ pub struct NodeRecord {
     pub agent: SocketAddr,
     pub underlay: Option<Underlay>,
     pub created_at: u64,
+    /// CPUs of the store's workers, as [`plinth_api::NodeSpec::store_cores`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub store_cores: Vec<u32>,
 }
 
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]

@@ -48,6 +48,7 @@ impl Cluster {
             vpcs: self.vpc_specs(&vpcs),
             external: self.external_spec(node, &vms),
             vms,
+            store_cores: node.store_cores.clone(),
         })
     }
 

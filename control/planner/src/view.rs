@@ -100,6 +100,7 @@ impl Cluster {
             memory_allocated: allocation.memory_allocated,
             memory_allocatable: allocation.memory_allocatable,
             fault: seen.fault,
+            store_cores: node.store_cores.clone(),
         }
     }
 

@@ -461,3 +461,30 @@ fn records_of_the_first_release_are_read() {
     // A field that nobody knows is still an error.
     assert!(Record::parse("meta", br#"{"meta":{"extra":1}}"#).is_err());
 }
+
+#[test]
+fn a_store_runs_on_cores_that_its_node_has_each_of_them_once() {
+    let mut bench = bench();
+    let choose = |bench: &Bench, node: &str, cores: &[u32]| {
+        bench.cluster.node_store_cores(&name(node), cores.to_vec(), &bench.observed)
+    };
+    refused(choose(&bench, "node-9", &[0]), Code::NotFound, "there is no node node-9");
+    bench.observed.nodes.remove(&NodeId(1));
+    refused(choose(&bench, "node-1", &[0]), Code::Unreachable, "has not said yet");
+    bench.see(NodeId(1), |status| status.facts.cpus = 4);
+    refused(choose(&bench, "node-1", &[1, 4]), Code::Invalid, "node node-1 has no core 4");
+    refused(choose(&bench, "node-1", &[1, 2, 1]), Code::Invalid, "core 1 is in the list twice");
+    let many: Vec<u32> = (0..65).collect();
+    refused(choose(&bench, "node-1", &many), Code::Invalid, "65 cores are too many");
+    let cores = |bench: &Bench| bench.cluster.node_spec(NodeId(1)).unwrap().store_cores;
+    assert!(cores(&bench).is_empty());
+    bench.plan(choose(&bench, "node-1", &[3, 1])).unwrap();
+    assert_eq!(cores(&bench), [3, 1]);
+    assert!(choose(&bench, "node-1", &[3, 1]).unwrap().is_empty(), "nothing has changed");
+    let view = bench.cluster.node_view(&bench.cluster.nodes[&name("node-1")], &bench.observed);
+    assert_eq!(view.store_cores, [3, 1]);
+    // Taken back without the node's help.
+    bench.observed.nodes.remove(&NodeId(1));
+    bench.plan(choose(&bench, "node-1", &[])).unwrap();
+    assert!(cores(&bench).is_empty());
+}

@@ -30,6 +30,17 @@ const DIFF_RANGES_MAX: usize = 250_000;
 pub(crate) async fn answer(shared: &Shared, request: Request) -> Result<Answer, Refusal> {
     match request {
         Request::NodeUpgradeStore(name) => upgrade_store(shared, &name).await,
+        Request::NodeStoreCores { node, cores } => {
+            let plan = |cluster: &Cluster, observed: &Observed| {
+                cluster.node_store_cores(&node, cores.clone(), observed)
+            };
+            shared.store.change(plan).await?;
+            show(shared, |state| {
+                let node = find(&state.cluster.nodes, "node", &node)?;
+                Ok(Answer::Node(state.cluster.node_view(node, &state.observed)))
+            })
+            .await
+        }
         Request::VolumeShow(name) => volume_show(shared, &name).await,
         Request::VolumeClone(request) => volume_clone(shared, request).await,
         Request::VolumeFlatten(name) => volume_flatten(shared, &name).await,

@@ -213,3 +213,21 @@ async fn a_disk_comes_and_goes() {
     assert_eq!(refusal.field.as_deref(), Some("--rate"));
     assert_eq!(lab.agent.state().deeds, ["DiskAdd", "DiskRemove", "ScrubStart"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cores_of_a_store_reach_its_node() {
+    let (lab, running, _) = lab().await;
+    let choose =
+        |cores: &[u32]| Request::NodeStoreCores { node: name("node-1"), cores: cores.to_vec() };
+    let refusal = running.ask(choose(&[0, 4])).await.unwrap_err();
+    assert_eq!(refusal.code(), Some(Code::Invalid), "the node has four: {refusal}");
+    let Answer::Node(view) = running.ask(choose(&[3, 0])).await.unwrap() else { panic!("no node") };
+    assert_eq!(view.store_cores, [3, 0]);
+    let arrived = async {
+        let spec = || lab.agent.state().spec.clone();
+        while spec().is_none_or(|spec| spec.store_cores != [3, 0]) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(support::LIMIT, arrived).await.expect("they never reach the node");
+}

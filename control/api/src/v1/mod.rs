@@ -34,7 +34,7 @@ pub use operator::{
 pub use refusal::{Code, Refusal};
 pub use spec::{
     Address, Boot, DiskSpec, Durability, NicLimits, NicRate, NicSpec, NodeSpec, PoolSpec, Remote,
-    Run, Underlay, VmSpec,
+    Run, STORE_CORES_MAX, Underlay, VmSpec,
 };
 pub use status::{
     Check, CheckState, DaemonState, DaemonStatus, DropCount, Facts, FlowStatus, Load, NodeStatus,

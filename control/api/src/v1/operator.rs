@@ -340,6 +340,13 @@ pub enum Request {
     },
     /// Replaces a node's store process under running guests.
     NodeUpgradeStore(#[rkyv(with = Raw)] Name),
+    /// The CPUs of a node's store, one worker each. Answered with [`Answer::Node`].
+    NodeStoreCores {
+        #[rkyv(with = Raw)]
+        node: Name,
+        /// None: one worker, which runs where the system puts it.
+        cores: Vec<u32>,
+    },
 }
 
 #[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]

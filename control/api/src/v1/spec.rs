@@ -44,7 +44,14 @@ pub struct NodeSpec {
     /// How NICs here reach what is no VPC.
     #[serde(default)]
     pub external: ExternalSpec,
+    /// CPUs of the store's workers, one worker each, at most [`STORE_CORES_MAX`]. None: one
+    /// worker, which runs where the system puts it.
+    #[serde(default)]
+    pub store_cores: Vec<u32>,
 }
+
+/// The most workers that a node's store may have.
+pub const STORE_CORES_MAX: usize = 64;
 
 /// The node's own end of every tunnel.
 #[derive(

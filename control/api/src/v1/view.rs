@@ -99,6 +99,8 @@ pub struct NodeView {
     pub memory_allocatable: u64,
     /// Why the agent does not answer.
     pub fault: Option<String>,
+    /// CPUs of the store's workers. None: one worker, which runs where the system puts it.
+    pub store_cores: Vec<u32>,
 }
 
 #[derive(

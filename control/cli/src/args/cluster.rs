@@ -119,7 +119,24 @@ pub enum NodeVerb {
     /// some milliseconds. If it does not serve, the one that runs goes on.
     #[command(after_help = "Example:\n  plinth node upgrade-store node-1")]
     UpgradeStore { name: Name },
+    /// Choose the cores of a node's store: one worker on each
+    ///
+    /// Pools are spread over the workers by their numbers, and the disks of a pool over all of
+    /// them. A disk whose worker is another one then is closed and opened, and its guests wait
+    /// until they are connected again, a second or so: choose the cores before there is load.
+    #[command(after_help = "Examples:\n  plinth node store-cores node-1 2,3\n  \
+        plinth node store-cores node-1 any")]
+    StoreCores {
+        name: Name,
+        /// Numbers as in /proc/cpuinfo, or `any` for one worker wherever the system puts it
+        #[arg(value_name = "CORES", value_parser = text::cores)]
+        cores: Cores,
+    },
 }
+
+/// CPUs by their numbers; none is `any`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Cores(pub Vec<u32>);
 
 #[derive(Args, Clone, Debug)]
 pub struct JoinArguments {
@@ -149,6 +166,9 @@ impl NodeVerb {
             Self::List => Request::NodeList,
             Self::Show { name } => Request::NodeShow(name),
             Self::UpgradeStore { name } => Request::NodeUpgradeStore(name),
+            Self::StoreCores { name, cores } => {
+                Request::NodeStoreCores { node: name, cores: cores.0 }
+            }
         })
     }
 }

@@ -12,7 +12,7 @@ mod switch;
 mod vm;
 mod volume;
 
-pub use cluster::{ClusterVerb, InitArguments, JoinArguments, NodeVerb, UnderlayArguments};
+pub use cluster::{ClusterVerb, Cores, InitArguments, JoinArguments, NodeVerb, UnderlayArguments};
 pub use disk::{DiskVerb, Interval, ScrubVerb};
 pub use external::{
     BindingWord, EipLimitVerb, EipVerb, ForwardArguments, ForwardVerb, LinePoolVerb, LineVerb,

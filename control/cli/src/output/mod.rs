@@ -175,6 +175,14 @@ const fn alive(view: &NodeView) -> &'static str {
     if view.is_alive { "alive" } else { "no-answer" }
 }
 
+/// As the command line takes them.
+fn store_cores(cores: &[u32]) -> String {
+    if cores.is_empty() {
+        return "any".to_owned();
+    }
+    cores.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+}
+
 fn node(view: &NodeView, now: u64) -> String {
     let mut details = Details::default()
         .line("name", &view.name)
@@ -194,7 +202,8 @@ fn node(view: &NodeView, now: u64) -> String {
         .line(
             "memory",
             format!("{} of {} given", Size(view.memory_allocated), Size(view.memory_allocatable)),
-        );
+        )
+        .line("store cores", store_cores(&view.store_cores));
     let Some(status) = &view.status else { return details.print() };
     details = details
         .line("version", &status.version)
