@@ -3,11 +3,14 @@
 //!
 //! An image is kept as its blocks that are not zero: index, then runs of equal bytes. It holds a
 //! store as a power cut left it: one checkpoint, and a journal with deferred blocks behind it.
-//! `PLINTH_GOLDEN=path` writes the image that this program would make, for a new version.
+//! `PLINTH_GOLDEN=path` writes the image that this program would make, for a new version;
+//! `PLINTH_GOLDEN_KEYS=path` that with keys, a log and snapshots.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop where it stands")]
 #![allow(clippy::disallowed_methods, reason = "who runs the test tells it what to do")]
 
+#[path = "support/golden.rs"]
+mod rich;
 mod support;
 
 use plinth_disks::memory::MemoryDisk;
@@ -17,6 +20,7 @@ use support::{apply, fresh, key, read, run, write};
 const LENGTH: u64 = 4 << 20;
 const VERSION_1: &[u8] = include_bytes!("golden/version-1.image");
 const VERSION_2: &[u8] = include_bytes!("golden/version-2.image");
+const VERSION_2_KEYS: &[u8] = include_bytes!("golden/version-2-keys.image");
 
 fn options() -> StoreOptions {
     StoreOptions { cache_pages: 64, overlay_blocks: 64, ..StoreOptions::default() }
@@ -138,4 +142,20 @@ fn what_is_written_is_read_and_fits_the_encoding() {
     }
     check(decode(&image), Some(8));
     check(disk, Some(8));
+}
+
+#[test]
+fn version_2_is_read_with_keys_log_snapshots_and_versions_of_another_store() {
+    rich::check(decode(VERSION_2_KEYS));
+}
+
+#[test]
+fn what_is_written_of_keys_log_and_snapshots_is_read() {
+    let disk = rich::make();
+    let image = encode(&disk);
+    if let Ok(path) = std::env::var("PLINTH_GOLDEN_KEYS") {
+        std::fs::write(path, &image).unwrap();
+    }
+    rich::check(decode(&image));
+    rich::check(disk);
 }
