@@ -53,6 +53,13 @@ pub enum MountError {
     )]
     Journal { seq: u64, last: u64, offset: u64 },
     #[error(
+        "journal entry {seq} is damaged (byte {offset} of the disk): a map page of {key} has changes \
+         of entry {last}, which was durable; recovery had begun to write by then (superblocks, and \
+         map pages of what it replayed), so copy the disk as it is, then format it and restore its \
+         volumes"
+    )]
+    PageAhead { key: ObjectKey, seq: u64, last: u64, offset: u64 },
+    #[error(
         "the newest superblock is lost: the other one is of session {found}, and the journal has \
          changes of session {session}, which cannot be replayed without it; nothing was written, so \
          copy the disk, then format it and restore its volumes"

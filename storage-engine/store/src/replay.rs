@@ -12,6 +12,7 @@ use crate::checkpoint::put_page;
 use crate::disk::Disk;
 use crate::mount::{MountError, is_newer, numbers_lost};
 use crate::objects::{BAD_FRAME, NO_FRAME, key_bytes, object_key};
+use crate::request::ObjectKey;
 use crate::scan::{Found, read_entry};
 use crate::store::{Omit, Store};
 use plinth_format::journal::{BlockData, Record, change_version, entry_length};
@@ -284,7 +285,7 @@ impl<'a, D: Disk> Replay<'a, D> {
             let bytes = blocking::read(&mut self.store.io.disk, address, buffer);
             match bytes.ok().and_then(|bytes| self.store.choose_map(slot, half, &bytes)) {
                 Some((found, newest)) => {
-                    self.judge_page(found.seq.get())?;
+                    self.judge_page(place.key, found.seq.get())?;
                     (page, generation) = (found, newest);
                 }
                 None => {
@@ -300,14 +301,14 @@ impl<'a, D: Disk> Replay<'a, D> {
     /// A page is written when the entries whose changes it has are durable. One that has changes
     /// of an entry behind the last says that the journal went on. Numbers that recovery passes over
     /// are not those of an earlier try of this recovery, which may have adopted blocks.
-    fn judge_page(&self, seq: u64) -> Result<(), MountError> {
+    fn judge_page(&self, key: ObjectKey, seq: u64) -> Result<(), MountError> {
         let lost = numbers_lost(&self.store.layout);
         if self.store.options.omit == Omit::JournalVouched
             || !(self.last + 1..=self.last + lost).contains(&seq)
         {
             return Ok(());
         }
-        Err(MountError::Journal { seq: self.last + 1, last: seq, offset: self.end })
+        Err(MountError::PageAhead { key, seq: self.last + 1, last: seq, offset: self.end })
     }
 
     fn insert(

@@ -171,8 +171,12 @@ fn a_page_that_knows_of_an_entry_vouches_for_it() {
     }
     let offset = entries(&disk).iter().find(|(seq, _)| *seq == last).unwrap().1;
     harm(&mut disk, "a lost write", offset);
-    let error = Store::mount(disk, options()).map(drop).unwrap_err();
-    assert_eq!(error, MountError::Journal { seq: last, last, offset });
+    let before = page(&disk, 32768);
+    let wanted = MountError::PageAhead { key: key(1), seq: last, last, offset };
+    assert_eq!(Store::mount(&mut disk, options()).map(drop).unwrap_err(), wanted);
+    // It does not say that nothing was written, because something was; and it stands by its word.
+    assert!(page(&disk, 32768) != before && !wanted.to_string().contains("nothing was written"));
+    assert_eq!(Store::mount(disk, options()).map(drop).unwrap_err(), wanted);
 }
 
 #[test]

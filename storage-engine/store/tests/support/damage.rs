@@ -78,7 +78,9 @@ impl Plan {
         tally.damaged += damage.words.len() as u64;
         tally.tables += damage.pairs.len() as u64;
         let mounted = Store::mount(disk, self.options());
-        if let (Err(MountError::Journal { .. }), true) = (&mounted, !damage.journal.is_empty()) {
+        let is_told =
+            matches!(mounted, Err(MountError::Journal { .. } | MountError::PageAhead { .. }));
+        if is_told && !damage.journal.is_empty() {
             tally.journals += 1;
             return Ok(());
         }
