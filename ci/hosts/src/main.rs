@@ -10,6 +10,7 @@ mod hostile;
 mod lab;
 mod network;
 mod operator;
+mod outside;
 mod storage;
 mod vpc;
 
@@ -41,6 +42,9 @@ const TESTS: &[Test] = &[
     network("ping_resumes_after_the_switch_was_killed", network::killed_switch),
     network("lying_packets_are_counted_and_harm_nobody", hostile::lying_packets),
     network("two_subnets_are_routed_and_two_vpcs_stay_deaf", vpc::routed),
+    network("guests_reach_the_outside_and_are_reached_from_it", outside::reached),
+    network("errors_come_back_through_translation", outside::errors),
+    network("an_external_address_moves_and_ends", outside::unbound),
     network("a_changed_rule_cuts_an_open_connection", vpc::rules),
     network("a_spoofing_guest_is_dropped_and_counted", hostile::spoofing_guest),
     disk("every_byte_survives_kills_of_the_store", 120, disk::killed_store),

@@ -21,11 +21,11 @@ const ROUTER: MacAddress = MacAddress([2, 0x52, 0, 0, 0, 1]);
 /// How soon a changed rule is in force.
 const CUT: Duration = Duration::from_millis(100);
 
-const fn at(subnet: u8, host: u8) -> Ipv4Addr {
+pub(crate) const fn at(subnet: u8, host: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, subnet, host)
 }
 
-fn vpc(vni: u32) -> Result<Vpc> {
+pub(crate) fn vpc(vni: u32) -> Result<Vpc> {
     let subnet = |number: u8| -> Result<Subnet> {
         let gateway = IpAddr::V4(at(number, 1));
         let prefix = format!("10.0.{number}.0/24").parse()?;
@@ -42,7 +42,7 @@ fn vpc(vni: u32) -> Result<Vpc> {
 }
 
 /// A guest of a subnet whose default route is the gateway.
-fn guest(
+pub(crate) fn guest(
     scratch: &Scratch,
     switch: &mut Switch,
     tag: &str,
