@@ -160,8 +160,13 @@ impl<D: Disk> Store<D> {
         self.discards.is_open = false;
     }
 
-    /// When the store must be polled for a discard to begin, if nothing else happens.
+    /// When the store must be polled, if nothing else happens: for a discard to begin, or to
+    /// vouch for the last changes.
     pub fn deadline(&self) -> Option<Moment> {
+        [self.discard_deadline(), self.quiet_deadline()].into_iter().flatten().min()
+    }
+
+    fn discard_deadline(&self) -> Option<Moment> {
         let discards = &self.discards;
         let is_on = discards.is_open && self.state == StoreState::Writable && self.gives_back();
         if !is_on || discards.on_their_way > 0 {

@@ -58,6 +58,8 @@ pub(crate) struct Journal {
     pub(crate) complete_seq: u64,
     pub(crate) durable_seq: u64,
     pub(crate) confirmed_seq: u64,
+    /// The last sealed entry that somebody was or will be told of.
+    pub(crate) changed_seq: u64,
     /// The last entry that was complete when a flush that has ended began.
     pub(crate) flushed_seq: u64,
     /// The first entry that recovery would replay.
@@ -98,6 +100,7 @@ impl Journal {
             complete_seq: seq - 1,
             durable_seq: seq - 1,
             confirmed_seq: seq - 1,
+            changed_seq: seq - 1,
             flushed_seq: seq - 1,
             cut_seq: 0,
             writes_in_flight: 0,
@@ -234,6 +237,9 @@ impl Journal {
         let length = entry_length(self.records.len(), self.data.len()) as u64;
         let at = self.place(length).expect("the open entry only grew while there was room");
         let (is_behind, seq) = (at == self.head, self.open_seq());
+        if !self.is_open_empty() {
+            self.changed_seq = seq;
+        }
         if let Some(turn) = self.turn.as_mut().filter(|turn| turn.left > 0) {
             // Else what lies between the head and the end was passed over.
             turn.left = if is_behind { turn.left.saturating_sub(length) } else { self.length };

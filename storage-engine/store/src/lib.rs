@@ -46,6 +46,7 @@ mod op;
 mod overlay;
 mod query;
 mod quick;
+mod quiet;
 mod read;
 mod replay;
 mod request;

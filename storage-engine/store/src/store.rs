@@ -26,6 +26,7 @@ use crate::marks::Marks;
 use crate::objects::Objects;
 use crate::op::{Op, Work, admit};
 use crate::overlay::Overlay;
+use crate::quiet::Quiet;
 use crate::request::{
     ObjectKey, ObjectStatus, StoreAnswer, StoreCompletion, StoreRefusal, StoreRequest, StoreTag,
 };
@@ -165,6 +166,8 @@ pub enum Omit {
     DiscardHold,
     /// Writes zeros over a scrapped object's units before that is confirmed.
     WipeConfirm,
+    /// Leaves the last entries before a quiet time without one that vouches for them.
+    VouchWhenQuiet,
 }
 
 /// Whether the store takes changes.
@@ -273,6 +276,7 @@ pub struct Store<D> {
     /// Flush requests and the entry each one waits for.
     pub(crate) flush_waiters: VecDeque<(u64, u32)>,
     pub(crate) wants_confirm: bool,
+    pub(crate) quiet: Quiet,
     /// A change needs more room in the overlay than there is.
     pub(crate) wants_write_back: bool,
     pub(crate) state: StoreState,
@@ -349,6 +353,7 @@ impl<D: Disk> Store<D> {
             flushing: None,
             flush_waiters: VecDeque::new(),
             wants_confirm: false,
+            quiet: Quiet::default(),
             wants_write_back: false,
             state: StoreState::Writable,
             counters: StoreCounters::default(),
@@ -407,7 +412,7 @@ impl<D: Disk> Store<D> {
     /// At most what the disk completed since the last call is handled, and each waiting
     /// operation is tried once; a checkpoint goes on by a few pages a call.
     pub fn poll(&mut self, now: Moment, into: &mut Vec<StoreCompletion>) -> bool {
-        // Time has a part in rates only.
+        // Time has a part in rates and in what is quiet only.
         self.now = now;
         self.calls += 1;
         self.io.poll();
@@ -426,6 +431,7 @@ impl<D: Disk> Store<D> {
             self.retry_parked();
         }
         self.advance_checkpoint();
+        self.vouch_when_quiet();
         self.seal_if_useful();
         self.advance_turn();
         self.flush_if_useful();

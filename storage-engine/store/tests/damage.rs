@@ -58,6 +58,7 @@ fn each_check_left_out_is_found() {
         Omit::MarksEnd,
         Omit::Twins,
         Omit::JournalVouched,
+        Omit::VouchWhenQuiet,
     ] {
         let fails = |&seed: &u64| run(seed, omit, &mut Tally::default()).is_err();
         let found = (1..HISTORIES).find(fails);

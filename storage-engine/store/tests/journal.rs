@@ -129,6 +129,78 @@ fn the_last_entry_is_the_end_where_a_cut_may_have_torn_it() {
     }
 }
 
+/// Lets a quiet time pass: the store is polled at its deadlines, and at no other time.
+fn rest(store: &mut Store<MemoryDisk>) -> u64 {
+    let before = store.counters().journal_entries;
+    for _ in 0..100 {
+        let Some(due) = store.deadline() else {
+            return store.counters().journal_entries - before;
+        };
+        let mut done = Vec::new();
+        while store.poll(due, &mut done) || !store.is_idle() {}
+    }
+    panic!("the store never comes to rest");
+}
+
+/// A store as of [`cut_off`] that was left alone for a while before the cut.
+fn rested(options: StoreOptions) -> MemoryDisk {
+    let disk = cut_off(512, StoreOptions { omit: Omit::Nothing, ..options });
+    let mut store = Store::mount(disk, options).unwrap();
+    write(&mut store, 1, 4096, &[1; 4096]).unwrap();
+    let written = rest(&mut store);
+    assert!(written <= 1, "{written} entries in a quiet time");
+    store.abandon()
+}
+
+#[test]
+fn a_quiet_time_vouches_for_the_last_entry_with_one_page() {
+    for durability in [Durability::Flush, Durability::Device] {
+        let discard = plinth_store::DiscardOptions { rate: 0, ..Default::default() };
+        let options = StoreOptions { durability, discard, ..options() };
+        let all = entries(&rested(options));
+        let (last, harmed) = (all[all.len() - 1].0, all[all.len() - 2]);
+        for how in HARMS {
+            let mut disk = rested(options);
+            harm(&mut disk, how, harmed.1);
+            let error = Store::mount(disk, options).map(drop).unwrap_err();
+            let wanted = MountError::Journal { seq: harmed.0, last: last - 1, offset: harmed.1 };
+            assert_eq!(error, wanted, "{how}");
+            // The one that vouches may be lost, and nothing with it.
+            let mut disk = rested(options);
+            harm(&mut disk, how, all[all.len() - 1].1);
+            let mut store = Store::mount(disk, options).unwrap();
+            assert_eq!(values(&mut store), (1..=WRITES).collect::<Vec<_>>(), "{how}");
+        }
+        let omitted = StoreOptions { omit: Omit::VouchWhenQuiet, ..options };
+        let disk = rested(omitted);
+        assert_eq!(entries(&disk).len(), all.len() - 1, "nothing else is written in the quiet");
+    }
+}
+
+#[test]
+fn a_store_at_rest_writes_nothing_more() {
+    let discard = plinth_store::DiscardOptions { rate: 0, ..Default::default() };
+    let options = StoreOptions { discard, ..options() };
+    let mut store = fresh(LENGTH, options);
+    assert_eq!(store.deadline(), None, "nobody was told of anything");
+    for round in 1..4_u8 {
+        write(&mut store, 1, 0, &[round; 4096]).unwrap();
+        let mut done = Vec::new();
+        store.poll(std::time::Duration::from_millis(500), &mut done);
+        assert!(store.deadline().is_some());
+        assert_eq!(rest(&mut store), 1);
+        assert_eq!((store.deadline(), rest(&mut store)), (None, 0));
+    }
+    // What a checkpoint has taken out of the journal needs nobody to vouch for it.
+    write(&mut store, 1, 0, &[9; 4096]).unwrap();
+    store.request_checkpoint();
+    support::settle(&mut store);
+    let entries = store.counters().journal_entries;
+    rest(&mut store);
+    assert!(store.counters().journal_entries <= entries + 1);
+    store.check().unwrap();
+}
+
 #[test]
 fn a_wrong_bit_in_the_last_entry_is_damage_where_no_cut_tears_a_page() {
     let all = entries(&cut_off(4096, options()));
