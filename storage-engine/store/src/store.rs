@@ -86,6 +86,8 @@ impl Default for StoreOptions {
 
 /// A protection to leave out, so that the crash test can show that it would notice.
 /// Programs always say `Nothing`.
+// Not behind a cargo feature that tests switch on: programs are built before tests, so the store and
+// all that stands on it would be built twice, and tests would start other programs than are shipped.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Omit {
     #[default]
