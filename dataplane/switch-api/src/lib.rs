@@ -8,6 +8,7 @@
 //! a configuration that is half understood must not be carried out.
 
 mod answers;
+mod balance;
 mod external;
 mod limits;
 mod look;
@@ -20,6 +21,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 pub use answers::{AnswerCounts, Answers, DhcpRoute, HostName, SubnetDhcp, VpcDns};
+pub use balance::{
+    BACKEND_WEIGHT_DEFAULT, BACKEND_WEIGHT_MAX, Backend, BackendState, BackendStatus, Balancer,
+    Listener, Scheduler,
+};
 pub use external::{
     AddressLimits, Binding, External, ExternalAddress, ExternalStatus, Forward, ForwardProtocol,
     Line, NatGateway, Serves,
@@ -58,6 +63,9 @@ pub struct SwitchConfig {
     /// How NICs here reach what is no VPC.
     #[serde(default)]
     pub external: External,
+    /// Addresses that stand for many NICs.
+    #[serde(default)]
+    pub balancers: Vec<Balancer>,
     /// What guests are told that ask the network itself.
     #[serde(default)]
     pub answers: Answers,
@@ -75,6 +83,7 @@ impl SwitchConfig {
             vpcs: Vec::new(),
             security_groups: Vec::new(),
             external: External::NONE,
+            balancers: Vec::new(),
             answers: Answers::NONE,
         }
     }
@@ -152,6 +161,7 @@ pub struct Request {
     pub verb: Verb,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one request at a time, read and carried out")]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Verb {

@@ -2,7 +2,7 @@
 //! Why a configuration is refused.
 
 use crate::snapshot::TUNNEL_MTU_OVERHEAD;
-use crate::{AnswersError, ExternalError, SecurityError, VpcError};
+use crate::{AnswersError, BalancerError, ExternalError, SecurityError, VpcError};
 use plinth_ids::{Epoch, MacAddress, Name, PortId, Vni};
 use plinth_switch_api::CONFIG_VERSION;
 use std::fmt;
@@ -101,6 +101,8 @@ pub enum ConfigError {
     #[error(transparent)]
     External(#[from] ExternalError),
     #[error(transparent)]
+    Balancer(#[from] BalancerError),
+    #[error(transparent)]
     Answers(#[from] AnswersError),
 }
 
@@ -134,6 +136,7 @@ impl ConfigError {
             Self::Vpc(error) => error.code(),
             Self::Security(error) => error.code(),
             Self::External(error) => error.code(),
+            Self::Balancer(error) => error.code(),
             Self::Answers(error) => error.code(),
         }
     }

@@ -137,6 +137,12 @@ drop_reasons! {
     NatNoConnection,
     /// The external address carries as much as its limit of this direction lets it.
     ExternalRateExceeded,
+    /// To a balancer's address and a port at which it serves nothing.
+    BalancerNoListener,
+    /// To a balancer that has no backend for new connections.
+    BalancerNoBackend,
+    /// To a balancer whose backends all have a connection from this port of the client already.
+    BalancerBackendBusy,
     /// The packet is for the router itself, which answers ARP, ND and pings of its guests only.
     RouterUnserved,
     /// A router is to forward the packet, and its time to live ends there.

@@ -157,7 +157,12 @@ impl ExternalTables {
         let shared = external.gateways.iter().flat_map(|gateway| {
             gateway.addresses.iter().map(|&address| (address, &gateway.line, None))
         });
-        let all: Vec<_> = bound.chain(shared).collect();
+        let balanced =
+            config.balancers.iter().filter_map(|given| match (given.address, &given.line) {
+                (IpAddr::V4(address), Some(line)) => Some((address, line, None)),
+                _ => None,
+            });
+        let all: Vec<_> = bound.chain(shared).chain(balanced).collect();
         let wanted: BTreeSet<Ipv4Addr> = all.iter().map(|(address, ..)| *address).collect();
         self.places = previous.places.clone();
         for place in &mut self.places {

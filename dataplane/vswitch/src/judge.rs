@@ -26,9 +26,8 @@ use crate::stages::security::{self, Ends};
 use crate::stages::{piece, related, router};
 use crate::switch::Switch;
 use crate::{DropReason, Packet, PortIndex, Verdict};
-use plinth_ids::Moment;
+use plinth_ids::{Moment, Vni};
 use plinth_wire::PROTOCOL_TCP;
-use std::net::IpAddr;
 
 /// One packet with all that is asked for its sake.
 pub(crate) struct Judge<'a> {
@@ -76,18 +75,19 @@ impl Judge<'_> {
         let about = if self.flow.parsed.class == Class::Error { self.related() } else { None };
         let (found, standing) = self.standing(found, about);
         let ingress = self.packet.port();
-        let decision = match forward::judge(self.switch, snapshot, ingress, self.flow, standing)? {
-            Judgment::Forward(decision) => decision,
-            Judgment::Pieces => return self.decide_piece(),
-            Judgment::Question => {
-                self.switch.questions.spend(self.now, ingress)?;
-                return Ok(Verdict::Ask);
-            }
-            Judgment::Router => {
-                router::answer_echo(self.packet, &self.flow.parsed)?;
-                return Ok(Verdict::Send(self.packet.port()));
-            }
-        };
+        let decision =
+            match forward::judge(self.switch, snapshot, self.now, ingress, self.flow, standing)? {
+                Judgment::Forward(decision) => decision,
+                Judgment::Pieces => return self.decide_piece(),
+                Judgment::Question => {
+                    self.switch.questions.spend(self.now, ingress)?;
+                    return Ok(Verdict::Ask);
+                }
+                Judgment::Router => {
+                    router::answer_echo(self.packet, &self.flow.parsed)?;
+                    return Ok(Verdict::Send(self.packet.port()));
+                }
+            };
         if decision.way.route.is_some() {
             check_alive(self.packet, key.is_ipv4())?;
         }
@@ -144,10 +144,10 @@ impl Judge<'_> {
                     (going.answer(opposite)?, key.answer(opposite)?, key.ingress().vni)
                 }
             };
-            let is_right = is_judged || self.snapshot.external.holds(&from, &to, vni);
+            let is_right = is_judged || self.holds(&from, &to, vni);
             is_right.then_some(opposite.vni)
         });
-        let (_, IpAddr::V4(nic)) = going.addresses() else { return (found, None) };
+        let (_, nic) = going.addresses();
         let Some(vni) = translation else {
             self.switch.flows.close(connection);
             return (None, None);
@@ -156,7 +156,13 @@ impl Judge<'_> {
             None => going,
             Some(_) => edit.redirected(&self.flow.parsed.key),
         };
-        (found, Some(Translation { key, vni, nic }))
+        (found, Some(Translation { key, vni, nic, backend: None }))
+    }
+
+    /// Whether a connection that was translated so may still be.
+    fn holds(&self, from: &FlowKey, to: &FlowKey, vni: Vni) -> bool {
+        let Snapshot { balancers, external, .. } = self.snapshot;
+        balancers.holds(from, to, vni).unwrap_or_else(|| external.holds(from, to, vni))
     }
 
     /// Finds the packet its connection, or makes one.
@@ -382,6 +388,10 @@ impl Judge<'_> {
         let back = key.answer(key.ingress()).unwrap_or(*key);
         let (mut flows, mut edits) =
             ([own, answer], [Edit::new(key, &going), Edit::new(&answer.key, &back)]);
+        let backend = decision.translation.and_then(|translation| translation.backend);
+        if let Some(chosen) = backend {
+            edits.iter_mut().for_each(|edit| edit.set_backend(chosen.backend));
+        }
         if direction == Direction::Back {
             flows.reverse();
             edits.reverse();
@@ -396,6 +406,10 @@ impl Judge<'_> {
             }
         };
         self.switch.flow_counters.made += 1;
+        if let Some(chosen) = backend {
+            let Switch { balancers, flows, .. } = &mut *self.switch;
+            balancers.begun(self.now, flows, key, &chosen);
+        }
         Ok(self.switch.flows.connection(index).entry(direction))
     }
 

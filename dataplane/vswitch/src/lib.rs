@@ -21,6 +21,7 @@
 //!
 //! Not here: ports, threads and DPDK (`plinth-ports`, `plinth-switchd`).
 
+mod balance;
 mod carry;
 mod config_error;
 mod counters;
@@ -58,11 +59,13 @@ pub use config_error::{ConfigError, Place};
 pub use counters::PortCounters;
 pub use drop_reason::DropReason;
 pub use handover::{HANDED_BYTES, HandedPlace, HandedSeat, TakeOverError, TakenConnections};
-pub use limits::{Limits, Timeouts, VpcLimits};
+pub use limits::{BalancerLimits, Limits, Timeouts, VpcLimits};
 pub use packet::{BURST_MAX, HEADERS_MAX, Offload, Packet, PortIndex, Verdict};
 pub use questions::Origin;
 pub use scan::{FLOW_ROOM_MIN, FlowCopy, FlowFilter};
 pub use snapshot::{PortChange, Snapshot};
 pub use status::FLOWS_LISTED_MAX;
 pub use switch::{ControlFrame, FlowCounters, Switch};
-pub use validate::{AnswersError, ExternalError, RulePlace, SecurityError, VpcError};
+pub use validate::{
+    AnswersError, BalancerError, ExternalError, RulePlace, SecurityError, VpcError,
+};

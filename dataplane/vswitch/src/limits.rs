@@ -31,6 +31,7 @@ pub struct Limits {
     pub external_addresses: u16,
     pub timeouts: Timeouts,
     pub vpc: VpcLimits,
+    pub balancers: BalancerLimits,
 }
 
 /// Of what tenants configure. Memory is taken by what is there, and not by these.
@@ -63,6 +64,34 @@ impl VpcLimits {
     };
 }
 
+/// Of load balancers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct BalancerLimits {
+    /// Addresses.
+    pub balancers: u32,
+    /// Of all balancers together; each takes 4 bytes for whose turn it is.
+    pub listeners: u32,
+    /// Of all listeners together; each takes 4 bytes for the number of its connections.
+    pub backends: u32,
+    pub backends_per_listener: u16,
+    /// Of all tables by hash together; each takes 2 bytes.
+    pub hash_places: u32,
+    /// Clients that are to get their backend again, rounded up to a power of two. Each takes 64
+    /// bytes.
+    pub clients: u32,
+}
+
+impl BalancerLimits {
+    pub const DEFAULT: Self = Self {
+        balancers: 8192,
+        listeners: 1 << 14,
+        backends: 1 << 16,
+        backends_per_listener: 1024,
+        hash_places: 1 << 24,
+        clients: 1 << 14,
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -74,6 +103,7 @@ impl Default for Limits {
             flows_per_port: 1 << 16,
             flow_idle: Duration::from_secs(30),
             vpc: VpcLimits::DEFAULT,
+            balancers: BalancerLimits::DEFAULT,
             fragments: 1 << 12,
             icmp_errors_per_second: 1000,
             questions_per_second: 1000,

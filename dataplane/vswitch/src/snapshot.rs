@@ -4,6 +4,7 @@
 //! Every table is keyed by VNI first. That is the isolation of VPCs: a stage has the VNI of the
 //! packet's port or tunnel in hand, and there is no lookup that could answer for another one.
 
+use crate::balance::BalancerTables;
 use crate::external::ExternalTables;
 use crate::lookup::Lookup;
 use crate::questions::{Answered, AnswersIndex};
@@ -172,6 +173,7 @@ pub struct Snapshot {
     pub(crate) vpcs: Lookup<Vni, VpcTables>,
     pub(crate) security: SecurityTables,
     pub(crate) external: ExternalTables,
+    pub(crate) balancers: BalancerTables,
 }
 
 impl Snapshot {
@@ -198,6 +200,8 @@ impl Snapshot {
             [outbound, inbound].iter().any(|limit| *limit != RateLimit::NONE)
         });
         snapshot.open_lines(config, previous);
+        let owner = |vni, address| snapshot.owner(vni, address);
+        snapshot.balancers = BalancerTables::new(config, &previous.balancers, owner);
         Ok(snapshot)
     }
 

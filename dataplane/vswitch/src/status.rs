@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The machine's tables as plain data, for the management thread to send on.
 
+use crate::balance;
 use crate::flow::{Action, Entry, FlowKey};
 use crate::switch::{FlowCounters, Switch};
 use crate::{DropReason, PortCounters, PortIndex};
 use plinth_ids::{MacAddress, Moment, Vni};
-use plinth_switch_api::{DropCount, ExternalStatus, FlowStatus, PortStatus, UPLINK};
+use plinth_switch_api::{BackendStatus, DropCount, ExternalStatus, FlowStatus, PortStatus, UPLINK};
 
 /// The most flow entries that one question is answered with.
 pub const FLOWS_LISTED_MAX: usize = 4096;
@@ -119,6 +120,12 @@ impl Switch {
             PortIndex::UPLINK => Some((UPLINK, ingress.vni)),
             index => self.snapshot.port(index).map(|port| (port.id, port.vni)),
         }
+    }
+
+    /// Backends of balancers with their connections.
+    pub fn backends(&self) -> Vec<BackendStatus> {
+        let Some(config) = self.snapshot.config() else { return Vec::new() };
+        balance::status(config, &self.snapshot.balancers, self.flows.backend_counts())
     }
 
     /// External addresses with what went through them.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The machine's doors.
 
+use crate::balance::BalancerState;
 use crate::counters::PortCounters;
 use crate::external::ExternalCounters;
 use crate::flow::FlowTable;
@@ -66,6 +67,7 @@ pub struct Switch {
     pub(crate) counters: Box<[PortCounters]>,
     pub(crate) flow_counters: FlowCounters,
     pub(crate) external: ExternalCounters,
+    pub(crate) balancers: BalancerState,
     /// By [`PortIndex`]: how many ports had this place.
     pub(crate) incarnations: Box<[u32]>,
     /// Until then, TCP connections are picked up in their middle.
@@ -93,6 +95,7 @@ impl Switch {
             counters: vec![PortCounters::ZERO; usize::from(limits.ports) + 1].into(),
             flow_counters: FlowCounters::default(),
             external: ExternalCounters::new(limits.external_addresses),
+            balancers: BalancerState::new(limits.balancers.listeners, limits.balancers.clients),
             incarnations: vec![0; usize::from(limits.ports) + 1].into(),
             grace_until: Moment::ZERO,
             waiting: vec![Waiting::NOTHING; BURST_MAX],

@@ -262,6 +262,10 @@ fn every_reason_happens_to_the_packet_it_is_named_for() {
         DropReason::NatPortsExhausted,
         DropReason::NatNoConnection,
         DropReason::ExternalRateExceeded,
+        // Stories of balance.rs.
+        DropReason::BalancerNoListener,
+        DropReason::BalancerNoBackend,
+        DropReason::BalancerBackendBusy,
         // A configuration in which it could happen is refused; a unit test of the stage has it.
         DropReason::UnderlayMtuExceeded,
     ];

@@ -193,6 +193,9 @@ fn a_million_packets_do_what_the_model_says() {
         DropReason::NatPortsExhausted,
         DropReason::NatNoConnection,
         DropReason::ExternalRateExceeded,
+        DropReason::BalancerNoListener,
+        DropReason::BalancerNoBackend,
+        DropReason::BalancerBackendBusy,
         DropReason::RouterUnserved,
         DropReason::TimeToLiveExceeded,
     ];

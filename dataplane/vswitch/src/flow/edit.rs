@@ -10,7 +10,8 @@
 //! ```text
 //!  word 0..4  source, destination (IPv4: the first 4 bytes of each)
 //!  word 4     source port, destination port │ change of sums over addresses, over ports
-//!  word 5     whether the source becomes another; the rest is zero
+//!  word 5     whether the source becomes another
+//!  word 6     the place of the balancer's backend whose connection it is, and one; the rest is zero
 //! ```
 
 use super::FlowKey;
@@ -90,6 +91,16 @@ impl Edit {
     #[inline]
     pub(crate) const fn hides_source(&self) -> bool {
         self.words[5] != 0
+    }
+
+    /// Says that the flow is a connection's that a balancer has given to the backend at a place.
+    pub(crate) const fn set_backend(&mut self, place: u32) {
+        self.words[6] = place as u64 + 1;
+    }
+
+    /// The place of the backend, if it was.
+    pub(crate) fn backend(&self) -> Option<usize> {
+        usize::try_from(self.words[6].checked_sub(1)?).ok()
     }
 
     /// By how much a one's-complement sum over both addresses grows.

@@ -122,6 +122,9 @@ impl FlowTable {
                 self.clear(slot, owner);
             }
         }
+        if self.connections.get(connection).is_translated {
+            self.count_backend(connection, -1);
+        }
         self.connections.give_back(connection);
     }
 

@@ -198,7 +198,9 @@ pub(crate) struct FlowTable {
     pub(super) buckets: Box<[Bucket]>,
     pub(super) entries: Box<[Entry]>,
     pub(super) connections: Connections,
-    edits: Edits,
+    pub(super) edits: Edits,
+    /// Connections that each backend of a balancer has, by its place.
+    backends: Box<[u32]>,
     seed: [u64; 4],
     pub(super) generation: u32,
     pub(super) idle_max: u32,
@@ -224,6 +226,7 @@ impl FlowTable {
             // One more than a full table has, for the one that takes the place of another.
             connections: Connections::new(buckets * WAYS / 2 + 1),
             edits: Edits::new(buckets * WAYS / 2 + 1),
+            backends: vec![0; limits.balancers.backends as usize].into(),
             seed: expand(seed),
             generation: 0,
             idle_max: milliseconds_of(idle),
@@ -410,6 +413,9 @@ impl FlowTable {
             let link = Link::new(index, direction);
             if let Some(edits) = edits {
                 self.edits.set(link, &edits[direction.number()]);
+                if direction == Direction::Forward {
+                    self.count_backend(index, 1);
+                }
             }
             match self.place(now, flow, owner, link) {
                 Ok(slot) => self.connections.get_mut(index).set_entry(direction, Some(slot)),
@@ -420,6 +426,20 @@ impl FlowTable {
             }
         }
         Ok(index)
+    }
+
+    /// How many connections each backend of a balancer has, by its place.
+    pub(crate) fn backend_counts(&self) -> &[u32] {
+        &self.backends
+    }
+
+    /// Counts a connection with its backend, if it has one, or no more. A place that has another
+    /// backend by then counts what it had before until that has ended.
+    pub(super) fn count_backend(&mut self, index: ConnectionIndex, change: i32) {
+        let edit = self.edits.get(Link::new(index, Direction::Forward));
+        if let Some(count) = edit.backend().and_then(|place| self.backends.get_mut(place)) {
+            *count = count.saturating_add_signed(change);
+        }
     }
 
     /// Writes down what was decided for an entry by the configuration in force.

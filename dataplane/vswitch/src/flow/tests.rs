@@ -24,6 +24,7 @@ const LIMITS: Limits = Limits {
     icmp_errors_per_second: 1,
     questions_per_second: 1000,
     external_addresses: 1,
+    balancers: crate::BalancerLimits { backends: 4, ..crate::BalancerLimits::DEFAULT },
     timeouts: Timeouts::DEFAULT,
     vpc: crate::VpcLimits::DEFAULT,
 };

@@ -61,7 +61,7 @@ impl Asker<'_> {
     fn owner(&self, snapshot: &Snapshot, target: IpAddr) -> Result<Option<MacAddress>, ()> {
         if let Self::Guest { .. } = self
             && let Some(vpc) = snapshot.vpc(self.vni())
-            && vpc.is_router_address(target)
+            && (vpc.is_router_address(target) || snapshot.balancers.has(vpc.vni, target))
         {
             return Ok(Some(vpc.router_mac));
         }

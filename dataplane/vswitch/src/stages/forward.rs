@@ -2,6 +2,7 @@
 //! Where a packet goes: to the owner of its destination MAC in its VNI or, when that is the
 //! router's, to the owner of its destination address by the routes of its VPC.
 
+use super::balance;
 use super::guard;
 use super::outward::{self, Translation};
 use super::parse::Parsed;
@@ -14,7 +15,7 @@ use crate::snapshot::{Destination, Port, Snapshot};
 use crate::switch::Switch;
 use crate::vpc::is_link_local;
 use crate::{DropReason, PortIndex};
-use plinth_ids::{MacAddress, Vni};
+use plinth_ids::{MacAddress, Moment, Vni};
 
 /// A decision about a flow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,26 +45,63 @@ pub(crate) enum Judgment {
 pub(crate) fn judge(
     switch: &Switch,
     snapshot: &Snapshot,
+    now: Moment,
     ingress: PortIndex,
     flow: &Waiting,
     standing: Option<Translation>,
 ) -> Result<Judgment, DropReason> {
     match flow.tunnel {
-        Some(from) => inbound(snapshot, from.vni, &flow.parsed).map(Judgment::Forward),
-        None if ingress == PortIndex::UPLINK => outward::inward(snapshot, flow, standing),
+        Some(from) => {
+            if is_balanced_piece(snapshot, from.vni, &flow.parsed) {
+                return Ok(Judgment::Pieces);
+            }
+            let decision = inbound(snapshot, from.vni, &flow.parsed)?;
+            Ok(Judgment::Forward(Decision { translation: standing, ..decision }))
+        }
+        None if ingress == PortIndex::UPLINK => {
+            outward::inward(switch, snapshot, now, flow, standing)
+        }
         None => {
             let port = snapshot.port(ingress).ok_or(DropReason::PortUnknown)?;
             let is_outward = is_outward(snapshot, port, &flow.parsed)?;
             if is_outward {
                 return outward::out(switch, snapshot, ingress, flow, standing);
             }
-            if standing.is_some() {
+            if is_for_balancer(snapshot, port.vni, &flow.parsed) {
+                return balance::within(switch, snapshot, now, ingress, flow, standing);
+            }
+            if is_balanced_piece(snapshot, port.vni, &flow.parsed) {
+                return Ok(Judgment::Pieces);
+            }
+            let is_backends = |standing: Translation| {
+                snapshot.balancers.has(standing.vni, standing.key.addresses().0)
+            };
+            if standing.is_some_and(|standing| !is_backends(standing)) {
                 // What led outside leads elsewhere now, and the connection with it nowhere.
                 return Err(DropReason::RouteUnknown);
             }
-            outbound(snapshot, ingress, port, &flow.parsed, tunnel::source_port(flow.hash))
+            let source_port = tunnel::source_port(flow.hash);
+            match outbound(snapshot, ingress, port, &flow.parsed, source_port)? {
+                Judgment::Forward(decision) => {
+                    Ok(Judgment::Forward(Decision { translation: standing, ..decision }))
+                }
+                other => Ok(other),
+            }
         }
     }
+}
+
+/// Whether a guest's packet is for a balancer's address, which its router has.
+fn is_for_balancer(snapshot: &Snapshot, vni: Vni, parsed: &Parsed) -> bool {
+    let (source, destination) = parsed.key.addresses();
+    snapshot.balancers.has(vni, destination)
+        && is_router(snapshot, vni, parsed.expected.destination())
+        && !is_link_local(source)
+}
+
+/// Whether a packet is a piece of what may be a backend's answer, which only its ports tell.
+fn is_balanced_piece(snapshot: &Snapshot, vni: Vni, parsed: &Parsed) -> bool {
+    parsed.key.is_fragment() && snapshot.balancers.are_in(vni)
 }
 
 /// Whether a guest's packet is one that its router sends to the outside.

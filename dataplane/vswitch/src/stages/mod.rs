@@ -13,6 +13,7 @@
 //! table keeps.
 
 pub(crate) mod answer;
+pub(crate) mod balance;
 pub(crate) mod forward;
 pub(crate) mod guard;
 pub(crate) mod outward;

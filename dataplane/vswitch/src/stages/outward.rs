@@ -2,8 +2,10 @@
 //! Between the VPCs and the outside: under which address and port a connection goes out, to which
 //! NIC one comes in, and both at once for one that goes out only to come back.
 
+use super::balance;
 use super::forward::{Decision, Judgment};
 use super::parse::Class;
+use crate::balance::Chosen;
 use crate::external::{Block, Identity, OUTSIDE, join};
 use crate::flow::{Action, FlowKey, Ingress, Link, Route, Way};
 use crate::pipeline::Waiting;
@@ -11,7 +13,7 @@ use crate::snapshot::{Destination, Snapshot};
 use crate::switch::Switch;
 use crate::vpc::is_routable;
 use crate::{DropReason, PortIndex};
-use plinth_ids::Vni;
+use plinth_ids::{Moment, Vni};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// What becomes of the packets of a connection that is translated.
@@ -22,7 +24,9 @@ pub(crate) struct Translation {
     /// Where their destination is: a VPC, or [`OUTSIDE`].
     pub(crate) vni: Vni,
     /// The address of the NIC that they go to; of the outside, their destination.
-    pub(crate) nic: Ipv4Addr,
+    pub(crate) nic: IpAddr,
+    /// What a balancer has chosen, of a connection that begins.
+    pub(crate) backend: Option<Chosen>,
 }
 
 /// Ports that are tried for a new connection; of a block nine tenths in use, one in a thousand
@@ -68,12 +72,14 @@ pub(crate) fn out(
 
 /// Judges a packet from the outside.
 pub(crate) fn inward(
+    switch: &Switch,
     snapshot: &Snapshot,
+    now: Moment,
     flow: &Waiting,
     standing: Option<Translation>,
 ) -> Result<Judgment, DropReason> {
     let key = &flow.parsed.key;
-    let (source, _) = ipv4(key)?;
+    let (source, destination) = ipv4(key)?;
     if !is_routable(source.into()) {
         return Err(DropReason::HeaderInvalid);
     }
@@ -85,13 +91,19 @@ pub(crate) fn inward(
     }
     let translation = match standing {
         Some(translation) => translation,
+        None if snapshot.balancers.has(OUTSIDE, destination.into()) => {
+            if flow.parsed.class == Class::Error {
+                return Err(DropReason::IcmpUnrelated);
+            }
+            balance::choose(switch, snapshot, now, flow)?
+        }
         None => {
             let unknown = match flow.parsed.class {
                 Class::Error => DropReason::IcmpUnrelated,
                 _ => DropReason::NatNoConnection,
             };
             let (vni, nic, key) = snapshot.external.inward(key).ok_or(unknown)?;
-            Translation { key, vni, nic }
+            Translation { key, vni, nic: nic.into(), backend: None }
         }
     };
     let is_translated = translation.key != *key;
@@ -124,7 +136,7 @@ fn decide(
 /// To the NIC, which is a port here: an external address is where its NIC is.
 fn enter(snapshot: &Snapshot, translation: &Translation) -> Result<(Action, Route), DropReason> {
     let Translation { vni, nic, .. } = *translation;
-    let owner = snapshot.owner(vni, nic.into()).ok_or(DropReason::DestinationUnknown)?;
+    let owner = snapshot.owner(vni, nic).ok_or(DropReason::DestinationUnknown)?;
     let Destination::Local(to) = owner.destination else {
         return Err(DropReason::DestinationUnknown);
     };
@@ -148,7 +160,7 @@ fn choose(switch: &Switch, snapshot: &Snapshot, flow: &Waiting) -> Result<Transl
         (OUTSIDE, destination, *key)
     };
     let (_, destination) = ipv4(&going)?;
-    let mut translation = Translation { key: going, vni, nic };
+    let mut translation = Translation { key: going, vni, nic: nic.into(), backend: None };
     match identity {
         Identity::Own(address) => translation.key.set_ipv4(join(address, destination)),
         Identity::Shared(block) => {

@@ -89,7 +89,8 @@ impl ExternalError {
 pub(super) fn check(config: &SwitchConfig, limits: &Limits) -> Result<(), ConfigError> {
     let external = &config.external;
     let shared = external.gateways.iter().map(|gateway| gateway.addresses.len());
-    let count = external.addresses.len() + shared.sum::<usize>();
+    let balanced = config.balancers.iter().filter(|balancer| balancer.line.is_some()).count();
+    let count = external.addresses.len() + shared.sum::<usize>() + balanced;
     check_count("external addresses", count, limits.external_addresses.into())?;
     let mut checker = Checker::new(config);
     checker.lines()?;
@@ -100,6 +101,11 @@ pub(super) fn check(config: &SwitchConfig, limits: &Limits) -> Result<(), Config
     }
     for gateway in &external.gateways {
         checker.gateway(gateway)?;
+    }
+    for balancer in &config.balancers {
+        if let (Some(line), IpAddr::V4(address)) = (&balancer.line, balancer.address) {
+            checker.take(&format!("balancer {}", balancer.name), address, line)?;
+        }
     }
     Ok(())
 }

@@ -4,11 +4,13 @@
 //! Every check names the place and the remedy; the first fault found is the one that is said.
 
 mod answers;
+mod balance;
 mod external;
 mod security;
 mod vpc;
 
 pub use answers::AnswersError;
+pub use balance::BalancerError;
 pub use external::ExternalError;
 pub use security::{RulePlace, SecurityError};
 pub use vpc::VpcError;
@@ -76,6 +78,7 @@ pub(crate) fn validate(
     }
     vpc::check_owners(config, &owners)?;
     answers::check(config, limits)?;
+    balance::check(config, limits)?;
     external::check(config, limits)
 }
 
