@@ -155,12 +155,30 @@ fn vpc() -> VpcSpec {
                 prefix: "10.0.0.0/24".parse().unwrap(),
                 gateway: [10, 0, 0, 1].into(),
             }],
+            dhcp: Some(DhcpSpec {
+                lease_seconds: 3600,
+                dns: vec![[10, 0, 0, 1].into()],
+                domain: Some("blue.example".to_owned()),
+                routes: vec![DhcpRouteSpec {
+                    destination: "10.9.0.0/16".parse().unwrap(),
+                    gateway: [10, 0, 0, 5].into(),
+                }],
+                ntp: vec![[10, 0, 0, 6].into()],
+            }),
         }],
         routes: vec![
             route("0.0.0.0/0", HopSpec::Address([10, 0, 0, 5].into())),
             route("10.1.0.0/16", HopSpec::Peer(Vni::new(6).unwrap())),
             route("10.2.0.0/16", HopSpec::Blackhole),
         ],
+        dns: Some(DnsSpec {
+            zone: "blue.internal".to_owned(),
+            upstreams: vec!["192.0.2.53:53".parse().unwrap()],
+        }),
+        hosts: vec![HostSpec {
+            mac: MacAddress([2, 0x50, 0, 0, 0, 8]),
+            name: "web-1".parse().unwrap(),
+        }],
     }
 }
 

@@ -2,8 +2,9 @@
 //! Small values as people write and read them.
 
 use crate::args::{Cores, Interval};
+use plinth_api::DhcpRouteSpec;
 use plinth_ids::{DiskId, Prefix};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Seconds: `90`, `90s`, `5m`, `1h`, `7d`.
 pub(crate) fn seconds(text: &str) -> Result<u32, String> {
@@ -67,6 +68,24 @@ pub(crate) fn prefix(text: &str) -> Result<Prefix, String> {
         Ok(address) => Ok(Prefix::host(address)),
         Err(_) => text.parse().map_err(|err: plinth_ids::PrefixError| err.to_string()),
     }
+}
+
+/// A name server: its port is 53 unless it is said.
+pub(crate) fn server(text: &str) -> Result<SocketAddr, String> {
+    const DNS_PORT: u16 = 53;
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(address, DNS_PORT));
+    }
+    let error = || format!("{text:?} is no server: write it as in 192.0.2.53 or [fd00::53]:5353");
+    text.parse().map_err(|_| error())
+}
+
+/// A route that guests are told: `10.9.0.0/16=10.0.0.5`.
+pub(crate) fn told_route(text: &str) -> Result<DhcpRouteSpec, String> {
+    let error = || format!("{text:?} is no route: write it as in 10.9.0.0/16=10.0.0.5");
+    let (destination, gateway) = text.split_once('=').ok_or_else(error)?;
+    let gateway = gateway.parse().map_err(|_| error())?;
+    Ok(DhcpRouteSpec { destination: prefix(destination)?, gateway })
 }
 
 /// A count with a decimal unit, as networks have it: `500`, `200K`, `100M`, `1G`.
@@ -152,6 +171,20 @@ mod tests {
         assert_eq!(prefix("fd00::/64").map(|one| one.to_string()), Ok("fd00::/64".to_owned()));
         assert!(prefix("10.0.0.5/24").unwrap_err().contains("did you mean 10.0.0.0/24?"));
         assert!(prefix("blue").is_err());
+    }
+
+    #[test]
+    fn servers_and_told_routes_are_read_as_they_are_written() {
+        let servers = ["192.0.2.53", "192.0.2.53:5353", "fd00::53", "[fd00::53]:5353"];
+        let shown = ["192.0.2.53:53", "192.0.2.53:5353", "[fd00::53]:53", "[fd00::53]:5353"];
+        assert_eq!(servers.map(|one| server(one).unwrap().to_string()), shown);
+        assert!(server("ns.example.org").is_err());
+        let route = told_route("10.9.0.0/16=10.0.0.5").unwrap();
+        assert_eq!(route.destination.to_string(), "10.9.0.0/16");
+        assert_eq!(route.gateway, Ipv4Addr::new(10, 0, 0, 5));
+        for text in ["10.9.0.0/16", "10.9.0.0/16=", "10.9.0.1/16=10.0.0.5", "=10.0.0.5"] {
+            assert!(told_route(text).is_err(), "{text:?} was taken");
+        }
     }
 
     #[test]

@@ -419,11 +419,18 @@ fn networks_are_listed() {
         routes: 3,
         nics: 2,
         router_mac: MacAddress([2, 0x52, 0, 0, 0, 1]),
+        dns: plinth_api::DnsSpec {
+            zone: "blue.internal".to_owned(),
+            upstreams: vec!["192.0.2.53:53".parse().unwrap(), "192.0.2.54:5353".parse().unwrap()],
+        },
         created_at: NOW,
     };
     assert_eq!(
         text(&Answer::Vpcs(vec![vpc]), NOW),
-        "NAME  VNI  SUBNETS  ROUTES  NICS\nblue  1    1        3       2\n"
+        "\
+NAME  VNI  SUBNETS  ROUTES  NICS  DOMAIN         UPSTREAMS
+blue  1    1        3       2     blue.internal  192.0.2.53:53,192.0.2.54:5353
+"
     );
     let subnet = SubnetView {
         name: "blue-a".parse().unwrap(),
@@ -434,13 +441,16 @@ fn networks_are_listed() {
         ipv6: Some("fd00:1::/64".parse().unwrap()),
         addresses_used: 2,
         addresses_free: 251,
+        dhcp: Some(plinth_api::DhcpSpec::default()),
         created_at: NOW,
     };
+    let untold = SubnetView { dhcp: None, ipv6: None, ..subnet.clone() };
     assert_eq!(
-        text(&Answer::Subnets(vec![subnet]), NOW),
+        text(&Answer::Subnets(vec![subnet, untold]), NOW),
         "\
-NAME    VPC   CIDR         GATEWAY   IPV6         USED  FREE
-blue-a  blue  10.0.0.0/24  10.0.0.1  fd00:1::/64  2     251
+NAME    VPC   CIDR         GATEWAY   IPV6         USED  FREE  LEASE
+blue-a  blue  10.0.0.0/24  10.0.0.1  fd00:1::/64  2     251   86400
+blue-a  blue  10.0.0.0/24  10.0.0.1               2     251   off
 "
     );
 }

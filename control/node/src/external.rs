@@ -172,8 +172,11 @@ mod tests {
                 subnets: vec![SubnetSpec {
                     name: "blue-a".parse().unwrap(),
                     prefixes: vec![gateway],
+                    dhcp: None,
                 }],
                 routes: Vec::new(),
+                dns: None,
+                hosts: Vec::new(),
             }],
             groups: Vec::new(),
             external: ExternalSpec {

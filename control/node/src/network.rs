@@ -2,8 +2,8 @@
 //! What a spec's VPCs and security groups mean for the switch: pure functions.
 
 use plinth_api::{
-    GroupSpec, HopSpec, NicLimits, NicRate, NicSpec, NodeSpec, PeerSpec, RuleDirection,
-    RulePriority, RuleProtocol, RuleSpec, RuleVerdict, VpcSpec,
+    DhcpRouteSpec, GroupSpec, HopSpec, HostSpec, NicLimits, NicRate, NicSpec, NodeSpec, PeerSpec,
+    RuleDirection, RulePriority, RuleProtocol, RuleSpec, RuleVerdict, VpcSpec,
 };
 use plinth_ids::{GroupId, Name};
 use plinth_switch_api as switch;
@@ -47,6 +47,37 @@ pub(crate) fn vpc(spec: &VpcSpec) -> switch::Vpc {
         subnets: subnets.collect(),
         routes: routes.collect(),
     }
+}
+
+/// What guests are told of the spec's VPCs.
+pub(crate) fn answers(vpcs: &[VpcSpec]) -> switch::Answers {
+    let mut answers = switch::Answers::NONE;
+    for vpc in vpcs {
+        let vni = vpc.vni;
+        answers.dns.extend(vpc.dns.iter().map(|dns| switch::VpcDns {
+            vni,
+            zone: dns.zone.clone(),
+            upstreams: dns.upstreams.clone(),
+        }));
+        let told = vpc.subnets.iter().filter_map(|subnet| Some((subnet, subnet.dhcp.as_ref()?)));
+        answers.dhcp.extend(told.map(|(subnet, dhcp)| switch::SubnetDhcp {
+            vni,
+            subnet: subnet.name.clone(),
+            lease_seconds: dhcp.lease_seconds,
+            dns: dhcp.dns.clone(),
+            domain: dhcp.domain.clone(),
+            routes: dhcp.routes.iter().map(dhcp_route).collect(),
+            ntp: dhcp.ntp.clone(),
+        }));
+        let host =
+            |host: &HostSpec| switch::HostName { vni, mac: host.mac, name: host.name.clone() };
+        answers.names.extend(vpc.hosts.iter().map(host));
+    }
+    answers
+}
+
+const fn dhcp_route(route: &DhcpRouteSpec) -> switch::DhcpRoute {
+    switch::DhcpRoute { destination: route.destination, gateway: route.gateway }
 }
 
 pub(crate) fn security_group(spec: &GroupSpec) -> switch::SecurityGroup {
@@ -111,7 +142,7 @@ pub(crate) fn rate_limit(rate: NicRate) -> switch::RateLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use plinth_api::{GatewaySpec, RouteSpec, RuleScope, SubnetSpec};
+    use plinth_api::{DhcpSpec, DnsSpec, GatewaySpec, RouteSpec, RuleScope, SubnetSpec};
     use plinth_ids::{Epoch, MacAddress, NodeId, PortId, Vni};
 
     fn nic() -> NicSpec {
@@ -145,7 +176,9 @@ mod tests {
     fn spec() -> NodeSpec {
         let gateway =
             GatewaySpec { prefix: "10.0.0.0/24".parse().unwrap(), gateway: [10, 0, 0, 1].into() };
-        let subnet = SubnetSpec { name: "blue-a".parse().unwrap(), prefixes: vec![gateway] };
+        let dhcp =
+            Some(DhcpSpec { domain: Some("blue.example".to_owned()), ..DhcpSpec::default() });
+        let subnet = SubnetSpec { name: "blue-a".parse().unwrap(), prefixes: vec![gateway], dhcp };
         let destination = "10.9.0.0/16".parse().unwrap();
         NodeSpec {
             epoch: Epoch(1),
@@ -161,6 +194,11 @@ mod tests {
                 router_mac: MacAddress([2, 0x52, 0, 0, 0, 5]),
                 subnets: vec![subnet],
                 routes: vec![RouteSpec { destination, next_hop: HopSpec::Blackhole }],
+                dns: Some(DnsSpec {
+                    zone: "blue.internal".to_owned(),
+                    upstreams: vec!["192.0.2.53:53".parse().unwrap()],
+                }),
+                hosts: vec![HostSpec { mac: nic().mac, name: "web-1".parse().unwrap() }],
             }],
             groups: vec![GroupSpec {
                 id: GroupId(2),
@@ -170,6 +208,22 @@ mod tests {
             external: plinth_api::ExternalSpec::default(),
             store_cores: Vec::new(),
         }
+    }
+
+    #[test]
+    fn guests_are_told_what_the_spec_has_of_their_vpc() {
+        let mut spec = spec();
+        let config = answers(&spec.vpcs);
+        let vni = Vni::new(5).unwrap();
+        assert_eq!((config.dhcp[0].vni, config.dhcp[0].subnet.as_str()), (vni, "blue-a"));
+        assert_eq!(config.dhcp[0].lease_seconds, 86_400);
+        assert_eq!(config.dhcp[0].domain.as_deref(), Some("blue.example"));
+        assert_eq!((config.dns[0].vni, config.dns[0].zone.as_str()), (vni, "blue.internal"));
+        assert_eq!(config.dns[0].upstreams[0].to_string(), "192.0.2.53:53");
+        let host = &config.names[0];
+        assert_eq!((host.vni, host.mac, host.name.as_str()), (vni, nic().mac, "web-1"));
+        spec.vpcs[0].subnets[0].dhcp = None;
+        assert_eq!(answers(&spec.vpcs).dhcp, []);
     }
 
     #[test]

@@ -96,6 +96,7 @@ pub fn switch_config(spec: &NodeSpec, needs: &Needs, places: &Places) -> switch:
         ports: ports.collect(),
         remotes: remotes.collect(),
         vpcs: spec.vpcs.iter().map(network::vpc).collect(),
+        answers: network::answers(&spec.vpcs),
         security_groups: spec.groups.iter().map(network::security_group).collect(),
         external: external::external(spec, &needs.nics),
         ..switch::SwitchConfig::empty(Epoch(0))

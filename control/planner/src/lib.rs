@@ -16,6 +16,7 @@
 //! ```
 
 mod act;
+mod answers;
 mod change;
 mod check;
 mod clock;

@@ -5,8 +5,8 @@
 //! wanted; what is seen lives in [`crate::Observed`] and is never stored.
 
 use plinth_api::{
-    Boot, Durability, EipBinding, EipLimits, ForwardSpec, HopSpec, NicLimits, PeerSpec, PoolClass,
-    RuleScope, Run, ScrubSchedule, ServesSpec, Underlay, VolumeLimits,
+    Boot, DhcpSpec, Durability, EipBinding, EipLimits, ForwardSpec, HopSpec, NicLimits, PeerSpec,
+    PoolClass, RuleScope, Run, ScrubSchedule, ServesSpec, Underlay, VolumeLimits,
 };
 use plinth_ids::{
     DiskId, Epoch, GroupId, ImageId, MacAddress, Name, NodeId, PoolId, PortId, Prefix, SnapshotId,
@@ -269,6 +269,9 @@ pub struct VpcRecord {
     /// Beside the subnets; a destination once.
     #[serde(default)]
     pub routes: Vec<RouteRecord>,
+    /// Who is asked about names that are no VM's.
+    #[serde(default)]
+    pub upstreams: Vec<SocketAddr>,
     pub created_at: u64,
 }
 
@@ -311,7 +314,16 @@ pub struct SubnetRecord {
     /// A /64: a NIC's address in it is made of its MAC, and the router's is its first.
     #[serde(default)]
     pub ipv6: Option<Prefix>,
+    /// What guests are told; `None`: nothing. Guests of subnets from before this was there are
+    /// told too.
+    #[serde(default = "told")]
+    pub dhcp: Option<DhcpSpec>,
     pub created_at: u64,
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "the default of a field that is an option")]
+fn told() -> Option<DhcpSpec> {
+    Some(DhcpSpec::default())
 }
 
 /// A carrier's line: who takes packets to the outside, and the addresses that lead in by it.

@@ -190,9 +190,12 @@ impl Cluster {
                     .map(|subnet| SubnetSpec {
                         name: subnet.name.clone(),
                         prefixes: subnet.prefixes(),
+                        dhcp: subnet.dhcp.clone(),
                     })
                     .collect(),
                 routes: vpc.routes.iter().map(|route| self.route_spec(vpc, route, vnis)).collect(),
+                dns: Some(vpc.dns_spec()),
+                hosts: self.host_specs(vpc.vni),
             })
             .collect()
     }

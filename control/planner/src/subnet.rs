@@ -5,7 +5,7 @@ use crate::change::{Change, Key, Record};
 use crate::cluster::Cluster;
 use crate::names;
 use crate::record::{SubnetRecord, VpcRecord};
-use plinth_api::{Code, GatewaySpec, HopSpec, Refusal, ServesSpec};
+use plinth_api::{Code, DhcpSpec, GatewaySpec, HopSpec, Refusal, ServesSpec};
 use plinth_ids::{MacAddress, Name, Prefix};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -170,6 +170,7 @@ impl Cluster {
             prefix_length: cidr.1,
             gateway,
             ipv6,
+            dhcp: Some(DhcpSpec::default()),
             created_at: now,
         };
         Ok(Change::default().put(Record::Subnet(subnet)))

@@ -251,6 +251,7 @@ impl Cluster {
             routes: vpc.routes.len() as u64,
             nics: nics.count() as u64,
             router_mac: router_mac(vpc.vni),
+            dns: vpc.dns_spec(),
             created_at: vpc.created_at,
         }
     }
@@ -267,6 +268,7 @@ impl Cluster {
             addresses_used: used,
             // The gateway's address is neither used by a NIC nor free.
             addresses_free: (subnet.range().host_count() - 1).saturating_sub(used),
+            dhcp: subnet.dhcp.clone(),
             created_at: subnet.created_at,
         }
     }

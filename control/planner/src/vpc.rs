@@ -26,7 +26,14 @@ impl Cluster {
             ..self.meta.clone()
         };
         let default_group = Some(group.id);
-        let vpc = VpcRecord { name, vni, default_group, routes: Vec::new(), created_at: now };
+        let vpc = VpcRecord {
+            name,
+            vni,
+            default_group,
+            routes: Vec::new(),
+            upstreams: Vec::new(),
+            created_at: now,
+        };
         let change = Change::default().put(Record::Meta(meta));
         Ok(change.put(Record::Group(group)).put(Record::Vpc(vpc)))
     }

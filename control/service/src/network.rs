@@ -17,6 +17,8 @@ pub(crate) const fn is_ours(request: &Request) -> bool {
             | Request::VpcDelete(_)
             | Request::SubnetCreate { .. }
             | Request::SubnetDelete(_)
+            | Request::VpcDns { .. }
+            | Request::SubnetDhcp { .. }
             | Request::RouteAdd { .. }
             | Request::RouteRemove { .. }
             | Request::RouteList(_)
@@ -39,7 +41,9 @@ pub(crate) async fn answer(shared: &Shared, request: Request) -> Result<Answer, 
         Request::VpcCreate { .. }
         | Request::VpcDelete(_)
         | Request::SubnetCreate { .. }
-        | Request::SubnetDelete(_) => ranges(shared, request).await,
+        | Request::SubnetDelete(_)
+        | Request::VpcDns { .. }
+        | Request::SubnetDhcp { .. } => ranges(shared, request).await,
         Request::RouteAdd { vpc, destination, next_hop } => {
             let plan = |cluster: &Cluster, _: &Observed| {
                 cluster.route_add(&vpc, destination, &next_hop, now())
@@ -109,11 +113,7 @@ async fn ranges(shared: &Shared, request: Request) -> Result<Answer, Refusal> {
             let plan =
                 |cluster: &Cluster, _: &Observed| cluster.vpc_create(name.clone(), vni, now());
             shared.store.change(plan).await?;
-            show(shared, |state| {
-                let vpc = find(&state.cluster.vpcs, "vpc", &name)?;
-                Ok(Answer::Vpc(state.cluster.vpc_view(vpc)))
-            })
-            .await
+            vpc(shared, &name).await
         }
         Request::VpcDelete(name) => {
             shared.store.change(|cluster, _| cluster.vpc_delete(&name)).await?;
@@ -125,18 +125,38 @@ async fn ranges(shared: &Shared, request: Request) -> Result<Answer, Refusal> {
                 cluster.subnet_create(name.clone(), &vpc, cidr, gateway, ipv6, now())
             };
             shared.store.change(plan).await?;
-            show(shared, |state| {
-                let subnet = find(&state.cluster.subnets, "subnet", &name)?;
-                Ok(Answer::Subnet(state.cluster.subnet_view(subnet)))
-            })
-            .await
+            subnet(shared, &name).await
         }
         Request::SubnetDelete(name) => {
             shared.store.change(|cluster, _| cluster.subnet_delete(&name)).await?;
             Ok(Answer::Done)
         }
+        Request::VpcDns { name, upstreams } => {
+            shared.store.change(|cluster, _| cluster.vpc_dns(&name, upstreams.clone())).await?;
+            vpc(shared, &name).await
+        }
+        Request::SubnetDhcp { name, dhcp } => {
+            shared.store.change(|cluster, _| cluster.subnet_dhcp(&name, dhcp.clone())).await?;
+            subnet(shared, &name).await
+        }
         _ => Err(Refusal::new(Code::Failed, "the request has no answer here")),
     }
+}
+
+async fn vpc(shared: &Shared, name: &Name) -> Result<Answer, Refusal> {
+    show(shared, |state| {
+        let vpc = find(&state.cluster.vpcs, "vpc", name)?;
+        Ok(Answer::Vpc(state.cluster.vpc_view(vpc)))
+    })
+    .await
+}
+
+async fn subnet(shared: &Shared, name: &Name) -> Result<Answer, Refusal> {
+    show(shared, |state| {
+        let subnet = find(&state.cluster.subnets, "subnet", name)?;
+        Ok(Answer::Subnet(state.cluster.subnet_view(subnet)))
+    })
+    .await
 }
 
 async fn route(shared: &Shared, vpc: &Name, destination: Prefix) -> Result<Answer, Refusal> {

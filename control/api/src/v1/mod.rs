@@ -4,6 +4,7 @@
 //!
 //! Sizes are bytes, times are seconds since 1970, durations say their unit in the name.
 
+mod answers;
 mod command;
 mod external;
 mod join;
@@ -15,6 +16,7 @@ mod status;
 mod storage;
 mod view;
 
+pub use answers::{DhcpRouteSpec, DhcpSpec, DnsSpec, HostSpec};
 pub use command::{AgentAnswer, AgentReply, AgentRequest, Command, DiskFormat, ImportSource};
 pub use external::{
     EipBinding, EipBound, EipCounters, EipLimits, EipSpec, EipView, ExternalSpec, ForwardProtocol,

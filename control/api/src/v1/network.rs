@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! VPCs, routes and security groups: as a node is told of them, asked for and shown.
 
-use super::NicLimits;
+use super::{DhcpSpec, DnsSpec, HostSpec, NicLimits};
 use crate::with::Raw;
 use plinth_ids::{GroupId, MacAddress, Name, PortId, Prefix, Vni};
 use rkyv::with::Map;
@@ -28,6 +28,9 @@ pub struct VpcSpec {
     pub router_mac: MacAddress,
     pub subnets: Vec<SubnetSpec>,
     pub routes: Vec<RouteSpec>,
+    pub dns: Option<DnsSpec>,
+    /// What VMs are called in it, on whatever node.
+    pub hosts: Vec<HostSpec>,
 }
 
 #[derive(
@@ -45,6 +48,8 @@ pub struct SubnetSpec {
     #[rkyv(with = Raw)]
     pub name: Name,
     pub prefixes: Vec<GatewaySpec>,
+    /// `None`: guests are told nothing.
+    pub dhcp: Option<DhcpSpec>,
 }
 
 /// A range of a subnet and the router's address in it.

@@ -6,17 +6,17 @@
 //! reply; after the reply to [`Request::VmConsole`] the stream is the console, raw, both ways.
 
 use super::{
-    ClusterView, DiffRange, DiskFormat, DropCount, Durability, EipBinding, EipLimits, EipView,
-    EniView, FlowStatus, GroupView, ImageView, ImportSource, LimitView, LineView, NatCreate,
-    NatForward, NatView, NicLimits, NodeView, PoolClass, PoolDiskView, PoolView, Refusal, RouteHop,
-    RouteView, RulePeer, RuleScope, ScheduleView, ScrubKind, ScrubSchedule, ScrubView,
-    SlowRequestView, SnapshotView, StoreUpgrade, SubnetView, SwitchPort, VmView, VolumeLimits,
-    VolumeStatsView, VolumeView, VpcView,
+    ClusterView, DhcpSpec, DiffRange, DiskFormat, DropCount, Durability, EipBinding, EipLimits,
+    EipView, EniView, FlowStatus, GroupView, ImageView, ImportSource, LimitView, LineView,
+    NatCreate, NatForward, NatView, NicLimits, NodeView, PoolClass, PoolDiskView, PoolView,
+    Refusal, RouteHop, RouteView, RulePeer, RuleScope, ScheduleView, ScrubKind, ScrubSchedule,
+    ScrubView, SlowRequestView, SnapshotView, StoreUpgrade, SubnetView, SwitchPort, VmView,
+    VolumeLimits, VolumeStatsView, VolumeView, VpcView,
 };
 use crate::with::Raw;
 use plinth_ids::{DiskId, Name, Prefix, Vni};
 use rkyv::with::Map;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 #[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]
 pub enum Request {
@@ -157,6 +157,12 @@ pub enum Request {
     },
     VpcList,
     VpcDelete(#[rkyv(with = Raw)] Name),
+    /// Who is asked about names that are no VM's of the VPC, instead of those before.
+    VpcDns {
+        #[rkyv(with = Raw)]
+        name: Name,
+        upstreams: Vec<SocketAddr>,
+    },
     SubnetCreate {
         #[rkyv(with = Raw)]
         name: Name,
@@ -172,6 +178,12 @@ pub enum Request {
     },
     SubnetList,
     SubnetDelete(#[rkyv(with = Raw)] Name),
+    /// What guests are told, instead of what they were told before; `None`: nothing.
+    SubnetDhcp {
+        #[rkyv(with = Raw)]
+        name: Name,
+        dhcp: Option<DhcpSpec>,
+    },
     RouteAdd {
         #[rkyv(with = Raw)]
         vpc: Name,

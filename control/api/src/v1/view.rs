@@ -2,8 +2,8 @@
 //! Resources as they are shown: spec and status in one, references by name.
 
 use super::{
-    Durability, Level, NodeStatus, PoolClass, PoolDiskView, Run, ScrubSchedule, Underlay, VmState,
-    VolumeLimits, VolumeUsage,
+    DhcpSpec, DnsSpec, Durability, Level, NodeStatus, PoolClass, PoolDiskView, Run, ScrubSchedule,
+    Underlay, VmState, VolumeLimits, VolumeUsage,
 };
 use crate::with::Raw;
 use plinth_ids::{
@@ -241,6 +241,7 @@ pub struct VpcView {
     /// Of the gateway of every subnet.
     #[rkyv(with = Raw)]
     pub router_mac: MacAddress,
+    pub dns: DnsSpec,
     pub created_at: u64,
 }
 
@@ -267,6 +268,8 @@ pub struct SubnetView {
     pub ipv6: Option<Prefix>,
     pub addresses_used: u64,
     pub addresses_free: u64,
+    /// `None`: guests are told nothing.
+    pub dhcp: Option<DhcpSpec>,
     pub created_at: u64,
 }
 

@@ -3,9 +3,9 @@
 
 use crate::text;
 use clap::{Args, Subcommand};
-use plinth_api::{NicLimits, NicRate, Request, RouteHop};
+use plinth_api::{DhcpRouteSpec, DhcpSpec, NicLimits, NicRate, Request, RouteHop};
 use plinth_ids::{Name, Prefix, Vni};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 #[derive(Debug, Subcommand)]
 pub enum VpcVerb {
@@ -21,6 +21,17 @@ pub enum VpcVerb {
     List,
     /// Delete a vpc without subnets
     Delete { name: Name },
+    /// Say who is asked about names that are no VM's, instead of those before
+    #[command(
+        after_help = "VMs are NAME.VPC.internal in their vpc, whoever is asked about others.\n\n\
+        Examples:\n  plinth vpc dns blue --upstream 192.0.2.53\n  plinth vpc dns blue"
+    )]
+    Dns {
+        name: Name,
+        /// A name server, asked from the node's own network; none: other names are refused
+        #[arg(long, value_parser = text::server, value_name = "ADDRESS[:PORT]")]
+        upstream: Vec<SocketAddr>,
+    },
 }
 
 impl VpcVerb {
@@ -29,6 +40,7 @@ impl VpcVerb {
             Self::Create { name, vni } => Request::VpcCreate { name, vni },
             Self::List => Request::VpcList,
             Self::Delete { name } => Request::VpcDelete(name),
+            Self::Dns { name, upstream } => Request::VpcDns { name, upstreams: upstream },
         }
     }
 }
@@ -60,6 +72,44 @@ pub enum SubnetVerb {
     List,
     /// Delete a subnet without VMs
     Delete { name: Name },
+    /// Say what guests are told by DHCP and router advertisements, instead of what they were told
+    #[command(after_help = "Address, gateway and MTU are those of the NIC and not said here.\n\n\
+        Examples:\n  plinth subnet dhcp blue-a --lease 3600 --dns 10.0.0.53 --domain example.org\n  \
+        plinth subnet dhcp blue-a --route 10.9.0.0/16=10.0.0.5\n  plinth subnet dhcp blue-a --off")]
+    Dhcp {
+        name: Name,
+        #[command(flatten)]
+        told: DhcpArguments,
+    },
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct DhcpArguments {
+    /// Of the address, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = DhcpSpec::default().lease_seconds)]
+    lease: u32,
+    /// A name server [default: the router, which knows the vpc's VMs]
+    #[arg(long, value_name = "ADDRESS")]
+    dns: Vec<IpAddr>,
+    /// To search for names [default: VPC.internal]
+    #[arg(long)]
+    domain: Option<String>,
+    /// A route beside the default one
+    #[arg(long, value_parser = text::told_route, value_name = "ADDRESS/LENGTH=GATEWAY")]
+    route: Vec<DhcpRouteSpec>,
+    /// A time server
+    #[arg(long, value_name = "ADDRESS")]
+    ntp: Vec<Ipv4Addr>,
+    /// Tell guests nothing
+    #[arg(long, conflicts_with_all = ["lease", "dns", "domain", "route", "ntp"])]
+    off: bool,
+}
+
+impl DhcpArguments {
+    fn spec(self) -> Option<DhcpSpec> {
+        let Self { lease, dns, domain, route, ntp, off } = self;
+        (!off).then_some(DhcpSpec { lease_seconds: lease, dns, domain, routes: route, ntp })
+    }
 }
 
 impl SubnetVerb {
@@ -70,6 +120,7 @@ impl SubnetVerb {
             }
             Self::List => Request::SubnetList,
             Self::Delete { name } => Request::SubnetDelete(name),
+            Self::Dhcp { name, told } => Request::SubnetDhcp { name, dhcp: told.spec() },
         }
     }
 }

@@ -9,7 +9,7 @@ use plinth_api::{
 };
 
 pub(super) fn vpcs(views: &[VpcView]) -> String {
-    let mut table = Table::new(["NAME", "VNI", "SUBNETS", "ROUTES", "NICS"]);
+    let mut table = Table::new(["NAME", "VNI", "SUBNETS", "ROUTES", "NICS", "DOMAIN", "UPSTREAMS"]);
     for view in views {
         table.row([
             view.name.to_string(),
@@ -17,13 +17,15 @@ pub(super) fn vpcs(views: &[VpcView]) -> String {
             view.subnets.to_string(),
             view.routes.to_string(),
             view.nics.to_string(),
+            view.dns.zone.clone(),
+            view.dns.upstreams.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
         ]);
     }
     table.print()
 }
 
 pub(super) fn subnets(views: &[SubnetView]) -> String {
-    let mut table = Table::new(["NAME", "VPC", "CIDR", "GATEWAY", "IPV6", "USED", "FREE"]);
+    let mut table = Table::new(["NAME", "VPC", "CIDR", "GATEWAY", "IPV6", "USED", "FREE", "LEASE"]);
     for view in views {
         table.row([
             view.name.to_string(),
@@ -33,6 +35,10 @@ pub(super) fn subnets(views: &[SubnetView]) -> String {
             view.ipv6.map(|prefix| prefix.to_string()).unwrap_or_default(),
             view.addresses_used.to_string(),
             view.addresses_free.to_string(),
+            match &view.dhcp {
+                Some(dhcp) => dhcp.lease_seconds.to_string(),
+                None => "off".to_owned(),
+            },
         ]);
     }
     table.print()
