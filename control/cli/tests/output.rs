@@ -419,7 +419,7 @@ fn networks_are_listed() {
         routes: 3,
         nics: 2,
         router_mac: MacAddress([2, 0x52, 0, 0, 0, 1]),
-        dns: plinth_api::DnsSpec {
+        dns: DnsSpec {
             zone: "blue.internal".to_owned(),
             upstreams: vec!["192.0.2.53:53".parse().unwrap(), "192.0.2.54:5353".parse().unwrap()],
         },
@@ -441,7 +441,7 @@ blue  1    1        3       2     blue.internal  192.0.2.53:53,192.0.2.54:5353
         ipv6: Some("fd00:1::/64".parse().unwrap()),
         addresses_used: 2,
         addresses_free: 251,
-        dhcp: Some(plinth_api::DhcpSpec::default()),
+        dhcp: Some(DhcpSpec::default()),
         created_at: NOW,
     };
     let untold = SubnetView { dhcp: None, ipv6: None, ..subnet.clone() };
@@ -450,7 +450,7 @@ blue  1    1        3       2     blue.internal  192.0.2.53:53,192.0.2.54:5353
         "\
 NAME    VPC   CIDR         GATEWAY   IPV6         USED  FREE  LEASE
 blue-a  blue  10.0.0.0/24  10.0.0.1  fd00:1::/64  2     251   86400
-blue-a  blue  10.0.0.0/24  10.0.0.1               2     251   off
+blue-a  blue  10.0.0.0/24  10.0.0.1  -            2     251   off
 "
     );
 }
