@@ -198,7 +198,7 @@ impl Copier {
                     // It was removed meanwhile, and will be so on the target.
                     (Step::Keys, StoreRefusal::NotFound { .. }) => Action::Done,
                     (Step::KnownKeys { .. }, StoreRefusal::NotFound { .. }) => {
-                        self.settle_keys(&[], false)
+                        self.settle_keys(&[])
                     }
                     (
                         Step::Cloning,
@@ -281,9 +281,9 @@ impl Copier {
                 self.read(buffers)
             }
             (Step::Keys, StoreAnswer::Keys { pairs, more }) => self.look_at_keys(pairs, more),
-            (Step::KnownKeys { pairs, is_last }, StoreAnswer::Keys { pairs: known, more }) => {
+            (Step::KnownKeys { pairs, is_last }, StoreAnswer::Keys { pairs: known, .. }) => {
                 self.step = Step::KnownKeys { pairs, is_last };
-                self.settle_keys(&known, more)
+                self.settle_keys(&known)
             }
             (Step::SettingKeys { is_last }, _) => self.next_keys(is_last),
             (Step::Finishing, _) => Action::Done,

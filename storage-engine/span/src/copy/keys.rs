@@ -39,7 +39,7 @@ impl Copier {
     }
 
     /// Makes the target's run the source's.
-    pub(super) fn settle_keys(&mut self, known: &[(Vec<u8>, Vec<u8>)], more: bool) -> Action {
+    pub(super) fn settle_keys(&mut self, known: &[(Vec<u8>, Vec<u8>)]) -> Action {
         let Step::KnownKeys { pairs, is_last } = std::mem::replace(&mut self.step, Step::Begin)
         else {
             return self.finish();
@@ -48,7 +48,7 @@ impl Copier {
         let from = self.after.as_ref().map(behind).unwrap_or_default();
         let to = pairs.last().map(|(name, _)| behind(name)).filter(|_| !is_last);
         self.after = pairs.last().map(|(name, _)| name.clone()).or(self.after.take());
-        if known == pairs && !(is_last && more) {
+        if known == pairs {
             return self.next_keys(is_last);
         }
         self.step = Step::SettingKeys { is_last };

@@ -375,7 +375,7 @@ enum Asked {
 pub(crate) struct Life {
     plan: Plan,
     seed: Seed,
-    span: Span<Store1>,
+    pub(crate) span: Span<Store1>,
     model: Model,
     asked: BTreeMap<u64, Asked>,
     tag: u64,
@@ -425,6 +425,19 @@ impl Life {
             cuts: 0,
             last_move: None,
         }
+    }
+
+    /// One that only does what it is told.
+    pub(crate) fn quiet(disks: u32) -> Self {
+        let (omit, has_cuts, has_failures) = (Omit::Nothing, false, false);
+        Self::new(Plan { seed: 1, steps: 0, disks, workers: 1, has_cuts, has_failures, omit })
+    }
+
+    /// Adds an empty disk.
+    pub(crate) fn join(&mut self, number: u32) -> Fallible<()> {
+        let disk = formatted(number, u64::from(number));
+        self.span.join(member(number, disk)).map_err(|refused| refused.error.to_string())?;
+        self.poll()
     }
 
     fn step(&mut self) -> Fallible<()> {
@@ -878,7 +891,7 @@ impl Life {
         Ok(())
     }
 
-    fn run(&mut self, request: StoreRequest) -> Fallible<StoreCompletion> {
+    pub(crate) fn run(&mut self, request: StoreRequest) -> Fallible<StoreCompletion> {
         self.tag += 1;
         let tag = StoreTag(self.tag);
         self.span.submit(tag, request).map_err(|_| "no room")?;
@@ -987,7 +1000,7 @@ impl Life {
         Err(format!("stuck: {:?}", self.asked))
     }
 
-    fn come_to_rest(&mut self) -> Fallible<()> {
+    pub(crate) fn come_to_rest(&mut self) -> Fallible<()> {
         for _ in 0..2_000_000 {
             self.poll()?;
             if self.span.is_idle() && self.span.trouble().is_none() {
@@ -1041,16 +1054,8 @@ impl Life {
 /// The version of an object's removal, and of making it anew when its group has gone to another
 /// disk.
 pub(crate) fn versions_of_one_made_anew(omit: Omit) -> Fallible<(u64, u64)> {
-    let plan = Plan {
-        seed: 1,
-        steps: 0,
-        disks: 1,
-        workers: 1,
-        has_cuts: false,
-        has_failures: false,
-        omit,
-    };
-    let mut life = Life::new(plan);
+    let mut life = Life::quiet(1);
+    life.span.omit(omit);
     let key = key(0, 0, 0);
     let change = |life: &mut Life, step| {
         let done = life.run(StoreRequest::Apply { transaction: vec![step] })?;
@@ -1064,9 +1069,7 @@ pub(crate) fn versions_of_one_made_anew(omit: Omit) -> Fallible<(u64, u64)> {
         change(&mut life, Operation::Touch { key })?;
     }
     let removed = change(&mut life, Operation::Remove { key })?;
-    let disk = formatted(2, 7);
-    life.span.join(member(2, disk)).map_err(|refused| refused.error.to_string())?;
-    life.poll()?;
+    life.join(2)?;
     life.span.set_draining(DiskId(1), true).map_err(|error| error.to_string())?;
     life.come_to_rest()?;
     ensure!(life.span.disks().iter().any(|disk| disk.leaving == 0), "nothing moved");

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Moves of what takes more than one run to copy: many keys, a long log.
+
+#![allow(clippy::unwrap_used, reason = "a test may stop where it stands")]
+
+mod support;
+
+use plinth_ids::DiskId;
+use plinth_store::{IoBuffer, ObjectKey, ObjectStore, Operation, PgId, StoreAnswer, StoreRequest};
+use support::{Life, POOL, key};
+
+const PG: PgId = PgId(0);
+
+fn name(number: u32) -> Vec<u8> {
+    format!("name {number:05}").into_bytes()
+}
+
+fn value(number: u32) -> Vec<u8> {
+    number.to_le_bytes().repeat(1 + number as usize * 37 % 700)
+}
+
+fn apply(life: &mut Life, transaction: Vec<Operation>) -> u64 {
+    match life.run(StoreRequest::Apply { transaction }).unwrap().result {
+        Ok(StoreAnswer::Changed { version, .. }) => version,
+        other => panic!("a change was answered by {other:?}"),
+    }
+}
+
+fn set(life: &mut Life, key: ObjectKey, numbers: impl Iterator<Item = u32>, add: u32) {
+    let pairs: Vec<_> = numbers.map(|number| (name(number), value(number + add))).collect();
+    for pairs in pairs.chunks(8) {
+        apply(life, vec![Operation::SetKeys { key, pairs: pairs.to_vec() }]);
+    }
+}
+
+fn keys(life: &mut Life, key: ObjectKey) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let request = StoreRequest::ListKeys { key, after: None, limit: 1000 };
+    match life.run(request).unwrap().result {
+        Ok(StoreAnswer::Keys { pairs, more: false }) => pairs,
+        other => panic!("keys were answered by {other:?}"),
+    }
+}
+
+fn log(life: &mut Life) -> StoreAnswer {
+    let request = StoreRequest::ReadLog { pool: POOL, pg: PG, after: 0, limit: 1000 };
+    life.run(request).unwrap().result.unwrap()
+}
+
+fn status(life: &mut Life, key: ObjectKey) -> StoreAnswer {
+    life.run(StoreRequest::Status { key }).unwrap().result.unwrap()
+}
+
+/// Moves all that there is to a disk that was not there before.
+fn drain(life: &mut Life, from: u32, to: u32) {
+    life.join(to).unwrap();
+    life.span.set_draining(DiskId(from), true).unwrap();
+    life.come_to_rest().unwrap();
+    let disks = life.span.disks();
+    assert!(disks.iter().all(|disk| disk.disk != DiskId(from) || disk.groups == 0), "{disks:?}");
+}
+
+#[test]
+fn many_keys_and_a_long_log_arrive_whole_and_are_shared_again() {
+    let mut life = Life::quiet(1);
+    let (head, snapshot) = (key(0, 0, 0), key(0, 0, 1));
+    // Who shares no data is not looked at for a relative.
+    let (length, buffer) = (65_536, IoBuffer::zeroed(65_536));
+    apply(&mut life, vec![Operation::WriteFull { key: head, length, buffer }]);
+    set(&mut life, head, 0..400, 0);
+    apply(&mut life, vec![Operation::Clone { source: head, target: snapshot }]);
+    // Something new at the beginning, in the middle, and behind the end; a gap; the snapshot stays.
+    set(&mut life, head, [0, 200, 500, 501].into_iter(), 1);
+    let cut = Operation::RemoveKeyRange { key: head, from: name(30), to: Some(name(60)) };
+    apply(&mut life, vec![cut]);
+    for first in (1..=200_u64).step_by(20) {
+        let append = |version: u64| {
+            let entry = value(u32::try_from(version).unwrap());
+            Operation::LogAppend { pool: POOL, pg: PG, version: version * 3, entry }
+        };
+        apply(&mut life, (first..first + 20).map(append).collect());
+    }
+    apply(&mut life, vec![Operation::LogTrim { pool: POOL, pg: PG, up_to: 100 }]);
+    let look = |life: &mut Life| {
+        let (head_keys, snapshot_keys) = (keys(life, head), keys(life, snapshot));
+        assert_eq!((head_keys.len(), snapshot_keys.len()), (372, 400));
+        (head_keys, snapshot_keys, log(life), status(life, head), status(life, snapshot))
+    };
+    let (before, used) = (look(&mut life), life.span.capacity().used);
+    drain(&mut life, 1, 2);
+    assert_eq!(look(&mut life), before);
+    let now = life.span.capacity().used;
+    assert!(now < used + used / 4, "{now} bytes are used, {used} were");
+    // The same way back, to a disk that has had others.
+    drain(&mut life, 2, 3);
+    assert_eq!(look(&mut life), before);
+}
+
+#[test]
+fn a_log_of_which_nothing_is_left_remembers_its_last_version_on_its_new_disk() {
+    let mut life = Life::quiet(1);
+    let append = |version| Operation::LogAppend { pool: POOL, pg: PG, version, entry: vec![1] };
+    apply(&mut life, vec![append(7), append(9)]);
+    apply(&mut life, vec![Operation::LogTrim { pool: POOL, pg: PG, up_to: 9 }]);
+    drain(&mut life, 1, 2);
+    let nothing = StoreAnswer::Log { entries: Vec::new(), last: 9, more: false };
+    assert_eq!(log(&mut life), nothing);
+    // And one that was removed is forgotten: its versions begin anew.
+    apply(&mut life, vec![Operation::LogRemove { pool: POOL, pg: PG }]);
+    drain(&mut life, 2, 3);
+    assert_eq!(log(&mut life), StoreAnswer::Log { entries: Vec::new(), last: 0, more: false });
+    apply(&mut life, vec![append(1)]);
+}
