@@ -70,7 +70,7 @@ fn use_store<D: Disk>(store: &mut Store<D>, byte: u8) {
         let _ = store.submit(StoreTag(0), write);
     }
     run(store);
-    let name = vec![byte];
+    let (name, ObjectKey { pool, pg, .. }) = (vec![byte], key(0));
     for operation in [
         Operation::SetKeys {
             key: key(0),
@@ -84,10 +84,16 @@ fn use_store<D: Disk>(store: &mut Store<D>, byte: u8) {
         Operation::SetAttribute { key: key(3), name, value: vec![byte; 100] },
         Operation::Remove { key: key(3) },
         Operation::Truncate { key: key(5), size: 4096 },
+        Operation::SetVersion { key: key(1), version: u64::from(byte) << 40 },
+        Operation::RaiseVersions { pool, pg, above: u64::from(byte) << 50 },
     ] {
         let _ = store.submit(StoreTag(0), StoreRequest::Apply { transaction: vec![operation] });
         run(store);
     }
+    let zero = Operation::Zero { key: key(4), offset: 0, length: 8192 };
+    let clone = Operation::Clone { source: key(1), target: key(4) };
+    let _ = store.submit(StoreTag(0), StoreRequest::Apply { transaction: vec![clone, zero] });
+    let _ = store.submit(StoreTag(0), StoreRequest::UsageOf { keys: (0..6).map(key).collect() });
     for object in 0..6 {
         let buffer = IoBuffer::zeroed(1 << 16);
         let read = StoreRequest::Read { key: key(object), offset: 0, length: 1 << 16, buffer };
