@@ -5,6 +5,7 @@
 //! plinth-switchd on a veth. Everything is as on a real node but for the VM around the guest,
 //! which is what `ci/guest` adds.
 
+mod balance;
 mod disk;
 mod hostile;
 mod lab;
@@ -42,6 +43,8 @@ const TESTS: &[Test] = &[
     network("ping_resumes_after_the_switch_was_killed", network::killed_switch),
     network("lying_packets_are_counted_and_harm_nobody", hostile::lying_packets),
     network("two_subnets_are_routed_and_two_vpcs_stay_deaf", vpc::routed),
+    network("curl_is_served_by_turns_and_not_by_one_that_is_down", balance::shared),
+    network("a_backend_that_drains_ends_what_it_has_begun", balance::drained),
     network("guests_reach_the_outside_and_are_reached_from_it", outside::reached),
     network("errors_come_back_through_translation", outside::errors),
     network("an_external_address_moves_and_ends", outside::unbound),

@@ -8,8 +8,9 @@
 use crate::{DropReason, Limits, Offload, Packet, PortIndex, Switch, Verdict};
 use plinth_ids::{Epoch, GroupId, MacAddress, Moment, PortId, Vni};
 use plinth_switch_api::{
-    Direction, GuestPort, NextHop, Priority, Remote, Route, Rule, RulePeer, RuleProtocol,
-    RuleVerdict, SecurityGroup, Subnet, SubnetPrefix, SwitchConfig, Underlay, Vpc,
+    Backend, BackendState, Balancer, Direction, ForwardProtocol, GuestPort, Listener, NextHop,
+    Priority, Remote, Route, Rule, RulePeer, RuleProtocol, RuleVerdict, Scheduler, SecurityGroup,
+    Subnet, SubnetPrefix, SwitchConfig, Underlay, Vpc,
 };
 use plinth_wire::checksum::{PartialChecksum, RxChecksum};
 use plinth_wire::{ArpPacket, TUNNEL_OVERHEAD};
@@ -21,6 +22,8 @@ const REMOTE_VTEP: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
 const UPLINK_MAC: MacAddress = MacAddress([2, 0, 0, 0, 1, 1]);
 const REMOTE_UPLINK_MAC: MacAddress = MacAddress([2, 0, 0, 0, 1, 2]);
 const ROUTER_MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 254]);
+/// Of the first VPC's balancer.
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 100);
 const SEGMENTS: [u32; 2] = [100, 200];
 
 /// A guest of either VPC sends frames. `data` is a list of frames, each behind eight bytes: the
@@ -103,7 +106,24 @@ pub fn stories() -> Vec<Vec<u8>> {
     let ping = [8, 0, 0, 0, 0, 1, 0, 1];
     let mut dying = example_frame(router, ends);
     dying[22] = 1;
+    let served = |is_back: bool, port: u16, flags, sequence: u32, acknowledgment| {
+        let (macs, ends, ports) = if is_back {
+            (back, ends_back, (80, 9))
+        } else {
+            (router, (nic_v4(1), VIP), (9, port))
+        };
+        let header = plinth_wire::TcpHeader::new(ports.0, ports.1, sequence, flags);
+        let header = header.acknowledging(acknowledgment, 1000);
+        example_packet(macs, ends, 6, bytemuck::bytes_of(&header))
+    };
     vec![
+        join(&[
+            (0, &served(false, 90, 2, 100, 0)),
+            (1, &served(true, 90, 18, 500, 101)),
+            (0, &served(false, 90, 16, 101, 501)),
+            (0, &served(false, 100, 2, 100, 0)),
+            (0, &served(false, 80, 2, 100, 0)),
+        ]),
         join(&[(0, &asked), (1, &answer), (1, &error)]),
         join(&[
             (0, &tcp(false, 2, 100, 0)),
@@ -208,6 +228,7 @@ fn config(epoch: u64) -> SwitchConfig {
         remotes: vec![remote(one), remote(two)],
         vpcs: vec![vpc(vni(one))],
         security_groups: vec![group(epoch)],
+        balancers: vec![balancer(vni(one), epoch)],
         ..SwitchConfig::empty(Epoch(epoch))
     }
 }
@@ -234,6 +255,37 @@ fn vpc(vni: Vni) -> Vpc {
             },
             Route { destination: prefix("10.9.1.0/24"), next_hop: NextHop::Blackhole },
         ],
+    }
+}
+
+/// Backends here and elsewhere, one of which drains and is down by turns.
+fn balancer(vni: Vni, epoch: u64) -> Balancer {
+    let states = [BackendState::Down, BackendState::Active, BackendState::Draining];
+    let state = states[usize::try_from(epoch % 3).unwrap_or(0)];
+    let backend = |number, state| Backend {
+        address: nic_v4(number).into(),
+        port: 80,
+        weight: u16::from(number),
+        state,
+    };
+    let schedulers = [Scheduler::SourceHash, Scheduler::RoundRobin, Scheduler::LeastConnections];
+    let protocols = [ForwardProtocol::Tcp, ForwardProtocol::Udp];
+    let kinds = schedulers.iter().zip([80, 90, 100]);
+    let listeners = kinds.flat_map(|(&scheduler, first)| {
+        protocols.map(|protocol| Listener {
+            protocol,
+            ports: (first, first + 9),
+            scheduler,
+            stickiness: (first == 90).then_some(1),
+            backends: vec![backend(2, state), backend(3, BackendState::Active)],
+        })
+    });
+    Balancer {
+        name: "vip".parse().expect("it is a name"),
+        vni,
+        address: VIP.into(),
+        line: None,
+        listeners: listeners.collect(),
     }
 }
 
@@ -414,7 +466,7 @@ mod tests {
                 (sent, fuzzed.switch.connection_count())
             })
             .collect();
-        assert_eq!(sent, [(6, 1), (16, 1), (4, 1), (8, 2)]);
+        assert_eq!(sent, [(10, 2), (6, 1), (16, 1), (4, 1), (8, 2)]);
     }
 
     /// Mutations of the examples, a short run of what ci/fuzz does for long.

@@ -300,8 +300,8 @@ fn datagrams_of_both_versions_are_balanced() {
 #[test]
 fn turns_give_each_backend_its_weight_in_every_round() {
     let mut config = served(Scheduler::RoundRobin, vec![backend(2, 80), backend(3, 80)]);
-    config.balancers[0].listeners[0].backends[0].weight = 3;
-    config.balancers[0].listeners[0].backends[1].weight = 2;
+    config.balancers[0].listeners[0].backends[0].weight = 30;
+    config.balancers[0].listeners[0].backends[1].weight = 20;
     let mut story = Story::new(config);
     for round in 0..5 {
         let given: Vec<u8> = (0..5).map(|nth| story.backend_of(1000 + round * 5 + nth)).collect();
@@ -564,6 +564,95 @@ fn a_backends_error_comes_from_the_vip_and_quotes_what_the_client_sent() {
     let sum = checksum::checksum(&hopped[14..34]);
     hopped[24..26].copy_from_slice(&sum.to_be_bytes());
     assert_eq!(frame, frames::unreachable((mac(2), mac(1)), (VIP, v4(1)), &hopped));
+}
+
+/// A slow model: who has which connection, and what every state allows.
+#[test]
+fn under_random_changes_every_connection_keeps_its_backend_for_as_long_as_it_may() {
+    let states = [BackendState::Active, BackendState::Draining, BackendState::Down];
+    let schedulers = [Scheduler::SourceHash, Scheduler::RoundRobin, Scheduler::LeastConnections];
+    let mut ended = 0;
+    let mut kept = 0;
+    for seed in 0..60_u64 {
+        let mut random = support::generate::Random(seed);
+        let scheduler = schedulers[usize::try_from(seed % 3).unwrap()];
+        let mut story = Story::of(scheduler, &[2, 3, 5, 6]);
+        if seed % 2 == 1 {
+            story.apply(|config| config.balancers[0].listeners[0].stickiness = Some(60));
+        }
+        // By the client's port, whose connection is answered and established.
+        let mut held: BTreeMap<u16, u8> = BTreeMap::new();
+        for step in 0..150_u16 {
+            let listed = story.config.balancers[0].listeners[0].backends.clone();
+            let state = |number: u8| {
+                let found = listed.iter().find(|given| given.address == v4(number));
+                found.map(|given| given.state)
+            };
+            if random.percent(20) {
+                let number = random.pick(&[2_u8, 3, 5, 6]);
+                let new = random.pick(&states);
+                story.apply(|config| {
+                    let all = &mut config.balancers[0].listeners[0].backends;
+                    all.retain(|given| given.address != v4(number) || new != BackendState::Down);
+                    match all.iter_mut().find(|given| given.address == v4(number)) {
+                        Some(given) => given.state = new,
+                        None => all.push(Backend { state: new, ..backend(number, 8080) }),
+                    }
+                });
+                continue;
+            }
+            let has_active = listed.iter().any(|given| given.state == BackendState::Active);
+            if random.percent(40) && has_active {
+                let port = 1000 + step;
+                let number = story.backend_of(port);
+                assert_eq!(state(number), Some(BackendState::Active), "seed {seed}");
+                let answer =
+                    Ip::tcp((v4(number).into(), v4(1).into()), (8080, port), SYN | ACK, (500, 2));
+                let place = story.rig.index(1);
+                let (to, frame) = if number == 3 {
+                    let inner = answer.frame((ROUTER, mac(1)), 63);
+                    let macs = (NEAR_MAC, OUR_MAC);
+                    let outer = frames::vxlan(macs, (NEAR_VTEP, OUR_VTEP), vni(100), &inner);
+                    story.rig.once(UPLINK, outer).sent()
+                } else {
+                    story.answer(number, &answer).sent()
+                };
+                assert_eq!((to, &frame[26..30]), (place, &VIP.octets()[..]), "seed {seed}");
+                held.insert(port, number);
+                continue;
+            }
+            let Some((&port, &number)) = held.iter().nth(usize::from(step) % held.len().max(1))
+            else {
+                continue;
+            };
+            let data = Ip::tcp((v4(1).into(), VIP.into()), (port, 80), ACK, (2, 501));
+            let may = matches!(state(number), Some(BackendState::Active | BackendState::Draining));
+            let outcome = story.out(1, &data);
+            if may {
+                let (_, frame) = outcome.sent();
+                let frame = if number == 3 { &frame[50..] } else { &frame[..] };
+                assert_eq!(frame[30..34], v4(number).octets(), "seed {seed}, step {step}");
+                kept += 1;
+            } else {
+                let lost = match has_active {
+                    true => DropReason::TcpNoConnection,
+                    false => DropReason::BalancerNoBackend,
+                };
+                assert_eq!(outcome, Outcome::Dropped(lost), "seed {seed}, step {step}");
+                held.remove(&port);
+                ended += 1;
+            }
+        }
+        let counted: u32 = story.connections().values().sum();
+        assert!(counted as usize <= held.len(), "seed {seed}: ends are counted");
+        let listed = &story.config.balancers[0].listeners[0].backends;
+        for (address, count) in story.connections() {
+            let theirs = held.values().filter(|&&number| address == v4(number)).count();
+            let is_sure = listed.iter().all(|given| given.state != BackendState::Down);
+            assert!(!is_sure || count as usize <= theirs, "seed {seed}: {address} has {count}");
+        }
+    }
+    assert!(kept > 500 && ended > 50, "{kept} kept and {ended} ended: too few");
 }
 
 #[test]

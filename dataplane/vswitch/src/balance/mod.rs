@@ -158,8 +158,11 @@ impl BalancerTables {
         let keeping = listener.backends.iter().filter(|given| given.state != BackendState::Down);
         let mut keeping: Vec<_> = keeping.map(|given| (given.address, given.port)).collect();
         keeping.sort_unstable();
+        let weights = choices.iter().map(|choice| u32::from(choice.weight));
+        // Two of weight 10 are served by turns of one, and not of twenty in some order.
+        let common = weights.fold(0, divisor).max(1);
         let sums = choices.iter().scan(0, |sum, choice| {
-            *sum += u32::from(choice.weight);
+            *sum += u32::from(choice.weight) / common;
             Some(*sum)
         });
         let hashing = (listener.scheduler == Scheduler::SourceHash && !choices.is_empty())

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A load balancer between kernels' stacks: curl from one namespace, web servers in two others.
+
+use crate::network::VNI;
+use crate::vpc::{at, guest, vpc};
+use anyhow::{Context, Result, ensure};
+use plinth_ids::Vni;
+use plinth_stage::runner::Length;
+use plinth_stage::{Daemon, Namespace, Scratch, Switch, TapGuest, until};
+use plinth_switch_api::{
+    BACKEND_WEIGHT_DEFAULT, Backend, BackendState, Balancer, ForwardProtocol, Listener, Scheduler,
+};
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of an answer that takes some seconds: its server says one line after the other.
+const LINES: usize = 30;
+
+/// Of the clients' subnet, and of no NIC.
+fn vip() -> Ipv4Addr {
+    at(1, 200)
+}
+
+struct Served {
+    // Before the namespaces that they are in.
+    _servers: Vec<Daemon>,
+    guests: [TapGuest; 3],
+    switch: Switch,
+    scratch: Scratch,
+}
+
+impl Served {
+    /// Guest 1 asks; guests 2 and 3 serve, in another subnet.
+    fn new() -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let mut switch = Switch::start(&scratch, "s", None)?;
+        let guests = [
+            guest(&scratch, &mut switch, "g1", (1, VNI, at(1, 5)))?,
+            guest(&scratch, &mut switch, "g2", (2, VNI, at(2, 6)))?,
+            guest(&scratch, &mut switch, "g3", (3, VNI, at(2, 7)))?,
+        ];
+        let backend = |host: u8| Backend {
+            address: at(2, host).into(),
+            port: 8080,
+            weight: BACKEND_WEIGHT_DEFAULT,
+            state: BackendState::Active,
+        };
+        let config = switch.config();
+        config.vpcs = vec![vpc(VNI)?];
+        config.balancers = vec![Balancer {
+            name: "web".parse()?,
+            vni: Vni::new(VNI).context("24 bits")?,
+            address: vip().into(),
+            line: None,
+            listeners: vec![Listener {
+                protocol: ForwardProtocol::Tcp,
+                ports: (80, 81),
+                scheduler: Scheduler::RoundRobin,
+                stickiness: None,
+                backends: vec![backend(6), backend(7)],
+            }],
+        }];
+        switch.apply()?;
+        switch.wait_for_guests()?;
+        let mut servers = Vec::new();
+        for (guest, name) in guests[1..].iter().zip(["two", "three"]) {
+            let head = "HTTP/1.0 200 OK\\r\\nConnection: close\\r\\n\\r\\n";
+            let short = format!("printf '{head}{name} '; echo $SOCAT_PEERADDR");
+            let long = format!(
+                "printf '{head}'; for i in $(seq {LINES}); do echo {name}; sleep 0.1; done"
+            );
+            for (port, script) in [(8080, short), (8081, long)] {
+                servers.push(serve(&guest.namespace, &scratch, (name, port), &script)?);
+            }
+        }
+        Ok(Self { _servers: servers, guests, switch, scratch })
+    }
+
+    fn set(&mut self, number: usize, state: BackendState) -> Result<()> {
+        self.switch.config().balancers[0].listeners[0].backends[number].state = state;
+        self.switch.apply()
+    }
+
+    /// Which server answers a request, after it was checked that it sees the client's address.
+    fn asked(&self) -> Result<String> {
+        let line = format!("curl --silent --show-error --max-time 3 http://{}/", vip());
+        let text = self.guests[0].namespace.run(&line)?;
+        let (name, client) = text.trim().split_once(' ').context("a name and an address")?;
+        ensure!(client == at(1, 5).to_string(), "the server sees {client}");
+        Ok(name.to_owned())
+    }
+
+    /// How many of so many requests each server answers.
+    fn shares(&self, count: u32) -> Result<BTreeMap<String, u32>> {
+        let mut shares = BTreeMap::new();
+        for _ in 0..count {
+            *shares.entry(self.asked()?).or_default() += 1;
+        }
+        Ok(shares)
+    }
+
+    /// A request whose answer takes some seconds, on its way.
+    fn long(&self) -> Result<(Daemon, std::path::PathBuf)> {
+        let body = self.scratch.join("body");
+        let mut command = self.guests[0].namespace.command("curl");
+        command.args(["--silent", "--no-buffer", "--max-time", "20", "--output"]);
+        command.arg(&body).arg(format!("http://{}:81/", vip()));
+        let log = self.scratch.join("curl.log");
+        std::fs::write(&log, "").context("log")?;
+        let daemon = Daemon::start("curl", command, &log)?;
+        until(PATIENCE, "the answer begins", || lines_of(&body).len() > 2)?;
+        Ok((daemon, body))
+    }
+}
+
+fn lines_of(path: &std::path::Path) -> Vec<String> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// A server that says one thing to everybody; a request is not read further than it came.
+fn serve(
+    namespace: &Namespace,
+    scratch: &Scratch,
+    (name, port): (&str, u16),
+    script: &str,
+) -> Result<Daemon> {
+    let path = scratch.join(&format!("{name}-{port}.sh"));
+    // Until the request's empty line, so that nothing of it is unread when the answer ends.
+    let reading = "while IFS= read -r line; do [ ${#line} -le 1 ] && break; done";
+    std::fs::write(&path, format!("{reading}\n{script}\n")).context("the server's script")?;
+    let mut command = namespace.command("socat");
+    command.args(["-d", "-d", &format!("TCP-LISTEN:{port},fork,reuseaddr")]);
+    command.arg(format!("EXEC:sh {}", path.display()));
+    let log = scratch.join(&format!("{name}-{port}.log"));
+    std::fs::write(&log, "").context("log")?;
+    let daemon = Daemon::start("socat", command, &log)?;
+    until(PATIENCE, "socat listens", || daemon.log().contains("listening"))?;
+    Ok(daemon)
+}
+
+pub(crate) fn shared(_length: Length) -> Result<()> {
+    let mut served = Served::new()?;
+    served.guests[0].reaches(at(2, 6), PATIENCE)?;
+    let shares = served.shares(10)?;
+    let even = BTreeMap::from([("three".to_owned(), 5), ("two".to_owned(), 5)]);
+    ensure!(shares == even, "of ten requests: {shares:?}");
+    served.guests[0].ping(vip(), 5, 56).context("the address is pinged")?;
+    // One that is down gets nothing, and everybody is served.
+    served.set(0, BackendState::Down)?;
+    let shares = served.shares(6)?;
+    ensure!(shares == BTreeMap::from([("three".to_owned(), 6)]), "without one: {shares:?}");
+    served.set(0, BackendState::Active)?;
+    let shares = served.shares(10)?;
+    ensure!(shares == even, "of ten requests when it is back: {shares:?}");
+    Ok(())
+}
+
+pub(crate) fn drained(_length: Length) -> Result<()> {
+    let mut served = Served::new()?;
+    served.guests[0].reaches(at(2, 6), PATIENCE)?;
+    let (_asking, body) = served.long()?;
+    let name = lines_of(&body).remove(0);
+    let (number, other) = if name == "two" { (0, "three") } else { (1, "two") };
+    served.set(number, BackendState::Draining)?;
+    let shares = served.shares(6)?;
+    ensure!(shares == BTreeMap::from([(other.to_owned(), 6)]), "while it drains: {shares:?}");
+    until(PATIENCE, "the answer ends", || lines_of(&body).len() == LINES)?;
+    ensure!(lines_of(&body).iter().all(|line| *line == name), "one server has answered");
+    Ok(())
+}
