@@ -155,6 +155,7 @@ fn store_pool(pool: &PoolSpec) -> store::Pool {
         },
         ladder: store::Ladder::default(),
         discards: true,
+        access: store::PoolAccess::Whole,
         worker: None,
     }
 }

@@ -76,9 +76,21 @@ pub struct Pool {
     /// Whether the disks are told what is free, where they want to know: a file then gives its
     /// space back, an SSD writes faster.
     pub discards: bool,
+    pub access: PoolAccess,
     /// The worker that keeps its volumes. `None`: see [`StoreConfig::placed`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker: Option<u32>,
+}
+
+/// What a pool is mounted for. Another one closes the pool and opens it anew.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PoolAccess {
+    /// A disk that has lost what was durable is refused.
+    #[default]
+    Whole,
+    /// What is left is read, every change is refused, and nothing is written to the disks.
+    Rescue,
 }
 
 impl Pool {
@@ -92,6 +104,7 @@ impl Pool {
             scrub: ScrubSchedule::default(),
             ladder: Ladder::default(),
             discards: true,
+            access: PoolAccess::Whole,
             worker: None,
         }
     }
@@ -266,6 +279,8 @@ struct OfferedPool {
     #[serde(default = "yes")]
     discards: bool,
     #[serde(default)]
+    access: PoolAccess,
+    #[serde(default)]
     worker: Option<u32>,
 }
 
@@ -314,8 +329,8 @@ fn take(mut pool: OfferedPool, version: u32) -> Result<Pool, ConfigError> {
         (_, None, Some(disks)) => disks,
     };
     let (durability, class) = (pool.durability, pool.class);
-    let OfferedPool { scrub, ladder, discards, worker, .. } = pool;
-    Ok(Pool { id, disks, durability, class, scrub, ladder, discards, worker })
+    let OfferedPool { scrub, ladder, discards, access, worker, .. } = pool;
+    Ok(Pool { id, disks, durability, class, scrub, ladder, discards, access, worker })
 }
 
 #[cfg(test)]
@@ -347,6 +362,7 @@ mod tests {
         config.pools[0].disks[0].is_draining = true;
         config.pools[0].scrub.deep_interval = None;
         config.pools[0].discards = false;
+        config.pools[0].access = PoolAccess::Rescue;
         config.pools[0].worker = Some(1);
         config.pools[0].disks[0].worker = Some(0);
         config.attachments[0].worker = Some(1);

@@ -11,8 +11,8 @@ mod config;
 mod status;
 
 pub use config::{
-    Attachment, CONFIG_VERSION, ConfigError, Durability, Ladder, Pool, PoolClass, PoolDisk,
-    SCRUB_RATE_DEFAULT, ScrubSchedule, StoreConfig, VolumeLimits, WORKERS_MAX,
+    Attachment, CONFIG_VERSION, ConfigError, Durability, Ladder, Pool, PoolAccess, PoolClass,
+    PoolDisk, SCRUB_RATE_DEFAULT, ScrubSchedule, StoreConfig, VolumeLimits, WORKERS_MAX,
 };
 pub use status::{
     AttachmentMetrics, AttachmentStatus, BadBlock, Costs, Diff, DiffRange, DiskCounters,

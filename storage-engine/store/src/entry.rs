@@ -233,6 +233,11 @@ impl<D: Disk> Store<D> {
     /// acknowledged before the request was complete. What is not acknowledged yet is not waited
     /// for: no disk promises that, and with many writers there is always something.
     pub(crate) fn start_flush(&mut self, op: u32) {
+        if self.state == StoreState::ReadOnly(ReadOnlyReason::Rescue) {
+            // Nothing was ever taken, so all of it is durable.
+            self.complete(op, Ok(StoreAnswer::Flushed));
+            return;
+        }
         if self.state != StoreState::Writable {
             self.complete(op, Err(crate::request::StoreRefusal::ReadOnly));
             return;

@@ -50,6 +50,7 @@ mod quiet;
 mod read;
 mod replay;
 mod request;
+mod rescue;
 mod scan;
 mod scrub;
 mod slab;
@@ -79,6 +80,7 @@ pub use request::{
 };
 pub use scrub::{ScrubKind, ScrubProgress};
 pub use store::{
-    Durability, Omit, ReadOnlyReason, Store, StoreCapacity, StoreCounters, StoreOptions, StoreState,
+    Access, Durability, Omit, ReadOnlyReason, Store, StoreCapacity, StoreCounters, StoreOptions,
+    StoreState,
 };
 pub use view::Sight;

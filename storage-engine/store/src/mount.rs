@@ -18,7 +18,7 @@ use crate::journal::Journal;
 use crate::replay::Replay;
 use crate::request::ObjectKey;
 use crate::scan::{Found, Scanned, WINDOW, read_entry, read_or_lost, scan};
-use crate::store::{Omit, ReadOnlyReason, Store, StoreOptions, StoreState};
+use crate::store::{Access, Omit, ReadOnlyReason, Store, StoreOptions, StoreState};
 use plinth_format::journal::{BlockData, Record, RecordError, VERSION_MAX};
 use plinth_format::{
     BLOCK_SIZE, BitmapPage, COUNTERS_MAX, IndexPage, Layout, LayoutError, Le64, PAGE_SIZE, Page,
@@ -49,20 +49,20 @@ pub enum MountError {
     #[error(
         "journal entry {seq} is damaged (byte {offset} of the disk): the changes of entries {seq} to \
          {last}, which were durable, cannot be replayed; nothing was written, so copy the disk, \
-         then format it and restore its volumes"
+         save what a mount for rescue reads, then format it and restore its volumes"
     )]
     Journal { seq: u64, last: u64, offset: u64 },
     #[error(
         "journal entry {seq} is damaged (byte {offset} of the disk): a map page of {key} has changes \
          of entry {last}, which was durable; recovery had begun to write by then (superblocks, and \
-         map pages of what it replayed), so copy the disk as it is, then format it and restore its \
-         volumes"
+         map pages of what it replayed), so copy the disk as it is, save what a mount for rescue reads, \
+         then format it and restore its volumes"
     )]
     PageAhead { key: ObjectKey, seq: u64, last: u64, offset: u64 },
     #[error(
         "the newest superblock is lost: the other one is of session {found}, and the journal has \
          changes of session {session}, which cannot be replayed without it; nothing was written, so \
-         copy the disk, then format it and restore its volumes"
+         copy the disk, save what a mount for rescue reads, then format it and restore its volumes"
     )]
     Superseded { session: u64, found: u64 },
     #[error("{key} is in the index twice")]
@@ -76,7 +76,8 @@ pub enum MountError {
 impl<D: Disk> Store<D> {
     /// Recovers the store on a disk.
     ///
-    /// Polls the disk until all is read and a fresh checkpoint is written. Takes memory for the
+    /// Polls the disk until all is read and a fresh checkpoint is written, or, for
+    /// [`Access::Rescue`], until all is read. Takes memory for the
     /// bitmap and the index, whose sizes are bounded by the disk's length, and the caches that
     /// the options name.
     ///
@@ -104,8 +105,16 @@ impl<D: Disk> Store<D> {
         let placeholder = Journal::new(layout.journal_length, 0, 1);
         let mut store = Self::new(disk, layout, id, options, placeholder, session.wrapping_add(1));
         store.load_tables(superblock.index_pages.get())?;
-        let Scanned { mut entries, highest } =
+        let Scanned { mut entries, highest, fault } =
             scan(&mut store.io.disk, &layout, &superblock, options.omit)?;
+        if options.access == Access::Rescue {
+            store.lost = store.lost.or(fault);
+            store.rescue(&entries)?;
+            return Ok(store);
+        }
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
         let judged = superblock.judged_seq.get();
         store.checkpoint.generation = superblock.generation();
         if judged != 0 {
@@ -133,11 +142,24 @@ impl<D: Disk> Store<D> {
     /// copy, or two that differ, the first checkpoint of the session writes to both.
     fn load_tables(&mut self, index_pages: u32) -> Result<(), MountError> {
         let (layout, id) = (self.layout, self.id);
+        let is_rescue = self.options.access == Access::Rescue;
+        let lost = &mut self.lost;
+        // For a rescue a page that is lost costs what it alone knows.
+        let mut judge = |error| {
+            if is_rescue {
+                lost.get_or_insert(error);
+                Ok(())
+            } else {
+                Err(error)
+            }
+        };
         let mut in_use = Vec::new();
         let space = &mut self.space;
         let base = layout.bitmap_offset;
         read_pairs(&mut self.io.disk, id, base, layout.bitmap_pages(), |page, found, has_twin| {
-            let found: &BitmapPage = found.ok_or(MountError::Bitmap { page })?;
+            let Some(found): Option<&BitmapPage> = found else {
+                return judge(MountError::Bitmap { page });
+            };
             let counts = space.load_bitmap(page, found);
             space.bitmap_pages[page as usize].is_dirty |= !has_twin;
             in_use
@@ -147,7 +169,8 @@ impl<D: Disk> Store<D> {
         for page in in_use.into_iter().filter(|&page| page < layout.count_pages()) {
             let base = layout.count_address(page, 0);
             read_pairs(&mut self.io.disk, id, base, 1, |_, found, has_twin| {
-                space.load_counts(page, found.ok_or(MountError::Count { page })?);
+                let Some(found) = found else { return judge(MountError::Count { page }) };
+                space.load_counts(page, found);
                 space.count_pages[page as usize].is_dirty |= !has_twin;
                 Ok(())
             })?;
@@ -155,7 +178,9 @@ impl<D: Disk> Store<D> {
         let objects = &mut self.objects;
         let pages = index_pages.min(layout.index_pages());
         read_pairs(&mut self.io.disk, id, layout.index_offset, pages, |page, found, has_twin| {
-            let found: &IndexPage = found.ok_or(MountError::Index { page })?;
+            let Some(found): Option<&IndexPage> = found else {
+                return judge(MountError::Index { page });
+            };
             objects.load_page(page, found);
             objects.pages[page as usize].is_dirty |= !has_twin;
             Ok(())

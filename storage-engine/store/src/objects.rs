@@ -206,6 +206,25 @@ impl Objects {
         Ok(())
     }
 
+    /// Slots that hold a key which another slot holds with a younger object.
+    pub(crate) fn older_twins(&self) -> Vec<u32> {
+        let (mut newest, mut older) = (BTreeMap::new(), Vec::new());
+        for (slot, place) in (0_u32..).zip(&self.slots).filter(|(_, place)| place.incarnation != 0)
+        {
+            let Some((other, incarnation)) = newest.insert(place.key, (slot, place.incarnation))
+            else {
+                continue;
+            };
+            if incarnation > place.incarnation {
+                newest.insert(place.key, (other, incarnation));
+                older.push(slot);
+            } else {
+                older.push(other);
+            }
+        }
+        older
+    }
+
     pub(crate) fn page(&self, page: u32) -> IndexPage {
         let mut out = IndexPage::zeroed();
         let first = (page * INDEX_ENTRIES) as usize;

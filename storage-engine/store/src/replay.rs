@@ -14,7 +14,7 @@ use crate::mount::{MountError, is_newer, numbers_lost};
 use crate::objects::{BAD_FRAME, NO_FRAME, key_bytes, object_key};
 use crate::request::ObjectKey;
 use crate::scan::{Found, read_entry};
-use crate::store::{Omit, Store};
+use crate::store::{Access, Omit, Store};
 use plinth_format::journal::{BlockData, Record, change_version, entry_length};
 use plinth_format::{
     BLOCK_SIZE, Le32, MAP_BLOCKS, MAP_UNITS, MapPage, OBJECT_SIZE_MAX, OBJECT_UNITS, PAGE_SIZE,
@@ -48,6 +48,10 @@ impl<'a, D: Disk> Replay<'a, D> {
         let mut replay = Self { store, deferred, seq: 0, marks, last, end };
         for &entry in entries {
             replay.entry(entry)?;
+        }
+        if replay.store.options.access == Access::Rescue {
+            replay.keep_deferred();
+            return Ok(());
         }
         replay.write_deferred()?;
         let Self { store, marks, seq, .. } = replay;
@@ -304,6 +308,7 @@ impl<'a, D: Disk> Replay<'a, D> {
     fn judge_page(&self, key: ObjectKey, seq: u64) -> Result<(), MountError> {
         let lost = numbers_lost(&self.store.layout);
         if self.store.options.omit == Omit::JournalVouched
+            || self.store.options.access == Access::Rescue
             || !(self.last + 1..=self.last + lost).contains(&seq)
         {
             return Ok(());
@@ -338,6 +343,9 @@ impl<'a, D: Disk> Replay<'a, D> {
     /// entries they contain are durable and judged; those of the entry that is being replayed
     /// wait, because a page on the disk contains all of an entry. `false` when there is none.
     fn spill(&mut self) -> Result<bool, MountError> {
+        if self.store.options.access == Access::Rescue {
+            return Ok(false);
+        }
         let cache = &self.store.cache;
         let is_done = |&index: &u32| cache.frame(index).replayed_seq != self.seq;
         let frames: Vec<u32> = cache.dirty_frames().filter(is_done).collect();
@@ -365,6 +373,18 @@ impl<'a, D: Disk> Replay<'a, D> {
         let Some(&place) = self.store.objects.occupied(slot) else { return };
         for frame in place.frames.into_iter().filter(|&frame| frame < BAD_FRAME) {
             self.store.cache.discard(frame);
+        }
+    }
+
+    /// Keeps in memory what would be written to its place. What cannot be read is not there: its
+    /// place does not match its checksum.
+    fn keep_deferred(&mut self) {
+        let store = &mut *self.store;
+        for (&data_block, &at) in &self.deferred {
+            let buffer = IoBuffer::zeroed(BLOCK_SIZE as usize);
+            if let Ok(bytes) = blocking::read(&mut store.io.disk, at, buffer) {
+                store.overlay.put(data_block, self.last, bytes.as_bytes(), &mut store.io.pool);
+            }
         }
     }
 

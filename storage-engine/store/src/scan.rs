@@ -38,13 +38,18 @@ pub(crate) struct Scanned {
     pub(crate) entries: Vec<Found>,
     /// No entry that is whole has a higher number, of whatever session.
     pub(crate) highest: u64,
+    /// Why what was durable behind the last entry cannot be replayed, if something was.
+    pub(crate) fault: Option<MountError>,
 }
 
 /// Follows the journal from the replay point for as long as each entry is the next one, and then
 /// looks through all of it for an entry that knows of more.
 ///
+/// Says what is wrong when an entry is missing that was durable, or the superblock is not the newest
+/// that there was.
+///
 /// # Errors
-/// When an entry is missing that was durable, or the superblock is not the newest that there was.
+/// When the disk fails.
 pub(crate) fn scan<D: Disk>(
     disk: &mut D,
     layout: &Layout,
@@ -62,22 +67,25 @@ pub(crate) fn scan<D: Disk>(
     }
     if omit == Omit::JournalVouched {
         let highest = next.seq - 1;
-        return Ok(Scanned { entries, highest });
+        return Ok(Scanned { entries, highest, fault: None });
     }
     let missing = layout.journal_offset + offset;
     let is_atomic = reader.disk.geometry().atomic_write_size >= BLOCK_SIZE;
     if is_atomic && (reader.is_spoiled(&next, offset)? || reader.is_spoiled(&next, 0)?) {
-        return Err(MountError::Journal { seq: next.seq, last: next.seq, offset: missing });
+        let highest = next.seq;
+        let fault = MountError::Journal { seq: next.seq, last: next.seq, offset: missing };
+        return Ok(Scanned { entries, highest, fault: Some(fault) });
     }
-    let known = reader.survey(&next)?;
-    if let Some(session) = known.session {
-        return Err(MountError::Superseded { session, found: next.session });
-    }
-    if known.durable >= next.seq {
-        let last = known.durable;
-        return Err(MountError::Journal { seq: next.seq, last, offset: missing });
-    }
-    Ok(Scanned { entries, highest: known.highest })
+    let Known { durable, highest, session } = reader.survey(&next)?;
+    let fault = match session {
+        Some(session) => Some(MountError::Superseded { session, found: next.session }),
+        None => (durable >= next.seq).then_some(MountError::Journal {
+            seq: next.seq,
+            last: durable,
+            offset: missing,
+        }),
+    };
+    Ok(Scanned { entries, highest, fault })
 }
 
 /// The entry that should come next.

@@ -23,6 +23,7 @@ use crate::io::Io;
 use crate::journal::Journal;
 use crate::ladder::{Ladder, Level};
 use crate::marks::Marks;
+use crate::mount::MountError;
 use crate::objects::Objects;
 use crate::op::{Op, Work, admit};
 use crate::overlay::Overlay;
@@ -48,6 +49,16 @@ pub enum Durability {
     Device,
 }
 
+/// What a store is mounted for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Access {
+    /// Reads and changes. A store that has lost what was durable is refused.
+    #[default]
+    Whole,
+    /// Reads of what is left: see `rescue.rs`. Nothing is ever written to the disk.
+    Rescue,
+}
+
 /// What a store may use. The defaults are for a pool of some TiB.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct StoreOptions {
@@ -64,6 +75,7 @@ pub struct StoreOptions {
     pub ladder: Ladder,
     /// How the device is told what is free.
     pub discard: DiscardOptions,
+    pub access: Access,
     /// Which of the protections that the crash test must miss are left out. None of them.
     #[doc(hidden)]
     pub omit: Omit,
@@ -79,6 +91,7 @@ impl Default for StoreOptions {
             buffer_bytes: 32 << 20,
             ladder: Ladder::default(),
             discard: DiscardOptions::default(),
+            access: Access::Whole,
             omit: Omit::Nothing,
         }
     }
@@ -191,6 +204,8 @@ pub enum ReadOnlyReason {
     Metadata(DiskError),
     #[error("the maps and the bitmap of the disk contradict each other")]
     Books,
+    #[error("it was mounted for rescue, which takes no changes")]
+    Rescue,
 }
 
 /// What happened since the mount. Counters only rise.
@@ -277,6 +292,8 @@ pub struct Store<D> {
     pub(crate) flushing: Option<Flushing>,
     /// Flush requests and the entry each one waits for.
     pub(crate) flush_waiters: VecDeque<(u64, u32)>,
+    /// What a mount for rescue has passed over.
+    pub(crate) lost: Option<MountError>,
     pub(crate) wants_confirm: bool,
     pub(crate) quiet: Quiet,
     /// A change needs more room in the overlay than there is.
@@ -354,6 +371,7 @@ impl<D: Disk> Store<D> {
             marks,
             flushing: None,
             flush_waiters: VecDeque::new(),
+            lost: None,
             wants_confirm: false,
             quiet: Quiet::default(),
             wants_write_back: false,

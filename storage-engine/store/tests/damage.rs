@@ -45,6 +45,7 @@ fn what_a_bad_disk_has_spoiled_is_refused_and_nothing_else_is_wrong() {
     if count >= HISTORIES {
         assert!(tally.damaged > count && tally.acknowledged > 10 * count, "{tally:?}");
         assert!(tally.tables > count / 4 && tally.journals > count / 60, "{tally:?}");
+        assert!(tally.rescued > count, "{tally:?}");
         assert!(tally.bad_blocks > count / 16 && tally.lost_maps > count / 2, "{tally:?}");
     }
 }

@@ -7,7 +7,10 @@
 mod support;
 
 use plinth_disks::memory::{Fault, FaultRule, MemoryDisk};
-use plinth_store::{DiskError, Durability, MountError, Omit, Store, StoreOptions};
+use plinth_store::{
+    Access, DiskError, Durability, MountError, Omit, ReadOnlyReason, Store, StoreAnswer,
+    StoreOptions, StoreRefusal, StoreRequest, StoreState,
+};
 use support::{FORMAT, formatted, fresh, key, read, write};
 
 const LENGTH: u64 = 4 << 20;
@@ -264,4 +267,55 @@ fn a_journal_that_goes_round_is_told_from_one_that_is_damaged() {
     }
     assert!(store.object(&key(1)).is_some());
     store.check().unwrap();
+}
+
+/// As [`cut_off`], with a part of each block overwritten by an entry of its own, which has the bytes
+/// and no place of its own for them.
+fn overwritten() -> MemoryDisk {
+    let mut disk = formatted(MemoryDisk::new(LENGTH));
+    disk.set_atomic_write_size(512);
+    let mut store = Store::mount(disk, options()).unwrap();
+    for value in 1..=WRITES {
+        write(&mut store, 1, u32::from(value) * 4096, &[value; 4096]).unwrap();
+        write(&mut store, 1, u32::from(value) * 4096 + 512, &[value + 100; 512]).unwrap();
+    }
+    store.abandon()
+}
+
+#[test]
+fn a_damaged_store_is_read_for_rescue_up_to_the_damage_and_stays_as_it_is() {
+    let all = entries(&overwritten());
+    for how in HARMS {
+        let mut disk = overwritten();
+        harm(&mut disk, how, all[12].1);
+        let wanted = Store::mount(&mut disk, options()).map(drop).unwrap_err();
+        assert!(wanted.to_string().contains("rescue"), "{wanted}");
+        let before: Vec<_> = (0..LENGTH / PAGE).map(|at| page(&disk, at * PAGE)).collect();
+        let rescue = StoreOptions { access: Access::Rescue, ..options() };
+        let mut store = Store::mount(disk, rescue).unwrap();
+        assert_eq!(store.rescued_from(), Some(wanted), "{how}");
+        assert_eq!(store.state(), StoreState::ReadOnly(ReadOnlyReason::Rescue));
+        let found = values(&mut store);
+        let right: Vec<u8> = (1..=WRITES).map(|value| if value <= 6 { value } else { 0 }).collect();
+        assert_eq!(found, right, "{how}");
+        for value in 1..=6_u8 {
+            let block = read(&mut store, 1, u32::from(value) * 4096, 4096).unwrap();
+            assert_eq!((block[511], block[512], block[1024]), (value, value + 100, value), "{how}");
+        }
+        assert_eq!(write(&mut store, 1, 0, &[9; 4096]), Err(StoreRefusal::ReadOnly));
+        let flushed = support::run(&mut store, StoreRequest::Flush).result;
+        assert_eq!(flushed, Ok(StoreAnswer::Flushed), "nothing is to be flushed");
+        assert_eq!(store.deadline(), None);
+        let disk = store.unmount();
+        let after: Vec<_> = (0..LENGTH / PAGE).map(|at| page(&disk, at * PAGE)).collect();
+        assert!(before == after, "{how}: a rescue has written");
+    }
+}
+
+#[test]
+fn of_a_whole_store_a_rescue_misses_nothing() {
+    let rescue = StoreOptions { access: Access::Rescue, ..options() };
+    let mut store = Store::mount(cut_off(512, options()), rescue).unwrap();
+    assert_eq!(store.rescued_from(), None);
+    assert_eq!(values(&mut store), (1..=WRITES).collect::<Vec<_>>());
 }

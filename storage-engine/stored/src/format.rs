@@ -11,8 +11,8 @@ use plinth_metrics::{Kind, Metrics};
 use plinth_obs::Chain;
 use plinth_span::{MapError, Span, StartError, read_map};
 use plinth_store::{
-    DiscardOptions, DiskError, Durability, FormatError, FormatOptions, Found, Ladder, MountError,
-    Store, StoreId, StoreOptions,
+    Access, DiscardOptions, DiskError, Durability, FormatError, FormatOptions, Found, Ladder,
+    MountError, Store, StoreId, StoreOptions,
 };
 use plinth_store_api as api;
 use plinth_volume::Volumes;
@@ -264,8 +264,16 @@ pub(crate) fn mount_disk(
     let api::Ladder { warn, nearfull, full } = pool.ladder;
     let ladder = Ladder { warn, nearfull, full };
     let discard = if pool.discards { DiscardOptions::default() } else { DiscardOptions::OFF };
-    let options = StoreOptions { durability, ladder, discard, ..StoreOptions::default() };
+    let access = match pool.access {
+        api::PoolAccess::Whole => Access::Whole,
+        api::PoolAccess::Rescue => Access::Rescue,
+    };
+    let options = StoreOptions { durability, ladder, discard, access, ..StoreOptions::default() };
     let mut store = Store::mount(disk, options)?;
+    if let Some(lost) = store.rescued_from() {
+        let lost = Chain(&lost).to_string();
+        tracing::warn!(pool = %pool.id, disk = %number, lost, "what is left is served for rescue");
+    }
     let map = read_map(&mut store)?.map(|(_, map)| map);
     // In service it may take its time: guests wait, and are answered when it is back.
     store.disk_mut().be_patient(false);

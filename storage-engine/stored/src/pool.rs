@@ -9,7 +9,7 @@ use crossbeam_channel::Sender;
 use plinth_ids::{DiskId, Moment, PoolId};
 use plinth_qos::Fair;
 use plinth_span::{DiskCondition, SpanDisk};
-use plinth_store::{ObjectStore, StoreCounters, StoreState};
+use plinth_store::{ObjectStore, ReadOnlyReason, StoreCounters, StoreState};
 use plinth_store_api::Costs;
 use plinth_volume::{VolumeCompletion, VolumeRefusal, VolumeRequest, VolumeTag};
 use std::collections::VecDeque;
@@ -191,6 +191,11 @@ impl Pool {
     fn fault(&self, disks: &[DiskFacts]) -> Option<String> {
         if let ([only], StoreState::ReadOnly(reason)) = (disks, self.volumes.store().state()) {
             debug_assert!(only.disk.capacity.is_some(), "a read-only disk is there");
+            if reason == ReadOnlyReason::Rescue {
+                return Some(format!(
+                    "the pool is read-only, because {reason}: copy its volumes, then format it"
+                ));
+            }
             return Some(format!(
                 "the pool is read-only, because {reason}: mend the device, then take the pool out \
                  of the configuration and put it back"

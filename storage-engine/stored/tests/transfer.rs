@@ -4,13 +4,14 @@
 
 mod support;
 
-use plinth_store_api::{Answer, Verb};
+use plinth_ids::Epoch;
+use plinth_store_api::{Answer, PoolAccess, Verb};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use support::guest::{Guest, OK};
 use support::pattern::bytes;
-use support::{Daemon, Folder, MIB, POOL, VOLUME, attachment, config, serving};
+use support::{Daemon, Folder, MIB, POOL, VOLUME, attachment, config, serving, wait_for};
 
 /// A sparse file of 48 MiB with three islands.
 fn island_file(path: &Path) -> Vec<u8> {
@@ -127,4 +128,61 @@ fn guests_are_served_while_a_volume_is_filled() {
         filling.join().unwrap().unwrap();
         assert!(served > 10, "{served} writes were served meanwhile");
     });
+}
+
+/// Places of the journal's entries in a pool's file, oldest first.
+fn journal_entries(pool: &[u8]) -> Vec<usize> {
+    let is_entry = |at: &usize| pool[*at..].starts_with(b"PLNentry");
+    let number = |at: &usize| u64::from_le_bytes(pool[at + 48..at + 56].try_into().unwrap());
+    let mut found: Vec<usize> = (0..pool.len()).step_by(4096).filter(is_entry).collect();
+    found.sort_by_key(number);
+    found
+}
+
+#[test]
+fn what_is_left_behind_a_damaged_journal_is_exported_from_a_rescue_that_writes_nothing() {
+    let folder = Folder::new();
+    let (device, target) = (folder.path("pool"), folder.path("out.raw"));
+    let mut daemon = serving(&folder, 64 * MIB, MIB, 1);
+    let mut guest = Guest::boot(&folder.path("blk.sock"), 1);
+    for at in 0..40_u64 {
+        assert_eq!(guest.write(at * 8, &bytes(at, 4096)), OK);
+    }
+    guest.flush();
+    drop(guest);
+    daemon.kill();
+    let mut pool = fs::read(&device).unwrap();
+    let entries = journal_entries(&pool);
+    assert!(entries.len() > 20, "{} entries", entries.len());
+    let middle = entries[entries.len() - 20];
+    pool[middle + 200] ^= 4;
+    fs::write(&device, &pool).unwrap();
+    daemon = Daemon::start(&folder);
+    let fault = wait_for("the fault", || {
+        daemon.pools()[0].fault.clone().filter(|fault| fault.contains("damaged"))
+    });
+    assert!(fault.contains("rescue"), "{fault}");
+    assert_eq!(export(&daemon, &target).unwrap_err().code, "pool-missing");
+    let mut config = config(1000, &device, &[]);
+    config.pools[0].access = PoolAccess::Rescue;
+    daemon.apply(config.clone());
+    let fault = wait_for("the rescue", || {
+        daemon.pools()[0].fault.clone().filter(|fault| fault.contains("mounted for rescue"))
+    });
+    assert!(fault.contains("takes no changes"), "{fault}");
+    assert_eq!(daemon.create(plinth_ids::VolumeId(9), MIB).unwrap_err().code, "pool-read-only");
+    export(&daemon, &target).unwrap();
+    let saved = fs::read(&target).unwrap();
+    let is_right = |at: &u64| {
+        let start = usize::try_from(*at).unwrap() * 4096;
+        saved[start..start + 4096] == bytes(*at, 4096)
+    };
+    let right = (0..40_u64).filter(is_right).count();
+    assert!((15..40).contains(&right), "{right} blocks of 40 were saved");
+    assert!((0..15_u64).all(|at| is_right(&at)), "what was written first is there");
+    // Looked at for as long as one likes, and it is as it was.
+    config.epoch = Epoch(1001);
+    config.pools.clear();
+    daemon.apply(config);
+    assert!(fs::read(&device).unwrap() == pool, "the rescue has written to the device");
 }

@@ -13,8 +13,8 @@ use super::{Change, DISK_LENGTH, Model, Plan, Tally, format_options, generate, r
 use crate::{key, lay_out, settle};
 use plinth_disks::memory::{Fault, FaultRule, MemoryDisk, Seed};
 use plinth_store::{
-    DiskError, IoBuffer, MountError, Store, StoreAnswer, StoreRefusal, StoreRequest, StoreState,
-    StoreTag,
+    Access, DiskError, IoBuffer, MountError, Store, StoreAnswer, StoreOptions, StoreRefusal,
+    StoreRequest, StoreState, StoreTag,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -39,6 +39,8 @@ struct Damage {
 struct World {
     store: Store<MemoryDisk>,
     state: BTreeMap<u64, Model>,
+    /// Every acknowledged step.
+    done: Vec<Vec<Change>>,
 }
 
 fn page(disk: &MemoryDisk, at: u64) -> [u8; 4096] {
@@ -57,7 +59,7 @@ impl Plan {
         disk.set_atomic_write_size(self.atomic);
         Store::format(&mut disk, &format_options()).map_err(|e| told(e.to_string()))?;
         let store = Store::mount(disk, self.options()).map_err(|e| told(e.to_string()))?;
-        let mut world = World { store, state: BTreeMap::new() };
+        let mut world = World { store, state: BTreeMap::new(), done: Vec::new() };
         let (third, half) = (steps.len() / 3, steps.len() / 2);
         world.work(&steps[..third], tally);
         let disk = world.store.unmount();
@@ -83,13 +85,16 @@ impl Plan {
         let damage = damage(&mut disk, &old, (is_cut, most), &mut seed);
         tally.damaged += damage.words.len() as u64;
         tally.tables += damage.pairs.len() as u64;
-        let mounted = Store::mount(disk, self.options());
-        let is_told =
-            matches!(mounted, Err(MountError::Journal { .. } | MountError::PageAhead { .. }));
-        if is_told && !damage.journal.is_empty() {
+        let mounted = Store::mount(&mut disk, self.options()).map(drop);
+        if let (Err(MountError::Journal { .. }), true) = (&mounted, !damage.journal.is_empty()) {
             tally.journals += 1;
-            return Ok(());
+            let options = StoreOptions { access: Access::Rescue, ..self.options() };
+            let writes = disk.writes_completed();
+            world.store = Store::mount(disk, options).map_err(|e| told(e.to_string()))?;
+            let rescued = world.look_for_anything_else(writes, tally);
+            return rescued.map_err(|error| told(format!("{:?}: {error}", damage.words)));
         }
+        let mounted = Store::mount(disk, self.options());
         world.store = mounted.map_err(|e| told(format!("{e}; {:?}", damage.words)))?;
         // After a cut nobody knows where the store is, so it does no more work on top.
         if !is_cut {
@@ -230,6 +235,7 @@ impl World {
             for change in step {
                 change.apply(&mut self.state);
             }
+            self.done.push(step.clone());
         }
     }
 
@@ -239,6 +245,45 @@ impl World {
         assert!(self.store.submit(StoreTag(0), read).is_ok(), "the store has room for one request");
         let done = settle(&mut self.store).pop().expect("a read has an end");
         done.result.map(|_| done.buffer.expect("a read gives its buffer back").as_bytes().to_vec())
+    }
+
+    /// What a mount for rescue reads was right at some time, and it is not written to.
+    fn look_for_anything_else(&mut self, writes: u64, tally: &mut Tally) -> Result<(), String> {
+        let (mut state, mut known) = (BTreeMap::new(), BTreeSet::new());
+        for change in self.done.iter().flatten() {
+            change.apply(&mut state);
+            for (&object, model) in &state {
+                let sectors = model.sectors.iter();
+                known.extend(sectors.map(|(&sector, &value)| (object, sector, value)));
+            }
+        }
+        for object in 0..super::OBJECTS {
+            for block in RANGES.iter().flat_map(|&(first, count)| first..first + count) {
+                let Ok(bytes) = self.read(object, block) else {
+                    tally.bad_blocks += 1;
+                    continue;
+                };
+                for (sector, bytes) in (block * 8..).zip(bytes.chunks_exact(SECTOR as usize)) {
+                    let found = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+                    let is_whole = bytes.chunks_exact(8).all(|word| word == found.to_le_bytes());
+                    if !is_whole || (found != 0 && !known.contains(&(object, sector, found))) {
+                        return Err(format!("object {object} sector {sector} never was {found}"));
+                    }
+                    tally.rescued += u64::from(found != 0);
+                }
+            }
+        }
+        let (buffer, length) = lay_out(0, &[7; 4096]);
+        let write = StoreRequest::Write { key: key(50), offset: 0, length, buffer };
+        assert!(self.store.submit(StoreTag(0), write).is_ok(), "there is room for one request");
+        match settle(&mut self.store).pop().map(|done| done.result) {
+            Some(Err(StoreRefusal::ReadOnly)) => {}
+            other => return Err(format!("a change is answered with {other:?}")),
+        }
+        match self.store.disk().writes_completed() - writes {
+            0 => Ok(()),
+            more => Err(format!("{more} writes for a rescue")),
+        }
     }
 
     /// Reads every block by itself, and writes a new object: the disk lives on.

@@ -507,6 +507,8 @@ pub(crate) struct Tally {
     /// Copies of pages of tables that were damaged, and journals that were refused for damage.
     pub(crate) tables: u64,
     pub(crate) journals: u64,
+    /// Sectors that a mount for rescue has read.
+    pub(crate) rescued: u64,
     pub(crate) discards: u64,
 }
 
@@ -521,6 +523,7 @@ const DISK_LENGTH: u64 = 2304 * 1024;
 impl Plan {
     fn options(&self) -> StoreOptions {
         StoreOptions {
+            access: plinth_store::Access::Whole,
             durability: self.durability,
             cache_pages: 64,
             overlay_blocks: 32,
