@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 use support::frames::{self, Macs};
+use support::generate::Random;
 use support::*;
 
 const UPLINK: PortIndex = PortIndex::UPLINK;
@@ -143,6 +144,34 @@ impl Story {
         let frame = if to == UPLINK { frame[50..].to_vec() } else { frame };
         assert_eq!(frame[30..33], [10, 0, 0], "a backend of the VPC");
         frame[33]
+    }
+
+    /// Puts a backend in a state: one that was listed and is to be down is taken out.
+    fn set(&mut self, number: u8, state: BackendState) {
+        self.apply(|config| {
+            let all = &mut config.balancers[0].listeners[0].backends;
+            all.retain(|given| given.address != v4(number) || state != BackendState::Down);
+            match all.iter_mut().find(|given| given.address == v4(number)) {
+                Some(given) => given.state = state,
+                None => all.push(Backend { state, ..backend(number, 8080) }),
+            }
+        });
+    }
+
+    /// A backend, here or NIC 3 elsewhere, accepts the client's connection from a port.
+    fn accept(&mut self, number: u8, port: u16) {
+        let ends = (v4(number).into(), v4(1).into());
+        let answer = Ip::tcp(ends, (8080, port), SYN | ACK, (500, 2));
+        let place = self.rig.index(1);
+        let (to, frame) = if number == 3 {
+            let inner = answer.frame((ROUTER, mac(1)), 63);
+            let macs = (NEAR_MAC, OUR_MAC);
+            let outer = frames::vxlan(macs, (NEAR_VTEP, OUR_VTEP), vni(100), &inner);
+            self.rig.once(UPLINK, outer).sent()
+        } else {
+            self.answer(number, &answer).sent()
+        };
+        assert_eq!((to, &frame[26..30]), (place, &VIP.octets()[..]));
     }
 
     fn connections(&self) -> BTreeMap<IpAddr, u32> {
@@ -574,7 +603,7 @@ fn under_random_changes_every_connection_keeps_its_backend_for_as_long_as_it_may
     let mut ended = 0;
     let mut kept = 0;
     for seed in 0..60_u64 {
-        let mut random = support::generate::Random(seed);
+        let mut random = Random(seed);
         let scheduler = schedulers[usize::try_from(seed % 3).unwrap()];
         let mut story = Story::of(scheduler, &[2, 3, 5, 6]);
         if seed % 2 == 1 {
@@ -591,14 +620,7 @@ fn under_random_changes_every_connection_keeps_its_backend_for_as_long_as_it_may
             if random.percent(20) {
                 let number = random.pick(&[2_u8, 3, 5, 6]);
                 let new = random.pick(&states);
-                story.apply(|config| {
-                    let all = &mut config.balancers[0].listeners[0].backends;
-                    all.retain(|given| given.address != v4(number) || new != BackendState::Down);
-                    match all.iter_mut().find(|given| given.address == v4(number)) {
-                        Some(given) => given.state = new,
-                        None => all.push(Backend { state: new, ..backend(number, 8080) }),
-                    }
-                });
+                story.set(number, new);
                 continue;
             }
             let has_active = listed.iter().any(|given| given.state == BackendState::Active);
@@ -606,18 +628,7 @@ fn under_random_changes_every_connection_keeps_its_backend_for_as_long_as_it_may
                 let port = 1000 + step;
                 let number = story.backend_of(port);
                 assert_eq!(state(number), Some(BackendState::Active), "seed {seed}");
-                let answer =
-                    Ip::tcp((v4(number).into(), v4(1).into()), (8080, port), SYN | ACK, (500, 2));
-                let place = story.rig.index(1);
-                let (to, frame) = if number == 3 {
-                    let inner = answer.frame((ROUTER, mac(1)), 63);
-                    let macs = (NEAR_MAC, OUR_MAC);
-                    let outer = frames::vxlan(macs, (NEAR_VTEP, OUR_VTEP), vni(100), &inner);
-                    story.rig.once(UPLINK, outer).sent()
-                } else {
-                    story.answer(number, &answer).sent()
-                };
-                assert_eq!((to, &frame[26..30]), (place, &VIP.octets()[..]), "seed {seed}");
+                story.accept(number, port);
                 held.insert(port, number);
                 continue;
             }
