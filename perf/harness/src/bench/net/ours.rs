@@ -3,12 +3,13 @@
 
 use super::cases::Case;
 use super::contender::Job;
-use anyhow::{Result, bail, ensure};
-use plinth_ids::{GroupId, MacAddress};
+use anyhow::{Context, Result, bail, ensure};
+use plinth_ids::{GroupId, MacAddress, Name, Prefix, Vni};
 use plinth_stage::{Scratch, Switch};
 use plinth_switch_api::{
-    Answer, Direction, Priority, Rule, RulePeer, RuleProtocol, RuleVerdict, SecurityGroup,
-    Underlay, Verb,
+    AddressLimits, Answer, Binding, Direction, External, ExternalAddress, Line, NatGateway,
+    NextHop, Priority, Route, Rule, RulePeer, RuleProtocol, RuleVerdict, SecurityGroup, Serves,
+    Subnet, SubnetPrefix, Underlay, Verb, Vpc,
 };
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -18,6 +19,9 @@ const MAC_A: MacAddress = MacAddress([2, 0, 0, 0, 0, 10]);
 const MAC_B: MacAddress = MacAddress([2, 0, 0, 0, 0, 11]);
 const ADDRESS_A: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const ADDRESS_B: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+/// Of port b where it is outside.
+const MAC_OUTSIDE: MacAddress = MacAddress([2, 0, 0, 0, 0, 12]);
+const ADDRESS_OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
 /// The defaults of `plinth-perf net --vxlan`.
 const VTEP: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
 const REMOTE_VTEP: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
@@ -39,9 +43,10 @@ impl Ours {
                 switch.config().underlay = Some(underlay(&wire));
                 wire
             }
-            Job::Snat => bail!("this switch does not translate addresses yet"),
+            Job::Snat => translate(&mut switch)?,
         };
-        if case.job != Job::Plain {
+        // What is translated is followed in any case.
+        if !matches!(case.job, Job::Plain | Job::Snat) {
             follow_connections(&mut switch);
         }
         switch.apply()?;
@@ -60,6 +65,62 @@ impl Ours {
         let each = (packets > 0).then(|| busy as f64 / packets as f64);
         Ok(each)
     }
+}
+
+/// Port b carries the address that port a sends to as an external one, and sees port a as an
+/// address of a gateway: sources are translated, destinations are not, as in the peer's scenario.
+/// The generator speaks to the MAC of b, which is the router's here.
+fn translate(switch: &mut Switch) -> Result<PathBuf> {
+    let b = switch.add_port(2, VNI, MAC_OUTSIDE, ADDRESS_OUTSIDE);
+    let vni = Vni::new(VNI).context("24 bits")?;
+    let subnet = |name: &str, prefix: &str, gateway: [u8; 4]| -> Result<Subnet> {
+        let prefixes = vec![SubnetPrefix { prefix: prefix.parse()?, gateway: gateway.into() }];
+        Ok(Subnet { name: name.parse()?, prefixes })
+    };
+    let config = switch.config();
+    for (port, name) in config.ports.iter_mut().zip(["inside", "outside"]) {
+        port.subnet = Some(name.parse()?);
+    }
+    config.ports[1].allowed = vec![Prefix::host(ADDRESS_B.into())];
+    config.vpcs = vec![Vpc {
+        vni,
+        name: "measured".parse()?,
+        router_mac: MAC_B,
+        subnets: vec![
+            subnet("inside", "10.0.0.0/24", [10, 0, 0, 254])?,
+            subnet("outside", "10.1.0.0/24", [10, 1, 0, 1])?,
+        ],
+        routes: vec![Route {
+            destination: Prefix::host(ADDRESS_B.into()),
+            next_hop: NextHop::External,
+        }],
+    }];
+    // A line is on an underlay, which carries nothing here.
+    let device = "net_null0".to_owned();
+    config.underlay = Some(Underlay { device, mtu: 1500, ..underlay(std::path::Path::new("")) });
+    let line: Name = "line".parse()?;
+    config.external = External {
+        lines: vec![Line { name: line.clone(), next_hop: REMOTE_VTEP }],
+        addresses: vec![ExternalAddress {
+            address: ADDRESS_B,
+            line: line.clone(),
+            vni,
+            nic: ADDRESS_OUTSIDE,
+            binding: Binding::Carried,
+            limits: AddressLimits::default(),
+        }],
+        gateways: vec![NatGateway {
+            name: "out".parse()?,
+            vni,
+            line,
+            addresses: vec![Ipv4Addr::new(198, 51, 100, 9)],
+            // All of them: 100 000 flows differ in their target port as well.
+            ports_per_nic: 64_512,
+            serves: Serves::Subnet("inside".parse()?),
+            forwards: Vec::new(),
+        }],
+    };
+    Ok(b)
 }
 
 /// A wire that the generator is at the other end of, by the driver that testpmd uses.
