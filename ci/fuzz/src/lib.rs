@@ -13,6 +13,7 @@
 //! the file that was saved under `target/fuzz/`. A found input that mattered becomes a unit
 //! test beside the code it broke, and a file in `ci/fuzz/corpus/<target>/`.
 
+pub mod answers;
 pub mod mutate;
 pub mod runner;
 pub mod targets;

@@ -8,11 +8,13 @@
 //! | `net-device`, `blk-device` | a guest, as ring and memory | `hypervisor-glue/backends` |
 //! | `wire-headers` | a guest or the wire | `dataplane/wire` |
 //! | `switch-guest`, `switch-uplink` | a guest, the wire | `dataplane/vswitch` |
+//! | `answers-question`, `answers-upstream` | a guest, a name server | `dataplane/answers` |
 //! | `control-frame` | anyone who reaches the QUIC port | `control/api` |
 //! | `volume-delta` | whoever wrote a delta that is imported | `storage-engine/format` |
 //! | `store-metadata`, `store-disk`, `store-keys` | a disk that lies | `storage-engine/store` |
 //! | `switch-request`, `store-request` | whoever may open the unix socket | the two `-api` crates |
 
+use crate::answers;
 use crate::runner::Target;
 use plinth_api::frame::{self, Message};
 use plinth_api::v1;
@@ -38,6 +40,8 @@ pub fn all() -> Vec<Target> {
             run: plinth_vswitch::fuzz::uplink_packet,
             seeds: switch_packets,
         },
+        Target { name: "answers-question", run: answers::question, seeds: answers::frames },
+        Target { name: "answers-upstream", run: answers::upstream, seeds: answers::responses },
         Target { name: "control-frame", run: frame::fuzz_frame, seeds: control_frames },
         Target { name: "store-metadata", run: store_metadata, seeds: store_patches },
         Target { name: "store-disk", run: store_disk, seeds: store_disks },

@@ -5,6 +5,7 @@
 //! plinth-switchd on a veth. Everything is as on a real node but for the VM around the guest,
 //! which is what `ci/guest` adds.
 
+mod answers;
 mod balance;
 mod disk;
 mod hostile;
@@ -23,6 +24,7 @@ const NETWORK: &[Need] = &[
     Need::Path("/dev/net/tun"),
     Need::Program("ip", "iproute2"),
     Need::Program("ethtool", "ethtool"),
+    Need::Program("busybox", "busybox-static"),
     Need::Program("ping", "iputils-ping"),
     Need::Program("iperf3", "iperf3"),
     Need::Program("tcpdump", "tcpdump"),
@@ -45,6 +47,7 @@ const TESTS: &[Test] = &[
     network("two_subnets_are_routed_and_two_vpcs_stay_deaf", vpc::routed),
     network("curl_is_served_by_turns_and_not_by_one_that_is_down", balance::shared),
     network("a_backend_that_drains_ends_what_it_has_begun", balance::drained),
+    network("guests_are_given_leases_routers_and_names", answers::leases_and_names),
     network("guests_reach_the_outside_and_are_reached_from_it", outside::reached),
     network("errors_come_back_through_translation", outside::errors),
     network("an_external_address_moves_and_ends", outside::unbound),
