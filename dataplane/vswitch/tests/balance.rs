@@ -326,6 +326,49 @@ fn datagrams_of_both_versions_are_balanced() {
     }
 }
 
+/// The two pieces of a packet, the first with so many bytes behind its IP header.
+fn pieces(packet: &Ip, macs: Macs, time_to_live: u8, first: usize) -> [Vec<u8>; 2] {
+    let part = |upper: &[u8], place: u16| {
+        let part = Ip { upper: upper.to_vec(), ..packet.clone() };
+        let mut frame = part.frame(macs, time_to_live);
+        frame[18..20].copy_from_slice(&[0, 77]);
+        frame[20..22].copy_from_slice(&place.to_be_bytes());
+        frame[24..26].fill(0);
+        let sum = checksum::checksum(&frame[14..34]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        frame
+    };
+    let (start, rest) = packet.upper.split_at(first);
+    [part(start, 0x2000), part(rest, u16::try_from(first / 8).unwrap())]
+}
+
+#[test]
+fn pieces_go_to_the_backend_of_their_connection_and_come_from_the_vip() {
+    let mut config = served(Scheduler::SourceHash, vec![backend(2, 53)]);
+    config.balancers[0].listeners[0].protocol = ForwardProtocol::Udp;
+    let mut story = Story::new(config);
+    let (client, vip, at) = (v4(1).into(), VIP.into(), v4(2).into());
+    let place = (story.rig.index(1), story.rig.index(2));
+    let asked = Ip::udp((client, vip), (4000, 80), &[7; 64]);
+    let gone = asked.to((client, at), (4000, 53));
+    let sent = pieces(&asked, (mac(1), ROUTER), 64, 32);
+    let expected = pieces(&gone, (ROUTER, mac(2)), 63, 32);
+    for (frame, expected) in sent.into_iter().zip(expected) {
+        assert_eq!(story.rig.send(place.0, frame).sent(), (place.1, expected));
+    }
+    let answer = Ip::udp((at, client), (53, 4000), &[9; 64]);
+    let come = answer.to((vip, client), (80, 4000));
+    let sent = pieces(&answer, (mac(2), mac(1)), 64, 32);
+    let expected = pieces(&come, (mac(2), mac(1)), 64, 32);
+    for (frame, expected) in sent.into_iter().zip(expected) {
+        assert_eq!(story.rig.send(place.1, frame).sent(), (place.0, expected));
+    }
+    // A later piece alone is nobody's.
+    let other = Ip::udp((at, v4(5).into()), (53, 4000), &[9; 64]);
+    let [_, later] = pieces(&other, (mac(2), mac(5)), 64, 32);
+    assert_eq!(story.rig.send(place.1, later), Outcome::Dropped(DropReason::FragmentUnmatched));
+}
+
 #[test]
 fn turns_give_each_backend_its_weight_in_every_round() {
     let mut config = served(Scheduler::RoundRobin, vec![backend(2, 80), backend(3, 80)]);
