@@ -97,6 +97,7 @@ pub(crate) fn run(disks: &mut [Disk], options: &Options) -> Result<LoadResult> {
         slots: vec![vec![idle; usize::from(options.depth)]; count],
         free: (0..options.depth)
             .flat_map(|slot| (0..count).map(move |lane| (lane, slot)))
+            .filter(|&(lane, slot)| lane >= queues || slot < options.meek_depth.unwrap_or(u16::MAX))
             .collect(),
         writes_until_flush: options.flush_every,
         latencies: Latencies::new(),
@@ -113,14 +114,20 @@ pub(crate) fn run(disks: &mut [Disk], options: &Options) -> Result<LoadResult> {
     engine.go()
 }
 
+/// Whether latencies of this disk's requests count.
+const fn is_timed(options: &Options, disk: usize) -> bool {
+    options.meek_depth.is_none() || disk == 0
+}
+
 impl Engine<'_> {
     fn go(&mut self) -> Result<LoadResult> {
         let end = self.warm_up + self.length;
+        let slots = self.free.len();
         let mut idle_rounds = 0;
         loop {
             let now = self.begin.elapsed();
             let is_over = now >= end || self.counted() >= self.options.count.unwrap_or(u64::MAX);
-            if is_over && self.free.len() == self.slots.len() * usize::from(self.options.depth) {
+            if is_over && self.free.len() == slots {
                 break;
             }
             if !is_over {
@@ -272,7 +279,9 @@ impl Engine<'_> {
             Some(Request::Write { .. }) => self.result.writes += 1,
             Some(Request::Read { .. }) | None => self.result.reads += 1,
         }
-        self.latencies.record(latency);
+        if is_timed(self.options, self.lanes[lane].0) {
+            self.latencies.record(latency);
+        }
         self.result.shares[lane] += 1;
         let at = (now - self.warm_up).as_nanos() * 10 / self.length.as_nanos().max(1);
         let at = usize::try_from(at).unwrap_or(9).min(9);

@@ -24,6 +24,10 @@ pub(crate) struct Options {
     /// Requests in flight on each queue.
     #[arg(long, default_value_t = 1)]
     pub depth: u16,
+    /// Requests in flight on each queue of the first socket alone, whose latencies are then the
+    /// only ones that count: what the others do to it.
+    #[arg(long)]
+    pub meek_depth: Option<u16>,
     #[arg(long, default_value_t = 1)]
     pub queues: u16,
     /// Length of the run.
@@ -95,6 +99,14 @@ impl Options {
         if !(1..=256).contains(&self.depth) {
             bail!("--depth {}: give 1 to 256", self.depth);
         }
+        if let Some(meek) = self.meek_depth
+            && !(1..=self.depth).contains(&meek)
+        {
+            bail!("--meek-depth {meek}: give 1 to --depth, which is {}", self.depth);
+        }
+        if self.meek_depth.is_some() && (self.verify || self.socket.len() < 2) {
+            bail!("--meek-depth: give a second --socket, and no --verify");
+        }
         if !(1..=16).contains(&self.queues) {
             bail!("--queues {}: give 1 to 16", self.queues);
         }
@@ -123,6 +135,7 @@ pub(crate) mod tests {
             writes: 50,
             block_size: 4096,
             depth: 4,
+            meek_depth: None,
             queues: 1,
             seconds: 1.0,
             warm_up: 0.0,
@@ -155,6 +168,8 @@ pub(crate) mod tests {
         refused(|options| (options.verify, options.durable) = (true, true), "--verify");
         refused(|options| options.writes = 101, "--writes");
         refused(|options| options.depth = 0, "--depth");
+        refused(|options| options.meek_depth = Some(5), "--meek-depth");
+        refused(|options| options.meek_depth = Some(1), "--meek-depth");
         refused(|options| options.queues = 17, "--queues");
         refused(|options| options.rate = Some(0), "--rate");
     }

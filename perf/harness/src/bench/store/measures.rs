@@ -28,6 +28,8 @@ pub(crate) enum Measure {
     Limits,
     /// Writes before a snapshot and the first ones after it.
     Snapshot,
+    /// A client of four requests beside one that has as many, and beside a flood.
+    Flood,
     /// Reads at a fixed rate, with and without a deep scrub at its default rate.
     Scrub,
 }
@@ -35,12 +37,14 @@ pub(crate) enum Measure {
 type Outcome = Result<(Vec<Series>, Vec<Verdict>)>;
 
 impl Measure {
-    pub(super) const ALL: [Self; 4] = [Self::Limits, Self::Snapshot, Self::Scrub, Self::Mount];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Limits, Self::Flood, Self::Snapshot, Self::Scrub, Self::Mount];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Mount => "store-mount-1m-objects",
             Self::Limits => "store-limits",
+            Self::Flood => "store-fair-p99",
             Self::Snapshot => "store-snapshot-first-overwrite",
             Self::Scrub => "store-scrub-p99",
         }
@@ -49,7 +53,7 @@ impl Measure {
     pub(super) const fn unit(self) -> &'static str {
         match self {
             Self::Mount => "seconds, then MiB",
-            Self::Limits | Self::Snapshot | Self::Scrub => "IOPS",
+            Self::Limits | Self::Flood | Self::Snapshot | Self::Scrub => "IOPS",
         }
     }
 
@@ -63,6 +67,11 @@ impl Measure {
             Self::Limits => {
                 "Memory disk, depth 32: the rate is the limit's, so the bar is on its error."
             }
+            Self::Flood => {
+                "Two volumes on one memory disk and worker, one thread of the client: 4 requests \
+                 under way on one, and on the other 4 (its fair share) or 128 (a flood). The rate \
+                 is of both, latencies are of the first alone."
+            }
             Self::Snapshot => {
                 "File, durability `device`, depth 1: each write after the snapshot is the first to \
                  its unit with a probability of 94 % or more."
@@ -75,6 +84,7 @@ impl Measure {
         match self {
             Self::Mount => mount(),
             Self::Limits => limits(turns, seconds),
+            Self::Flood => flood(turns, seconds),
             Self::Snapshot => snapshot(turns),
             Self::Scrub => scrub(turns, seconds),
         }
@@ -126,6 +136,22 @@ fn limits(turns: usize, seconds: f64) -> Outcome {
         all.push(series);
     }
     Ok((all, verdicts))
+}
+
+fn flood(turns: usize, seconds: f64) -> Outcome {
+    let scratch = Scratch::new()?;
+    let (mut store, meek) = store(&scratch, "memory:3GiB".into())?;
+    let other = store.make_volume(1, 2, SPAN, 1)?;
+    fill(&other, SPAN)?;
+    let sockets = [meek, other];
+    let run = |depth| client(&sockets, &["--meek-depth", "4", "--depth", depth], seconds.max(2.0));
+    let (mut fair, mut flooded) = (ours("beside an equal"), ours("beside a flood of 128"));
+    for _ in 0..turns {
+        fair.take(run("4")?);
+        flooded.take(run("128")?);
+    }
+    let ratio = median(&flooded.p99)? / median(&fair.p99)?;
+    Ok((vec![flooded, fair], vec![verdict("p99 beside a flood / beside an equal", ratio, 2.0)]))
 }
 
 fn snapshot(turns: usize) -> Outcome {
