@@ -7,6 +7,7 @@
 //! | `ring-walk` | a guest, as ring and memory | `hypervisor-glue/virtio` |
 //! | `net-device`, `blk-device` | a guest, as ring and memory | `hypervisor-glue/backends` |
 //! | `wire-headers` | a guest or the wire | `dataplane/wire` |
+//! | `switch-handed` | the process before | `dataplane/vswitch` |
 //! | `switch-guest`, `switch-uplink` | a guest, the wire | `dataplane/vswitch` |
 //! | `answers-question`, `answers-upstream` | a guest, a name server | `dataplane/answers` |
 //! | `control-frame` | anyone who reaches the QUIC port | `control/api` |
@@ -42,6 +43,11 @@ pub fn all() -> Vec<Target> {
         },
         Target { name: "answers-question", run: answers::question, seeds: answers::frames },
         Target { name: "answers-upstream", run: answers::upstream, seeds: answers::responses },
+        Target {
+            name: "switch-handed",
+            run: plinth_vswitch::fuzz::handed_connections,
+            seeds: plinth_vswitch::fuzz::handed_examples,
+        },
         Target { name: "control-frame", run: frame::fuzz_frame, seeds: control_frames },
         Target { name: "store-metadata", run: store_metadata, seeds: store_patches },
         Target { name: "store-disk", run: store_disk, seeds: store_disks },
