@@ -112,7 +112,7 @@ fn an_external_address_is_on_the_node_of_its_nic() {
         binding: EipBinding::Translated,
         limits,
     };
-    assert_eq!(spec.eips, [expected.clone()]);
+    assert_eq!(spec.eips, std::slice::from_ref(&expected));
     assert_eq!(spec.lines, [LineSpec { name: name("carrier"), next_hop: outside(254) }]);
     assert_eq!(bench.external(2), ExternalSpec::default());
     bench.plan(bench.cluster.eip_unbind(&name("web"))).unwrap();

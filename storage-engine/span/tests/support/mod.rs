@@ -9,19 +9,34 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::cast_possible_truncation, reason = "numbers below small limits")]
 
-use plinth_disks::memory::{Cache, Cut, Fault, FaultRule, MemoryDisk, Seed};
-use plinth_ids::{DiskId, Moment, PoolId};
-use plinth_relay::{RelayHost, RelayStore, relay};
-use plinth_rt::Bell;
-use plinth_span::{Member, Omit, Span, Standing, read_map};
+use plinth_disks::memory::{Fault, FaultRule, Seed};
+use plinth_ids::{DiskId, PoolId};
+use plinth_span::{Omit, Span, Standing};
 use plinth_store::{
-    DiskError, FormatOptions, IoBuffer, LayoutLimits, ObjectId, ObjectKey, ObjectStore, Operation,
-    PgId, Store, StoreAnswer, StoreCapacity, StoreCompletion, StoreOptions, StoreRefusal,
-    StoreRequest, StoreState, StoreTag,
+    DiskError, IoBuffer, ObjectId, ObjectKey, ObjectStore, Operation, PgId, Store, StoreAnswer,
+    StoreCompletion, StoreRefusal, StoreRequest, StoreTag,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
+
+type Fallible<T> = Result<T, String>;
+
+macro_rules! ensure {
+    ($claim:expr, $($text:tt)*) => {
+        if !$claim {
+            return Err(format!($($text)*));
+        }
+    };
+}
+
+mod cut;
+mod model;
+mod pool;
+
+use model::Model;
+pub(crate) use pool::{Store1, formatted, member};
+use pool::{member_of, options};
 
 pub(crate) const POOL: PoolId = PoolId(1);
 const DISK_LENGTH: u64 = 40 << 20;
@@ -40,140 +55,9 @@ const KEYS: Range<u32> = 2000..2012;
 const LAST: u32 = 0;
 const ENTRIES: u32 = 1;
 
-/// The store of a disk of the pool: at hand, or behind a ring, with the other end polled when
-/// chance will have it.
-pub(crate) enum Store1 {
-    Here(Box<Store<MemoryDisk>>),
-    There { near: Box<RelayStore>, host: Box<RelayHost<Store<MemoryDisk>>>, chance: Seed },
-}
-
-impl Store1 {
-    fn there(store: Store<MemoryDisk>, seed: u64) -> Self {
-        // Nobody sleeps here, so nobody hears the bells.
-        let bell = || Bell::new().unwrap();
-        let (near, host) = relay(store, bell(), bell());
-        Self::There { near: Box::new(near), host: Box::new(host), chance: Seed(seed) }
-    }
-
-    fn store(&self) -> &Store<MemoryDisk> {
-        match self {
-            Self::Here(store) => store,
-            Self::There { host, .. } => host.store(),
-        }
-    }
-
-    fn store_mut(&mut self) -> &mut Store<MemoryDisk> {
-        match self {
-            Self::Here(store) => store,
-            Self::There { host, .. } => host.store_mut(),
-        }
-    }
-
-    fn near(&self) -> &dyn ObjectStore {
-        match self {
-            Self::Here(store) => &**store,
-            Self::There { near, .. } => &**near,
-        }
-    }
-
-    fn near_mut(&mut self) -> &mut dyn ObjectStore {
-        match self {
-            Self::Here(store) => &mut **store,
-            Self::There { near, .. } => &mut **near,
-        }
-    }
-}
-
-impl ObjectStore for Store1 {
-    fn submit(&mut self, tag: StoreTag, request: StoreRequest) -> Result<(), StoreRequest> {
-        self.near_mut().submit(tag, request)
-    }
-
-    fn poll(&mut self, now: Moment, into: &mut Vec<StoreCompletion>) -> bool {
-        let mut has_moved = false;
-        if let Self::There { host, chance, .. } = self {
-            for _ in 0..chance.below(3) {
-                has_moved |= host.poll(now);
-            }
-        }
-        has_moved | self.near_mut().poll(now, into)
-    }
-
-    fn room(&self) -> usize {
-        self.near().room()
-    }
-
-    fn is_idle(&self) -> bool {
-        self.near().is_idle() && self.store().is_idle()
-    }
-
-    fn state(&self) -> StoreState {
-        self.near().state()
-    }
-
-    fn capacity(&self) -> StoreCapacity {
-        self.near().capacity()
-    }
-
-    fn take_buffer(&mut self, length: usize) -> IoBuffer {
-        self.near_mut().take_buffer(length)
-    }
-
-    fn put_buffer(&mut self, buffer: IoBuffer) {
-        self.near_mut().put_buffer(buffer);
-    }
-}
-
-fn options() -> StoreOptions {
-    StoreOptions {
-        cache_pages: 64,
-        overlay_blocks: 64,
-        requests_max: 64,
-        ..StoreOptions::default()
-    }
-}
-
-pub(crate) fn formatted(number: u32, seed: u64) -> MemoryDisk {
-    let mut id = [3; 16];
-    id[..4].copy_from_slice(&number.to_le_bytes());
-    let limits = Some(LayoutLimits { journal_length: 1 << 20, slot_count: 512 });
-    let mut disk = MemoryDisk::new(DISK_LENGTH);
-    Store::format(&mut disk, &FormatOptions { id, limits }).unwrap();
-    disk.restart(Cache::Volatile, seed);
-    disk
-}
-
-pub(crate) fn member(number: u32, disk: MemoryDisk) -> Member<Store1> {
-    let mut serial = [3; 16];
-    serial[..4].copy_from_slice(&number.to_le_bytes());
-    let mut store = Store::mount(disk, options()).unwrap();
-    let map = read_map(&mut store).unwrap().map(|(_, map)| map);
-    Member { disk: DiskId(number), serial, store: Store1::Here(Box::new(store)), map }
-}
-
-/// The same, of which another worker is the owner if `seed` says so.
-fn member_of(number: u32, disk: MemoryDisk, workers: u32, seed: u64) -> Member<Store1> {
-    let mut member = member(number, disk);
-    if !seed.is_multiple_of(u64::from(workers)) {
-        let Store1::Here(store) = member.store else { return member };
-        member.store = Store1::there(*store, seed);
-    }
-    member
-}
-
 pub(crate) fn key(pg: u64, object: u64, snapshot: u64) -> ObjectKey {
     let object = ObjectId(u128::from(object / 2) << 32 | u128::from(object % 2));
     ObjectKey { pool: POOL, pg: PgId(pg as u32), object, snapshot }
-}
-
-type Fallible<T> = Result<T, String>;
-
-macro_rules! ensure {
-    ($claim:expr, $($text:tt)*) => {
-        if !$claim {
-            return Err(format!($($text)*));
-        }
-    };
 }
 
 /// The model's name for a group's log, as if it were an object.
@@ -202,129 +86,6 @@ fn words(value: u64) -> Vec<u8> {
 fn value_in(bytes: &[u8]) -> Option<u64> {
     let value = bytes.first_chunk().map(|first| u64::from_le_bytes(*first))?;
     (bytes == words(value)).then_some(value)
-}
-
-/// What was written where, by which request.
-#[derive(Debug, Default)]
-pub(crate) struct Model {
-    cells: BTreeMap<(ObjectKey, u32), Vec<(u64, u64)>>,
-    /// Requests on their way: their number, and the cells that they change.
-    pending: BTreeMap<u64, Vec<(ObjectKey, u32)>>,
-    acknowledged: BTreeMap<(ObjectKey, u32), u64>,
-    number: u64,
-    /// The last request that changes an object.
-    touched: BTreeMap<ObjectKey, u64>,
-    /// The highest version of an acknowledged change of an object, also of one that is gone.
-    highest: BTreeMap<ObjectKey, u64>,
-    /// The version that an object has after this request.
-    versions: BTreeMap<ObjectKey, (u64, u64)>,
-}
-
-impl Model {
-    fn now(&self, key: ObjectKey, cell: u32) -> u64 {
-        self.cells.get(&(key, cell)).and_then(|cell| cell.last()).map_or(0, |&(_, value)| value)
-    }
-
-    fn set(&mut self, key: ObjectKey, cell: u32, value: u64) {
-        let number = self.number;
-        self.cells.entry((key, cell)).or_default().push((number, value));
-        self.pending.entry(number).or_default().push((key, cell));
-        self.touched.insert(key, number);
-    }
-
-    /// An acknowledged change's version is higher than all before it of the same objects.
-    fn note_version(&mut self, number: u64, version: u64) -> Fallible<()> {
-        let cells = self.pending.get(&number).into_iter().flatten();
-        let keys: BTreeSet<_> = cells.map(|(key, _)| *key).filter(|key| !is_log(key)).collect();
-        for key in keys {
-            let highest = self.highest.entry(key).or_default();
-            ensure!(version > *highest, "{key} got version {version:#x} after {highest:#x}");
-            *highest = version;
-            self.versions.insert(key, (number, version));
-        }
-        Ok(())
-    }
-
-    /// Whether an object may have this version, when nothing is on its way.
-    fn check_version(&self, key: ObjectKey, version: u64) -> Fallible<()> {
-        let highest = self.highest.get(&key).copied().unwrap_or(0);
-        ensure!(version >= highest, "{key} is back at version {version:#x} from {highest:#x}");
-        let Some((number, known)) = self.versions.get(&key) else { return Ok(()) };
-        let is_newest = self.touched.get(&key) == Some(number);
-        ensure!(
-            !is_newest || version == *known,
-            "{key} has version {version:#x} and not {known:#x}"
-        );
-        Ok(())
-    }
-
-    fn set_range(&mut self, key: ObjectKey, start: u32, count: u32, value: u64) {
-        for cell in start..start + count {
-            self.set(key, cell, value);
-        }
-    }
-
-    fn make(&mut self, key: ObjectKey, size: u32) {
-        self.set(key, EXISTS, 1);
-        let size = u64::from(size).max(self.now(key, SIZE));
-        self.set(key, SIZE, size);
-    }
-
-    fn remove(&mut self, key: ObjectKey) {
-        self.set_range(key, 0, CELLS, 0);
-        for cell in rest() {
-            self.set(key, cell, 0);
-        }
-    }
-
-    fn clone(&mut self, source: ObjectKey, target: ObjectKey) {
-        for cell in (0..CELLS).chain(rest()) {
-            let value = self.now(source, cell);
-            self.set(target, cell, value);
-        }
-    }
-
-    fn set_keys(&mut self, key: ObjectKey, keys: Range<u32>, value: u64) {
-        for cell in keys {
-            self.set(key, cell, value);
-        }
-    }
-
-    /// The entries that a log has, or had.
-    fn entries(&self, log: ObjectKey) -> Vec<u32> {
-        let cells = self.cells.range((log, ENTRIES)..=(log, u32::MAX));
-        cells.map(|((_, cell), _)| *cell).collect()
-    }
-
-    fn trim(&mut self, log: ObjectKey, end: u32) {
-        for cell in self.entries(log).into_iter().filter(|&cell| cell < end) {
-            self.set(log, cell, 0);
-        }
-    }
-
-    fn acknowledge(&mut self, number: u64) {
-        for at in self.pending.remove(&number).unwrap_or_default() {
-            let floor = self.acknowledged.entry(at).or_default();
-            *floor = (*floor).max(number);
-        }
-    }
-
-    /// Whether a value may be seen by who asked when `number` was the newest request.
-    fn may_be(&self, key: ObjectKey, cell: u32, value: u64, number: u64) -> bool {
-        let Some(history) = self.cells.get(&(key, cell)) else { return value == 0 };
-        let newest = history.iter().rposition(|&(at, _)| at <= number);
-        let after = &history[newest.unwrap_or(0)..];
-        newest.is_none() && value == 0 || after.iter().any(|&(_, known)| known == value)
-    }
-
-    fn floor(&self, key: ObjectKey, cell: u32) -> u64 {
-        self.acknowledged.get(&(key, cell)).copied().unwrap_or(0)
-    }
-
-    /// What was seen after a cut is what there is.
-    fn settle(&mut self, key: ObjectKey, cell: u32, value: u64) {
-        self.cells.insert((key, cell), vec![(0, value)]);
-    }
 }
 
 /// What a life is made of.
@@ -804,93 +565,6 @@ impl Life {
         store.store_mut().disk_mut().add_rule(rule);
     }
 
-    /// Cuts the power of all disks, and starts again; sometimes without one of them at first.
-    fn cut(&mut self) -> Fallible<()> {
-        self.cuts += 1;
-        self.asked.clear();
-        let old = std::mem::replace(&mut self.span, empty());
-        let mut members = Vec::new();
-        for (disk, store) in old.into_stores() {
-            let cut = Cut::Any(self.seed.draw());
-            let mut after = store.store().disk().cut(cut);
-            after.restart(Cache::Volatile, self.seed.draw());
-            let chance = u64::from(disk.0) + self.cuts;
-            members.push(member_of(disk.0, after, self.plan.workers, chance));
-        }
-        self.broken.clear();
-        let late = (members.len() > 1 && self.seed.one_in(3))
-            .then(|| members.remove(self.seed.below(members.len() as u64) as usize));
-        let missing: Vec<_> = late.iter().map(|member| member.disk).collect();
-        let (span, refused) = match Span::start(POOL, members, &missing) {
-            Ok(started) => started,
-            Err((error, mut members)) => {
-                // Cut before the map was anywhere; then the late one must come too.
-                ensure!(late.is_some(), "no start: {error}");
-                members.extend(late);
-                return self
-                    .resume(Span::start(POOL, members, &[]).map_err(|(e, _)| e.to_string())?);
-            }
-        };
-        if let Some(late) = late {
-            self.broken.insert(late.disk);
-            self.resume_with(span, refused)?;
-            for _ in 0..self.seed.below(200) {
-                self.poll()?;
-            }
-            self.broken.clear();
-            let disk = late.disk;
-            if let Err(refused) = self.span.join(late) {
-                let is_gone = refused.error == plinth_span::JoinError::Left
-                    || refused.error == plinth_span::JoinError::NotTheDisk;
-                ensure!(is_gone, "{disk} is not taken back: {}", refused.error);
-            }
-            self.collapse()
-        } else {
-            self.resume((span, refused))
-        }
-    }
-
-    fn resume(
-        &mut self,
-        started: (Span<Store1>, Vec<plinth_span::Refused<Store1>>),
-    ) -> Fallible<()> {
-        self.resume_with(started.0, started.1)?;
-        self.collapse()
-    }
-
-    fn resume_with(
-        &mut self,
-        span: Span<Store1>,
-        refused: Vec<plinth_span::Refused<Store1>>,
-    ) -> Fallible<()> {
-        for refused in refused {
-            let error = refused.error;
-            ensure!(error == plinth_span::JoinError::Left, "{}: {error}", refused.member.disk);
-        }
-        self.span = span;
-        self.span.omit(self.plan.omit);
-        self.span.set_rate(1 << 40);
-        Ok(())
-    }
-
-    /// Reads everything after a cut: it must be acknowledged or later, and is what counts now.
-    fn collapse(&mut self) -> Fallible<()> {
-        self.model.pending.clear();
-        for pg in 0..GROUPS {
-            for object in 0..OBJECTS {
-                for snapshot in 0..3 {
-                    self.collapse_object(key(pg, object, snapshot))?;
-                }
-            }
-            let (log, pg) = (log_of(pg), PgId(pg as u32));
-            let request = StoreRequest::ReadLog { pool: POOL, pg, after: 0, limit: 1000 };
-            let answer = self.run(request)?.result.map_err(|error| format!("{log}: {error}"))?;
-            self.settle_cells(log, log_in(answer, &self.model.entries(log))?)?;
-        }
-        self.model.acknowledged.clear();
-        Ok(())
-    }
-
     pub(crate) fn run(&mut self, request: StoreRequest) -> Fallible<StoreCompletion> {
         self.tag += 1;
         let tag = StoreTag(self.tag);
@@ -905,55 +579,6 @@ impl Life {
             }
         }
         Err(format!("stuck: {:?} {:?}", self.span.moving(), self.span.trouble()))
-    }
-
-    fn collapse_object(&mut self, key: ObjectKey) -> Fallible<()> {
-        let length = CELLS * CELL;
-        let buffer = IoBuffer::zeroed(length as usize);
-        let done = self.run(StoreRequest::Read { key, offset: 0, length, buffer })?;
-        done.result.map_err(|refusal| format!("{key} cannot be read after a cut: {refusal}"))?;
-        let buffer = done.buffer.ok_or("no buffer")?;
-        let mut values: Vec<(u32, u64)> = Vec::new();
-        for (cell, bytes) in (0..).zip(buffer.as_bytes().chunks(CELL as usize)) {
-            let value = value_of(bytes).ok_or_else(|| format!("{key} cell {cell} is torn"))?;
-            values.push((cell, value));
-        }
-        match self.run(StoreRequest::Attributes { key })?.result {
-            Ok(StoreAnswer::Attributes { size, attributes, .. }) => {
-                let value = attributes.first().map_or(0, |(_, value)| {
-                    u64::from_le_bytes(value.as_slice().try_into().unwrap_or_default())
-                });
-                values.extend([(EXISTS, 1), (SIZE, u64::from(size)), (ATTRIBUTE, value)]);
-            }
-            Err(StoreRefusal::NotFound { .. }) => {
-                values.extend([(EXISTS, 0), (SIZE, 0), (ATTRIBUTE, 0)]);
-            }
-            other => return Err(format!("{key}: {other:?}")),
-        }
-        values.extend(keys_in(
-            self.run(StoreRequest::ListKeys { key, after: None, limit: 100 })?.result,
-        )?);
-        if let Ok(StoreAnswer::Status { version, .. }) =
-            self.run(StoreRequest::Status { key })?.result
-        {
-            self.model.check_version(key, version)?;
-            let number = self.model.touched.get(&key).copied().unwrap_or(0);
-            self.model.versions.insert(key, (number, version));
-        }
-        self.settle_cells(key, values)
-    }
-
-    fn settle_cells(&mut self, key: ObjectKey, values: Vec<(u32, u64)>) -> Fallible<()> {
-        for (cell, value) in values {
-            let floor = self.model.floor(key, cell);
-            ensure!(
-                self.model.may_be(key, cell, value, floor),
-                "after a cut {key} cell {cell} is {value}, should be {:?} from {floor} on",
-                self.model.cells.get(&(key, cell))
-            );
-            self.model.settle(key, cell, value);
-        }
-        Ok(())
     }
 
     /// Waits until all is answered and reads everything.
