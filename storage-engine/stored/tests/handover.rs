@@ -6,6 +6,7 @@ mod support;
 
 use plinth_ids::Epoch;
 use plinth_store_api::StoreConfig;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use support::guest::{Guest, Io, OK};
@@ -170,6 +171,10 @@ fn a_successor_that_fails_is_ended_and_the_old_process_goes_on() {
         wait_for("answers of the old process", || {
             load.step(&mut guest);
             (load.answers > answers + 100).then_some(())
+        });
+        // Guests are served again before management is.
+        wait_for("the old process's management socket", || {
+            UnixStream::connect(&daemon.socket).ok()
         });
         assert_eq!(daemon.status().process, before);
     }

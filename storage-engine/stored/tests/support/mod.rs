@@ -85,7 +85,7 @@ pub(crate) fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T
 /// A running plinth-stored, killed on drop.
 pub(crate) struct Daemon {
     process: Child,
-    socket: PathBuf,
+    pub(crate) socket: PathBuf,
 }
 
 impl Daemon {
