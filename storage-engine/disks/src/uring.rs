@@ -26,6 +26,10 @@ pub const DEPTH: u32 = 512;
 /// portion, 68 k by 8, 78 k by 4, 74 k by 2; fio alone 80 k (perf/store-tries.md).
 const PORTION: Batch = Batch { operations: 4, bytes: 128 << 10 };
 
+/// The portion while the device has nothing of ours: what makes it work again is not kept for
+/// company. At depth 32 0.97 of fio's reads instead of 0.93, medians of six runs each.
+const FIRST: Batch = Batch { operations: 1, ..PORTION };
+
 /// The most bytes of one request: a whole object and then some.
 const REQUEST_LENGTH_MAX: usize = 1 << 30;
 
@@ -160,6 +164,12 @@ impl UringDisk {
         }
     }
 
+    /// How much is handed over at once, to the kernel and from it.
+    fn portion(&mut self) -> Batch {
+        let ours = self.queued.operations + self.ring.delivered();
+        if self.ring.in_flight() > ours { PORTION } else { FIRST }
+    }
+
     /// Whether a request's range is whole sectors of the disk.
     fn check(&self, request: &DiskRequest) -> Result<(), DiskError> {
         if self.is_gone {
@@ -218,9 +228,10 @@ impl Disk for UringDisk {
         if let Operation::Read { length, .. } | Operation::Write { length, .. } = &operation {
             self.queued.bytes += *length;
         }
+        let portion = self.portion();
         self.queued.operations += 1;
         self.ring.push(tag.0, operation).expect("the ring was not full just above");
-        if self.queued.operations >= PORTION.operations || self.queued.bytes >= PORTION.bytes {
+        if self.queued.operations >= portion.operations || self.queued.bytes >= portion.bytes {
             self.submit();
         }
         Ok(())
@@ -243,7 +254,8 @@ impl Disk for UringDisk {
         }
         let before = into.len();
         into.append(&mut self.ended);
-        self.ring.reap_batch(&mut self.reaped, PORTION);
+        let portion = self.portion();
+        self.ring.reap_batch(&mut self.reaped, portion);
         if let Some(patience) = self.patience {
             let has_ended = into.len() > before || !self.reaped.is_empty();
             self.watch(patience, has_ended);

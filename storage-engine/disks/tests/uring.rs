@@ -93,6 +93,29 @@ fn a_burst_goes_to_the_device_and_comes_back_in_portions() {
 }
 
 #[test]
+fn what_wakes_an_idle_device_is_not_kept_for_company() {
+    let scratch = Scratch::file(1 << 20);
+    let mut disk = open(&scratch);
+    write(&mut disk, 0, 1 << 19, 9).unwrap();
+    let read = |at| DiskRequest::Read { offset: at, buffer: IoBuffer::zeroed(4096) };
+    let calls = disk.system_calls();
+    disk.enqueue(DiskTag(0), read(0)).unwrap();
+    assert_eq!(disk.system_calls(), calls + 1, "the device had nothing to do");
+    for tag in 1..8 {
+        disk.enqueue(DiskTag(tag), read(tag * 4096)).unwrap();
+    }
+    disk.submit();
+    std::thread::sleep(Duration::from_millis(50));
+    disk.submit();
+    let mut ended = Vec::new();
+    disk.complete(&mut ended);
+    assert_eq!(ended.len(), 1, "who got the first answer can ask while the others are looked at");
+    while ended.len() < 8 {
+        disk.complete(&mut ended);
+    }
+}
+
+#[test]
 fn a_disk_has_one_owner() {
     let scratch = Scratch::file(1 << 20);
     let disk = open(&scratch);
