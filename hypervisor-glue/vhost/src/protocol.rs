@@ -79,6 +79,7 @@ impl Protocol {
     /// Goes on where another process has handed its connection over. No ring runs yet:
     /// [`Protocol::resume`] starts them.
     pub(crate) fn adopt(&mut self, handed: HandedState) -> Result<(), RequestError> {
+        check_handed_features(handed.features, self.offered())?;
         let HandedState { features, protocol_features, regions, record, rings } = handed;
         if rings.len() != self.rings.len() {
             let (found, wanted) = (rings.len(), self.rings.len());
@@ -293,6 +294,15 @@ fn parse_base(base: u32, is_packed: bool) -> Option<u16> {
 
 fn not_offered<T>(what: &'static str) -> VhostResult<T> {
     Err(failure(RequestError::NotOffered { what }))
+}
+
+/// What the predecessor agreed on with a driver must be known here: a ring in another layout would
+/// be read wrongly.
+fn check_handed_features(handed: u64, offered: u64) -> Result<(), RequestError> {
+    match handed & !offered {
+        0 => Ok(()),
+        unknown => Err(RequestError::HandedFeatures { unknown }),
+    }
 }
 
 fn region(guest: u64, length: u64, frontend: u64, offset: u64) -> RegionSpec {
@@ -605,5 +615,13 @@ mod tests {
         assert_eq!(parse_base(0x8000, true), Some(0x8000), "frontends that leave it out");
         assert_eq!(parse_base(0x8007_8007, true), Some(0x8007));
         assert_eq!(parse_base(0x8006_8007, true), None, "something would be in flight");
+    }
+    #[test]
+    fn handed_features_that_are_not_offered_are_refused() {
+        let offered = 1 << VIRTIO_F_VERSION_1 | EVENT_INDEX;
+        assert!(check_handed_features(offered, offered).is_ok());
+        assert!(check_handed_features(0, offered).is_ok());
+        let refused = check_handed_features(offered | PACKED, offered);
+        assert!(matches!(refused, Err(RequestError::HandedFeatures { unknown: PACKED })));
     }
 }

@@ -38,6 +38,8 @@ pub(crate) enum RequestError {
     Config { source: crate::ConfigRefusal },
     #[error("a connection of {found} rings was handed over for a device of {wanted}")]
     HandedRings { found: usize, wanted: usize },
+    #[error("a connection with features {unknown:#x} was handed over, which are not offered here")]
+    HandedFeatures { unknown: u64 },
     #[error("{what} is not offered")]
     NotOffered { what: &'static str },
 }
