@@ -33,6 +33,7 @@ fn spec() -> NodeSpec {
             durability: Durability::Flush,
             class: PoolClass::Performance,
             scrub: ScrubSchedule { light_seconds: Some(60), deep_seconds: None, rate: 1 << 20 },
+            access: PoolAccess::Rescue,
         }],
         vms: vec![vm()],
         remotes: vec![Remote {

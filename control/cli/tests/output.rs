@@ -118,6 +118,7 @@ fn pools_and_images_are_listed() {
         durability: Durability::Flush,
         class: PoolClass::Performance,
         scrub: ScrubSchedule::default(),
+        access: PoolAccess::Whole,
         level: Some(Level::Warn),
         state: ResourceState::Ready,
         capacity: Some(8 << 30),
@@ -129,13 +130,20 @@ fn pools_and_images_are_listed() {
     };
     let broken = PoolView { fault: Some("no superblock".to_owned()), used: None, ..pool.clone() };
     assert_eq!(
-        text(&Answer::Pools(vec![pool, broken]), NOW),
+        text(&Answer::Pools(vec![pool, broken.clone()]), NOW),
         "\
 NAME   NODE    STATE  LEVEL  USED  CAPACITY  PROVISIONED  VOLUMES  DISKS
 trial  node-1  ready  warn   1G    8G        20G          2        1
 trial  node-1  fault  warn   -     8G        20G          2        1
 "
     );
+    let rescued = PoolView { access: PoolAccess::Rescue, ..broken.clone() };
+    let shown = [rescued, broken].map(|pool| text(&Answer::Pool(pool), NOW));
+    let lines = shown.map(|shown| {
+        let line = shown.lines().find(|line| line.starts_with("access"));
+        line.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+    });
+    assert_eq!(lines, [Some("access: rescue, read-only".to_owned()), None]);
     let image = ImageView {
         id: ImageId(1),
         name: "small".parse().unwrap(),

@@ -7,7 +7,8 @@ use crate::storage;
 use crate::store::Store;
 use crate::switch::Switch;
 use plinth_api::{
-    AgentAnswer, Code, Command, DiskFormat, PoolSpec, Refusal, ScrubSchedule, StoreUpgrade,
+    AgentAnswer, Code, Command, DiskFormat, PoolAccess, PoolSpec, Refusal, ScrubSchedule,
+    StoreUpgrade,
 };
 use plinth_ids::{Name, PoolId, SnapshotId, VolumeId};
 use plinth_store_api::{Answer, Verb};
@@ -49,8 +50,8 @@ impl Inner {
         match command {
             Command::PoolFormat { pool, name, disks, size, durability, class, overwrite } => {
                 // When it is scrubbed comes with the spec.
-                let scrub = ScrubSchedule::default();
-                let fresh = PoolSpec { id: pool, name, disks, durability, class, scrub };
+                let (scrub, access) = (ScrubSchedule::default(), PoolAccess::Whole);
+                let fresh = PoolSpec { id: pool, name, disks, durability, class, scrub, access };
                 return self.format(fresh, size, overwrite);
             }
             Command::DiskAdd { pool, disk, device, size, overwrite } => {

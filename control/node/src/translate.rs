@@ -3,8 +3,8 @@
 
 use crate::{Places, external, network};
 use plinth_api::{
-    Boot, DiskSpec, Durability, NicSpec, NodeSpec, PoolClass, PoolDiskSpec, PoolSpec, Run, VmSpec,
-    VolumeLimits,
+    Boot, DiskSpec, Durability, NicSpec, NodeSpec, PoolAccess, PoolClass, PoolDiskSpec, PoolSpec,
+    Run, VmSpec, VolumeLimits,
 };
 use plinth_ids::{Epoch, VmId, VolumeId};
 use plinth_qemu as qemu;
@@ -155,7 +155,10 @@ fn store_pool(pool: &PoolSpec) -> store::Pool {
         },
         ladder: store::Ladder::default(),
         discards: true,
-        access: store::PoolAccess::Whole,
+        access: match pool.access {
+            PoolAccess::Whole => store::PoolAccess::Whole,
+            PoolAccess::Rescue => store::PoolAccess::Rescue,
+        },
         worker: None,
     }
 }
@@ -339,6 +342,7 @@ mod tests {
             durability: Durability::Flush,
             class: PoolClass::Ordinary,
             scrub: plinth_api::ScrubSchedule::default(),
+            access: PoolAccess::Whole,
         };
         let places = Places::new("/s", "/r").unwrap();
         let mut spec = NodeSpec {

@@ -6,7 +6,7 @@ use crate::cluster::{Cluster, Observed};
 use crate::names;
 use crate::record::{DiskRecord, Meta, PoolRecord, State};
 use crate::size::Size;
-use plinth_api::{Code, Level, PoolCreate, Refusal, ScrubSchedule};
+use plinth_api::{Code, Level, PoolAccess, PoolCreate, Refusal, ScrubSchedule};
 use plinth_ids::{DiskId, Name, NodeId, PoolId};
 
 /// Below this a pool has no room for its own records and one object.
@@ -45,6 +45,7 @@ impl Cluster {
             durability: request.durability,
             class: request.class,
             scrub: ScrubSchedule::default(),
+            access: PoolAccess::default(),
             state: State::Creating,
             created_at: now,
         };
@@ -80,7 +81,14 @@ impl Cluster {
         Ok(pool)
     }
 
-    /// Refuses what would need room in a pool that is at `limit` or fuller, as its node sees it.
+    /// Opens a pool for rescue, or as a whole again: its node closes it and mounts it anew.
+    pub fn pool_access(&self, pool: &Name, access: PoolAccess) -> Result<Change, Refusal> {
+        let pool = self.pick_pool(Some(pool)).map_err(|no| no.field("POOL"))?;
+        Ok(Change::default().put(Record::Pool(PoolRecord { access, ..pool.clone() })))
+    }
+
+    /// Refuses what would need room in a pool that is at `limit` or fuller, as its node sees it,
+    /// or that takes no changes at all.
     pub(crate) fn has_room(
         &self,
         pool: &PoolRecord,
@@ -88,6 +96,12 @@ impl Cluster {
         limit: Level,
         field: &'static str,
     ) -> Result<(), Refusal> {
+        if pool.access == PoolAccess::Rescue {
+            let text = format!("pool {} is open for rescue and takes no changes", pool.name);
+            return Err(Refusal::new(Code::State, text)
+                .field(field)
+                .remedy(format!("`plinth pool rescue {} off` mounts it as a whole", pool.name)));
+        }
         let Some(status) = observed.pool(pool.node, pool.id) else { return Ok(()) };
         if status.level < limit {
             return Ok(());

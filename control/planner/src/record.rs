@@ -6,7 +6,7 @@
 
 use plinth_api::{
     Boot, DhcpSpec, Durability, EipBinding, EipLimits, ForwardSpec, HopSpec, NicLimits, PeerSpec,
-    PoolClass, RuleScope, Run, ScrubSchedule, ServesSpec, Underlay, VolumeLimits,
+    PoolAccess, PoolClass, RuleScope, Run, ScrubSchedule, ServesSpec, Underlay, VolumeLimits,
 };
 use plinth_ids::{
     DiskId, Epoch, GroupId, ImageId, MacAddress, Name, NodeId, PoolId, PortId, Prefix, SnapshotId,
@@ -104,6 +104,7 @@ pub struct PoolRecord {
     pub durability: Durability,
     pub class: PoolClass,
     pub scrub: ScrubSchedule,
+    pub access: PoolAccess,
     pub state: State,
     pub created_at: u64,
 }
@@ -141,6 +142,8 @@ struct OldOrNewPool {
     class: PoolClass,
     #[serde(default)]
     scrub: ScrubSchedule,
+    #[serde(default)]
+    access: PoolAccess,
     state: State,
     created_at: u64,
 }
@@ -163,6 +166,7 @@ impl From<OldOrNewPool> for PoolRecord {
             durability: pool.durability,
             class: pool.class,
             scrub: pool.scrub,
+            access: pool.access,
             state: pool.state,
             created_at: pool.created_at,
         }

@@ -27,6 +27,7 @@ impl Cluster {
                 durability: pool.durability,
                 class: pool.class,
                 scrub: pool.scrub.clone(),
+                access: pool.access,
             })
             .collect();
         let vms: Vec<VmSpec> = self

@@ -115,6 +115,7 @@ impl Cluster {
             durability: pool.durability,
             class: pool.class,
             scrub: pool.scrub.clone(),
+            access: pool.access,
             state: pool.state,
             level: status.map(|status| status.level),
             capacity: status.map(|status| status.capacity),

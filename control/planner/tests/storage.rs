@@ -311,6 +311,30 @@ fn the_ladder_stops_promises_first_and_snapshots_last() {
 }
 
 #[test]
+fn a_pool_that_is_open_for_rescue_is_promised_nothing_until_it_is_whole_again() {
+    let mut bench = bench();
+    let access = |bench: &Bench| bench.cluster.node_spec(NodeId(1)).unwrap().pools[0].access;
+    refused(
+        bench.cluster.pool_access(&name("pool-z"), PoolAccess::Rescue),
+        Code::NotFound,
+        "there is no pool pool-z",
+    );
+    assert_eq!(access(&bench), PoolAccess::Whole);
+    bench.plan(bench.cluster.pool_access(&name("pool-a"), PoolAccess::Rescue)).unwrap();
+    assert_eq!(access(&bench), PoolAccess::Rescue);
+    let view = bench.cluster.pool_view(&bench.cluster.pools[&name("pool-a")], &bench.observed);
+    assert_eq!(view.access, PoolAccess::Rescue);
+    let words = "pool pool-a is open for rescue";
+    refused(bench.volume("data-2", "pool-a"), Code::State, words);
+    refused(snapshot(&mut bench, "monday"), Code::State, words);
+    let grow = bench.cluster.volume_grow(&name("data-1"), 2 * GIB, &bench.observed);
+    refused(grow, Code::State, words);
+    bench.plan(bench.cluster.pool_access(&name("pool-a"), PoolAccess::Whole)).unwrap();
+    assert_eq!(access(&bench), PoolAccess::Whole);
+    snapshot(&mut bench, "monday").unwrap();
+}
+
+#[test]
 fn limits_come_from_the_class_until_an_operator_chooses() {
     let mut bench = Bench::new();
     let request = PoolCreate {
@@ -438,7 +462,7 @@ fn records_of_the_first_release_are_read() {
     let Record::Pool(pool) = Record::parse("pool/trial", pool.as_bytes()).unwrap() else {
         panic!("it was a pool")
     };
-    assert_eq!(pool.next_disk, 2);
+    assert_eq!((pool.next_disk, pool.access), (2, PoolAccess::Whole));
     assert_eq!((pool.disks[0].id, pool.disks[0].device.as_str()), (DiskId(1), "/srv/p"));
     assert_eq!((pool.disks[0].size, pool.disks[0].state), (Some(4096), State::Ready));
     let volume = r#"{"volume":{"id":1,"name":"data-1","pool":1,"size":4096,"served_size":4096,"image":null,"system_of":null,"state":"ready","created_at":5}}"#;

@@ -119,14 +119,22 @@ async fn disks(shared: &Shared, request: Request) -> Result<Answer, Refusal> {
         }
         Request::ScrubSchedule { pool, schedule } => {
             shared.store.change(|cluster, _| cluster.scrub_schedule(&pool, schedule)).await?;
-            show(shared, |state| {
-                let pool = find(&state.cluster.pools, "pool", &pool)?;
-                Ok(Answer::Pool(state.cluster.pool_view(pool, &state.observed)))
-            })
-            .await
+            show_pool(shared, &pool).await
+        }
+        Request::PoolAccess { pool, access } => {
+            shared.store.change(|cluster, _| cluster.pool_access(&pool, access)).await?;
+            show_pool(shared, &pool).await
         }
         _ => Err(Refusal::new(Code::Failed, "the request has no answer here")),
     }
+}
+
+async fn show_pool(shared: &Shared, pool: &Name) -> Result<Answer, Refusal> {
+    show(shared, |state| {
+        let pool = find(&state.cluster.pools, "pool", pool)?;
+        Ok(Answer::Pool(state.cluster.pool_view(pool, &state.observed)))
+    })
+    .await
 }
 
 /// Sends one command to a node.

@@ -231,3 +231,26 @@ async fn the_cores_of_a_store_reach_its_node() {
     };
     tokio::time::timeout(support::LIMIT, arrived).await.expect("they never reach the node");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rescue_reaches_the_node_and_stops_promises_until_it_is_taken_back() {
+    let (lab, running, _) = lab().await;
+    let set = |pool: &str, access| Request::PoolAccess { pool: name(pool), access };
+    let refusal = running.ask(set("slow", PoolAccess::Rescue)).await.unwrap_err();
+    assert_eq!(refusal.code(), Some(Code::NotFound), "{refusal}");
+    let access_there = || lab.agent.state().spec.as_ref().map(|spec| spec.pools[0].access);
+    for access in [PoolAccess::Rescue, PoolAccess::Whole] {
+        let Answer::Pool(view) = running.ask(set("trial", access)).await.unwrap() else {
+            panic!("no pool")
+        };
+        assert_eq!(view.access, access);
+        let arrived = async {
+            while access_there() != Some(access) {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(support::LIMIT, arrived).await.expect("the node never hears of it");
+        let created = running.volume(if access == PoolAccess::Rescue { "no" } else { "yes" }).await;
+        assert_eq!(created.is_err(), access == PoolAccess::Rescue, "{created:?}");
+    }
+}

@@ -189,13 +189,11 @@ impl Pool {
 
     /// What keeps the pool from being whole, for people.
     fn fault(&self, disks: &[DiskFacts]) -> Option<String> {
+        if let Some(text) = self.rescued(disks) {
+            return Some(text);
+        }
         if let ([only], StoreState::ReadOnly(reason)) = (disks, self.volumes.store().state()) {
             debug_assert!(only.disk.capacity.is_some(), "a read-only disk is there");
-            if reason == ReadOnlyReason::Rescue {
-                return Some(format!(
-                    "the pool is read-only, because {reason}: copy its volumes, then format it"
-                ));
-            }
             return Some(format!(
                 "the pool is read-only, because {reason}: mend the device, then take the pool out \
                  of the configuration and put it back"
@@ -220,6 +218,33 @@ impl Pool {
         }
         let trouble = self.volumes.store().trouble();
         trouble.map(|text| format!("data does not move between disks, and is tried again: {text}"))
+    }
+
+    /// What a pool that is mounted for rescue has lost, for people.
+    fn rescued(&self, disks: &[DiskFacts]) -> Option<String> {
+        let rescue = DiskCondition::ReadOnly(ReadOnlyReason::Rescue);
+        disks.iter().find(|facts| facts.disk.condition == rescue)?;
+        let reason = ReadOnlyReason::Rescue;
+        let mut text = format!(
+            "the pool is read-only, because {reason}: copy its volumes, then format it, or take \
+             the rescue back if nothing is missing"
+        );
+        for facts in disks {
+            let disk = facts.disk.disk;
+            if facts.disk.condition != rescue {
+                text += &format!("; {disk}: {}", facts.disk.condition);
+                continue;
+            }
+            // A disk of another worker is told of in the log, where every disk is.
+            let Some(store) = self.volumes.store().store(disk).and_then(DiskSeat::here) else {
+                continue;
+            };
+            match store.rescued_from() {
+                Some(lost) => text += &format!("; {disk}: {lost}"),
+                None => text += &format!("; {disk}: nothing is missing"),
+            }
+        }
+        Some(text)
     }
 
     /// Takes a disk in.

@@ -170,6 +170,7 @@ fn what_is_left_behind_a_damaged_journal_is_exported_from_a_rescue_that_writes_n
         daemon.pools()[0].fault.clone().filter(|fault| fault.contains("mounted for rescue"))
     });
     assert!(fault.contains("takes no changes"), "{fault}");
+    assert!(fault.contains("disk-1: journal entry"), "it says what is lost: {fault}");
     assert_eq!(daemon.create(plinth_ids::VolumeId(9), MIB).unwrap_err().code, "pool-read-only");
     export(&daemon, &target).unwrap();
     let saved = fs::read(&target).unwrap();

@@ -44,8 +44,8 @@ pub use status::{
 };
 pub use storage::{
     BadBlock, DiffRange, DiskCounters, DiskState, DiskStatus, FoundBy, Job, JobKind, Latency,
-    Level, LimitView, PoolClass, PoolDiskSpec, PoolDiskView, ScheduleView, ScrubKind, ScrubRun,
-    ScrubSchedule, ScrubView, SlowRequest, SlowRequestView, SnapshotUsage, SnapshotView,
+    Level, LimitView, PoolAccess, PoolClass, PoolDiskSpec, PoolDiskView, ScheduleView, ScrubKind,
+    ScrubRun, ScrubSchedule, ScrubView, SlowRequest, SlowRequestView, SnapshotUsage, SnapshotView,
     VolumeLimits, VolumeMetrics, VolumeStatsView, VolumeUsage, Wait,
 };
 pub use view::{

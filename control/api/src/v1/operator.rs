@@ -8,10 +8,10 @@
 use super::{
     ClusterView, DhcpSpec, DiffRange, DiskFormat, DropCount, Durability, EipBinding, EipLimits,
     EipView, EniView, FlowStatus, GroupView, ImageView, ImportSource, LimitView, LineView,
-    NatCreate, NatForward, NatView, NicLimits, NodeView, PoolClass, PoolDiskView, PoolView,
-    Refusal, RouteHop, RouteView, RulePeer, RuleScope, ScheduleView, ScrubKind, ScrubSchedule,
-    ScrubView, SlowRequestView, SnapshotView, StoreUpgrade, SubnetView, SwitchPort, VmView,
-    VolumeLimits, VolumeStatsView, VolumeView, VpcView,
+    NatCreate, NatForward, NatView, NicLimits, NodeView, PoolAccess, PoolClass, PoolDiskView,
+    PoolView, Refusal, RouteHop, RouteView, RulePeer, RuleScope, ScheduleView, ScrubKind,
+    ScrubSchedule, ScrubView, SlowRequestView, SnapshotView, StoreUpgrade, SubnetView, SwitchPort,
+    VmView, VolumeLimits, VolumeStatsView, VolumeView, VpcView,
 };
 use crate::with::Raw;
 use plinth_ids::{DiskId, Name, Prefix, Vni};
@@ -147,6 +147,12 @@ pub enum Request {
         #[rkyv(with = Raw)]
         pool: Name,
         schedule: ScrubSchedule,
+    },
+    /// Answered with [`Answer::Pool`].
+    PoolAccess {
+        #[rkyv(with = Raw)]
+        pool: Name,
+        access: PoolAccess,
     },
     VpcCreate {
         #[rkyv(with = Raw)]

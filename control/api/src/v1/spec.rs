@@ -2,7 +2,8 @@
 //! What one node is to be: the service pushes it whole, the agent makes it true.
 
 use super::{
-    ExternalSpec, GroupSpec, PoolClass, PoolDiskSpec, ScrubSchedule, VolumeLimits, VpcSpec,
+    ExternalSpec, GroupSpec, PoolAccess, PoolClass, PoolDiskSpec, ScrubSchedule, VolumeLimits,
+    VpcSpec,
 };
 use crate::with::Raw;
 use plinth_ids::{
@@ -99,6 +100,7 @@ pub struct PoolSpec {
     pub durability: Durability,
     pub class: PoolClass,
     pub scrub: ScrubSchedule,
+    pub access: PoolAccess,
 }
 
 /// When a write that asks for durability is acknowledged. A guest's flush always flushes.

@@ -43,6 +43,16 @@ message! {
         Performance,
     }
 
+    /// What a pool is mounted for.
+    #[derive(Copy, Default)]
+    pub enum PoolAccess {
+        /// A disk that has lost what was durable is refused.
+        #[default]
+        Whole,
+        /// What is left is read, every change is refused, and nothing is written to the disks.
+        Rescue,
+    }
+
     /// How full a pool or disk is.
     #[derive(Copy, Default, Ord, PartialOrd)]
     pub enum Level {

@@ -2,8 +2,8 @@
 //! Resources as they are shown: spec and status in one, references by name.
 
 use super::{
-    DhcpSpec, DnsSpec, Durability, Level, NodeStatus, PoolClass, PoolDiskView, Run, ScrubSchedule,
-    Underlay, VmState, VolumeLimits, VolumeUsage,
+    DhcpSpec, DnsSpec, Durability, Level, NodeStatus, PoolAccess, PoolClass, PoolDiskView, Run,
+    ScrubSchedule, Underlay, VmState, VolumeLimits, VolumeUsage,
 };
 use crate::with::Raw;
 use plinth_ids::{
@@ -125,6 +125,7 @@ pub struct PoolView {
     pub durability: Durability,
     pub class: PoolClass,
     pub scrub: ScrubSchedule,
+    pub access: PoolAccess,
     pub state: ResourceState,
     /// `None` while the node has not said.
     pub level: Option<Level>,

@@ -4,7 +4,7 @@
 use super::Deed;
 use crate::text;
 use clap::{Args, Subcommand, ValueEnum};
-use plinth_api::{DiskFormat, Durability, PoolClass, PoolCreate, Request};
+use plinth_api::{DiskFormat, Durability, PoolAccess, PoolClass, PoolCreate, Request};
 use plinth_ids::Name;
 use std::path::PathBuf;
 
@@ -38,6 +38,22 @@ pub enum PoolVerb {
     List,
     /// One pool
     Show { name: Name },
+    /// Read what is left of a pool whose disks are refused as damaged
+    #[command(
+        after_help = "While it is on, every change is refused and nothing is written to the \
+        disks.\nExample:\n  plinth pool rescue trial on"
+    )]
+    Rescue {
+        name: Name,
+        #[arg(value_enum)]
+        state: Switch,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -83,6 +99,11 @@ impl PoolVerb {
             }
             Self::List => Deed::Call(Request::PoolList),
             Self::Show { name } => Deed::Call(Request::PoolShow(name)),
+            Self::Rescue { name, state } => {
+                let access =
+                    if state == Switch::On { PoolAccess::Rescue } else { PoolAccess::Whole };
+                Deed::Call(Request::PoolAccess { pool: name, access })
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::table::{Details, Table};
 use crate::text::age;
 use plinth_api::{
     Answer, CheckState, ClusterView, DropCount, Durability, FlowStatus, ImageView, NodeView,
-    PoolView, Refusal, ResourceState, Run, StoreUpgrade, SwitchPort, VmState, VmView,
+    PoolAccess, PoolView, Refusal, ResourceState, Run, StoreUpgrade, SwitchPort, VmState, VmView,
 };
 use plinth_planner::Size;
 use serde::Serialize;
@@ -289,6 +289,7 @@ fn pool(view: &PoolView) -> String {
         .line("state", pool_state(view))
         .some("fault", view.fault.as_ref())
         .some("level", view.level.map(|level| word(&level)))
+        .some("access", (view.access == PoolAccess::Rescue).then_some("rescue, read-only"))
         .line("class", word(&view.class))
         .line(
             "durability",
