@@ -5,8 +5,10 @@
 //! Field names are fixed across the project: `node vm volume object pg osd epoch vni port err`.
 //! `err` is a [`Chain`].
 
+use std::cell::Cell;
 use std::error::Error;
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use tracing_subscriber::EnvFilter;
 
 /// The variable that overrides the level, in the syntax of `tracing`: `debug`,
@@ -47,8 +49,32 @@ pub fn abort_on_panic() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         print(panic);
-        std::process::abort();
+        if !IS_CONTAINED.get() {
+            std::process::abort();
+        }
     }));
+}
+
+thread_local! {
+    static IS_CONTAINED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A fault of code that is fed by others was caught. What it worked on is to be thrown away.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the code panicked; what it worked on is to be thrown away")]
+pub struct Contained;
+
+/// Runs code of others on what strangers send, where one panic must not end the service of
+/// everybody: the panic is printed, and ends `work` alone. Whoever calls this throws away what
+/// `work` had in its hands.
+///
+/// # Errors
+/// When `work` panicked.
+pub fn contain<R>(work: impl FnOnce() -> R) -> Result<R, Contained> {
+    let before = IS_CONTAINED.replace(true);
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(work));
+    IS_CONTAINED.set(before);
+    outcome.map_err(|_| Contained)
 }
 
 /// Prints an error and its causes, each after a colon.
@@ -122,6 +148,23 @@ mod tests {
         let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
         assert_eq!(signal, Some(6), "{output:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains("a thread's last words"));
+    }
+
+    #[test]
+    fn a_contained_panic_ends_its_own_work_only() {
+        if std::env::var_os(CHILD).is_some() {
+            abort_on_panic();
+            assert_eq!(contain(|| 7), Ok(7));
+            assert_eq!(contain(|| panic!("a fault of somebody's code")), Err::<(), _>(Contained));
+            println!("the process goes on");
+            panic!("and ends with the next one");
+        }
+        let output = child("tests::a_contained_panic_ends_its_own_work_only", "");
+        let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
+        assert_eq!(signal, Some(6), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("somebody's code") && said.contains("with the next one"), "{said}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("the process goes on"));
     }
 
     #[test]

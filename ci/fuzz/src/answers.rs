@@ -6,9 +6,9 @@ use plinth_ids::{Moment, PortId};
 use plinth_switch_api::SwitchConfig;
 use std::sync::LazyLock;
 
-const PORT: PortId = PortId(1);
-const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
+pub(crate) const PORT: PortId = PortId(1);
+pub(crate) const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub(crate) const ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
 const CONFIG: &str = r#"{
   "version": 1, "epoch": 1, "underlay": null, "remotes": [],
   "ports": [{"id": 1, "name": "a", "vni": 7, "mac": "02:00:00:00:00:01", "mtu": 1450,
@@ -22,10 +22,11 @@ const CONFIG: &str = r#"{
     "dns": [{"vni": 7, "zone": "shop.internal", "upstreams": ["192.0.2.53:53"]}],
     "dhcp": [{"vni": 7, "subnet": "front", "lease_seconds": 3600, "ntp": ["10.0.0.2"],
       "routes": [{"destination": "10.9.0.0/16", "gateway": "10.0.0.3"}]}],
-    "names": [{"vni": 7, "mac": "02:00:00:00:00:01", "name": "web"}]}
+    "names": [{"vni": 7, "mac": "02:00:00:00:00:01", "name": "web"}],
+    "metadata": [7]}
 }"#;
 
-static DIRECTORY: LazyLock<Directory> = LazyLock::new(|| {
+pub(crate) static DIRECTORY: LazyLock<Directory> = LazyLock::new(|| {
     let config: SwitchConfig = serde_json::from_str(CONFIG).expect("a configuration of ours");
     Directory::new(&config)
 });

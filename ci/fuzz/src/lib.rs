@@ -16,4 +16,5 @@
 pub mod answers;
 pub mod mutate;
 pub mod runner;
+pub mod streams;
 pub mod targets;

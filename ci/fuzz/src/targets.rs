@@ -9,7 +9,8 @@
 //! | `wire-headers` | a guest or the wire | `dataplane/wire` |
 //! | `switch-handed` | the process before | `dataplane/vswitch` |
 //! | `switch-guest`, `switch-uplink` | a guest, the wire | `dataplane/vswitch` |
-//! | `answers-question`, `answers-upstream` | a guest, a name server | `dataplane/answers` |
+//! | `answers-question`, `answers-stream` | a guest | `dataplane/answers` |
+//! | `answers-upstream` | a name server | `dataplane/answers` |
 //! | `control-frame` | anyone who reaches the QUIC port | `control/api` |
 //! | `volume-delta` | whoever wrote a delta that is imported | `storage-engine/format` |
 //! | `store-metadata`, `store-disk`, `store-keys` | a disk that lies | `storage-engine/store` |
@@ -17,6 +18,7 @@
 
 use crate::answers;
 use crate::runner::Target;
+use crate::streams;
 use plinth_api::frame::{self, Message};
 use plinth_api::v1;
 use plinth_guest_memory::{GuestAddress, OwnMemory};
@@ -42,6 +44,7 @@ pub fn all() -> Vec<Target> {
             seeds: switch_packets,
         },
         Target { name: "answers-question", run: answers::question, seeds: answers::frames },
+        Target { name: "answers-stream", run: streams::stream, seeds: streams::conversations },
         Target { name: "answers-upstream", run: answers::upstream, seeds: answers::responses },
         Target {
             name: "switch-handed",

@@ -79,7 +79,8 @@ const SPOKEN: &[&str] = &["plinth-switch-api", "plinth-store-api"];
 const APART: [&str; 2] = ["dataplane", "storage-engine"];
 
 /// Crates from outside that neither do I/O nor read clocks, fit for ground, format and pure. Of
-/// `hickory-proto` that holds for reading and writing messages, which is all that it is here for.
+/// `hickory-proto` that holds for reading and writing messages, which is all that it is here for; of
+/// `smoltcp` without its devices, which are features that nobody has.
 const OUTSIDE_WORLDLESS: &[&str] = &[
     "bytemuck",
     "crc-fast",
@@ -89,6 +90,7 @@ const OUTSIDE_WORLDLESS: &[&str] = &[
     "rkyv",
     "serde",
     "serde_json",
+    "smoltcp",
     "thiserror",
 ];
 

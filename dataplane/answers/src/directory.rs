@@ -4,11 +4,13 @@
 use crate::dns::Zone;
 use crate::frame::{Kind, Received};
 use crate::settings::Settings;
-use crate::{Question, dhcp4, dhcp6, dns, router};
+use crate::{Question, Segment, Service, dhcp4, dhcp6, dns, router};
 use plinth_ids::{MacAddress, PortId, Vni};
-use plinth_switch_api::{GuestPort, Subnet, SubnetDhcp, SwitchConfig};
+use plinth_switch_api::{
+    GuestPort, METADATA_IPV4, METADATA_IPV6, METADATA_PORT, Subnet, SubnetDhcp, SwitchConfig,
+};
 use plinth_wire::{DHCP_SERVER_PORT, DHCPV6_SERVER_PORT, ND_ROUTER_SOLICITATION};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Of DNS (RFC 1035, section 4.2).
@@ -22,6 +24,8 @@ pub enum Answer {
     /// A name that is not the VPC's: ask upstream, and make the frame with
     /// [`Question::reply`].
     Forward(Question),
+    /// A piece of a conversation: give it to [`crate::Streams`].
+    Segment(Segment),
     Silence(Silence),
 }
 
@@ -74,6 +78,8 @@ pub(crate) struct Terms {
 pub struct Directory {
     nics: BTreeMap<PortId, Nic>,
     zones: BTreeMap<Vni, Zone>,
+    /// VPCs whose guests have metadata.
+    metadata: BTreeSet<Vni>,
 }
 
 impl Directory {
@@ -96,7 +102,7 @@ impl Directory {
                 zones.insert(vpc.vni, Zone::new(vpc, dns, config, settings));
             }
         }
-        Self { nics, zones }
+        Self { nics, zones, metadata: config.answers.metadata.iter().copied().collect() }
     }
 
     /// Answers a whole frame that came from the guest at `port`.
@@ -122,8 +128,28 @@ impl Directory {
             Kind::Icmpv6 { message: [ND_ROUTER_SOLICITATION, ..], hop_limit } => {
                 said(router::answer(nic, &received, hop_limit))
             }
+            Kind::Tcp { destination, packet } => {
+                let service = self.service(nic.vni, received.destination, destination);
+                let segment =
+                    service.map(|service| Segment::new(service, nic.mtu, received.macs, packet));
+                segment.map_or(Answer::Silence(Silence::NotServed), Answer::Segment)
+            }
             _ => Answer::Silence(Silence::NotServed),
         }
+    }
+
+    /// What a guest of a VPC has a connection to at an address and port.
+    fn service(&self, vni: Vni, address: IpAddr, port: u16) -> Option<Service> {
+        let is_metadata = address == METADATA_IPV4 || address == METADATA_IPV6;
+        let has_metadata = is_metadata && port == METADATA_PORT && self.metadata.contains(&vni);
+        has_metadata.then_some(Service::Metadata)
+    }
+
+    /// Whether what was begun with a guest may go on: its NIC is what it was, and the service is
+    /// still there for it.
+    pub fn still_serves(&self, port: PortId, whose: (Vni, MacAddress), service: Service) -> bool {
+        let Service::Metadata = service;
+        self.nic(port) == Some(whose) && self.metadata.contains(&whose.0)
     }
 
     /// Of the port whose guest is answered: its VPC and its MAC.

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! UDP datagrams in their frames, read and written.
+//! UDP datagrams in their frames, read and written, and what else comes in frames, read.
 
 use plinth_ids::MacAddress;
 use plinth_wire::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, Ipv4Header, Ipv6Header, PROTOCOL_ICMPV6,
-    PROTOCOL_UDP, UdpHeader, pseudo_header_ipv4, pseudo_header_ipv6, upper_layer,
+    PROTOCOL_TCP, PROTOCOL_UDP, TcpHeader, UdpHeader, pseudo_header_ipv4, pseudo_header_ipv6,
+    upper_layer,
 };
 use std::net::{IpAddr, SocketAddr};
 
@@ -28,22 +29,37 @@ pub(crate) struct Macs {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Kind<'a> {
-    Udp { source: u16, destination: u16, payload: &'a [u8] },
-    Icmpv6 { message: &'a [u8], hop_limit: u8 },
+    Udp {
+        source: u16,
+        destination: u16,
+        payload: &'a [u8],
+    },
+    Icmpv6 {
+        message: &'a [u8],
+        hop_limit: u8,
+    },
+    /// A segment that is not looked into, and the IP packet that it is in.
+    Tcp {
+        destination: u16,
+        packet: &'a [u8],
+    },
 }
 
 impl<'a> Received<'a> {
-    /// `None` for a frame that is not whole, or that is neither UDP nor ICMPv6.
+    /// `None` for a frame that is not whole, or that is neither UDP, TCP nor ICMPv6.
     pub(crate) fn parse(frame: &'a [u8]) -> Option<Self> {
         let (ethernet, packet) = EthernetHeader::parse(frame).ok()?;
         let macs = Macs { source: ethernet.source(), destination: ethernet.destination() };
         match ethernet.ethertype() {
             ETHERTYPE_IPV4 => {
                 let ip = Ipv4Header::parse(packet, packet.len()).ok()?;
-                if ip.header.is_fragment() || ip.header.protocol() != PROTOCOL_UDP {
-                    return None;
-                }
-                let kind = udp(packet.get(ip.header_length..ip.length)?)?;
+                let bytes = packet.get(ip.header_length..ip.length)?;
+                let kind = match ip.header.protocol() {
+                    _ if ip.header.is_fragment() => return None,
+                    PROTOCOL_UDP => udp(bytes)?,
+                    PROTOCOL_TCP => tcp(bytes, packet.get(..ip.length)?)?,
+                    _ => return None,
+                };
                 let (source, destination) = (ip.header.source(), ip.header.destination());
                 Some(Self { macs, source: source.into(), destination: destination.into(), kind })
             }
@@ -54,6 +70,7 @@ impl<'a> Received<'a> {
                 let kind = match upper.protocol {
                     _ if upper.is_fragment => return None,
                     PROTOCOL_UDP => udp(bytes)?,
+                    PROTOCOL_TCP => tcp(bytes, packet.get(..ip.length)?)?,
                     PROTOCOL_ICMPV6 => {
                         Kind::Icmpv6 { message: bytes, hop_limit: ip.header.hop_limit() }
                     }
@@ -72,6 +89,11 @@ fn udp(datagram: &[u8]) -> Option<Kind<'_>> {
     let payload = datagram.get(UdpHeader::LENGTH..usize::from(header.length()))?;
     let (source, destination) = (header.source_port(), header.destination_port());
     Some(Kind::Udp { source, destination, payload })
+}
+
+fn tcp<'a>(segment: &[u8], packet: &'a [u8]) -> Option<Kind<'a>> {
+    let header = TcpHeader::parse(segment).ok()?;
+    Some(Kind::Tcp { destination: header.destination_port(), packet })
 }
 
 /// The whole frame of a datagram. `None` when the payload is too long for one, or when the two

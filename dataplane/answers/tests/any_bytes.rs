@@ -34,6 +34,7 @@ fn check(answer: &Answer) {
     let frame = match answer {
         Answer::Reply(frame) => frame.clone(),
         Answer::Forward(question) => question.reply(&question.message).unwrap(),
+        Answer::Segment(_) => panic!("the configuration has nothing that is asked by a connection"),
         Answer::Silence(_) => return,
     };
     let opened = open(&frame);

@@ -1,11 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the switch itself says to guests that ask it: DHCP, router advertisements and DNS.
+//! What the switch itself says to guests that ask it: DHCP, router advertisements, DNS and metadata.
 //!
 //! It stands beside ports and VPCs and not in them: no packet is forwarded by it.
 
-use plinth_ids::{MacAddress, Name, Prefix, Vni};
+use plinth_ids::{MacAddress, Name, PortId, Prefix, Vni};
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Where a guest asks what its node knows of it, by HTTP.
+pub const METADATA_IPV4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+pub const METADATA_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+pub const METADATA_PORT: u16 = 80;
+
+/// Of whoever answers for the node, in the run folder: a stream socket. A connection is one
+/// request: a [`MetadataAsker`] as a line of JSON, the head of the guest's HTTP request as it
+/// came, and the end of what is sent; then the whole HTTP response, and the end.
+pub const METADATA_SOCKET: &str = "metadata.sock";
+
+/// A response that is longer is not passed on.
+pub const METADATA_RESPONSE_MAX: usize = 16 * 1024;
+
+/// The NIC whose guest asks: known by the port that its packets came from, after its MAC and its
+/// addresses were found to be its own.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetadataAsker {
+    pub port: PortId,
+    pub vni: Vni,
+    pub mac: MacAddress,
+}
 
 /// Who is answered, and what he is told beside what his port's configuration says.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -19,11 +42,15 @@ pub struct Answers {
     pub dhcp: Vec<SubnetDhcp>,
     #[serde(default)]
     pub names: Vec<HostName>,
+    /// VPCs whose guests reach their metadata. For guests of others its addresses are like any.
+    #[serde(default)]
+    pub metadata: Vec<Vni>,
 }
 
 impl Answers {
     /// Nobody is answered.
-    pub const NONE: Self = Self { dns: Vec::new(), dhcp: Vec::new(), names: Vec::new() };
+    pub const NONE: Self =
+        Self { dns: Vec::new(), dhcp: Vec::new(), names: Vec::new(), metadata: Vec::new() };
 }
 
 /// The names of a VPC, answered at every gateway address.
@@ -79,6 +106,9 @@ pub struct AnswerCounts {
     pub answers: u64,
     /// For names of other people, asked upstream.
     pub forwarded: u64,
+    /// Of metadata, that whoever answers for the node was asked.
+    #[serde(default)]
+    pub metadata: u64,
     /// Of routers, unasked.
     pub advertisements: u64,
     /// Without an answer from upstream, or without a buffer on the way.

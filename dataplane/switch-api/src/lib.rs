@@ -20,7 +20,10 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
-pub use answers::{AnswerCounts, Answers, DhcpRoute, HostName, SubnetDhcp, VpcDns};
+pub use answers::{
+    AnswerCounts, Answers, DhcpRoute, HostName, METADATA_IPV4, METADATA_IPV6, METADATA_PORT,
+    METADATA_RESPONSE_MAX, METADATA_SOCKET, MetadataAsker, SubnetDhcp, VpcDns,
+};
 pub use balance::{
     BACKEND_WEIGHT_DEFAULT, BACKEND_WEIGHT_MAX, Backend, BackendState, BackendStatus, Balancer,
     Listener, Scheduler,

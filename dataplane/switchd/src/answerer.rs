@@ -1,23 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The thread that answers guests: DHCP, router advertisements and DNS.
+//! The thread that answers guests: DHCP, router advertisements, DNS and metadata.
 //!
 //! It is dull on purpose: it takes a question from the worker, asks `plinth-answers`, and gives the
-//! answer back; it sends and receives what names of other people take; it says what is due. When
+//! answer back; it sends and receives what names of other people take, and asks whoever answers for
+//! the node what guests ask of their metadata; it says what is due. When
 //! the worker has no buffer for an answer, the answer is lost and counted, and the guest asks again.
 
+use crate::inquiries::{self, Inquiries};
 use mio::net::UdpSocket;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use plinth_answers::{Answer, Directory, Forwarder, Schedule, Send, Ticket};
+use plinth_answers::{
+    Answer, Directory, Effect, Forwarder, Schedule, Segment, Send, Service, StreamId, Streams,
+    Ticket,
+};
 use plinth_ids::{Moment, PortId};
 use plinth_ports::AnsweringPort;
 use plinth_rt::Waker;
-use plinth_switch_api::{AnswerCounts, SwitchConfig};
+use plinth_switch_api::{AnswerCounts, MetadataAsker, SwitchConfig};
 use plinth_vswitch::Origin;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -55,6 +61,7 @@ struct Counts {
     questions: AtomicU64,
     answers: AtomicU64,
     forwarded: AtomicU64,
+    metadata: AtomicU64,
     advertisements: AtomicU64,
     lost: AtomicU64,
 }
@@ -64,16 +71,18 @@ fn count(counter: &AtomicU64) {
 }
 
 impl Answerer {
+    /// `metadata` is the socket of whoever answers for the node; it may come later.
+    ///
     /// # Errors
     /// When the process has no descriptor left, or no thread.
-    pub(crate) fn start(port: AnsweringPort) -> io::Result<Arc<Self>> {
+    pub(crate) fn start(port: AnsweringPort, metadata: PathBuf) -> io::Result<Arc<Self>> {
         let shared = Arc::new(Shared {
             next: Mutex::default(),
             waker: port.waker(),
             is_over: AtomicBool::new(false),
             counts: Counts::default(),
         });
-        let mut own = Own::new(port, Arc::clone(&shared))?;
+        let mut own = Own::new(port, metadata, Arc::clone(&shared))?;
         let thread = std::thread::Builder::new().name("answers".to_owned());
         let thread = thread.spawn(move || own.run())?;
         Ok(Arc::new(Self { shared, thread: Mutex::new(Some(thread)) }))
@@ -88,11 +97,13 @@ impl Answerer {
 
     pub(crate) fn counts(&self) -> AnswerCounts {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let Counts { questions, answers, forwarded, advertisements, lost } = &self.shared.counts;
+        let Counts { questions, answers, forwarded, metadata, advertisements, lost } =
+            &self.shared.counts;
         AnswerCounts {
             questions: of(questions),
             answers: of(answers),
             forwarded: of(forwarded),
+            metadata: of(metadata),
             advertisements: of(advertisements),
             lost: of(lost),
         }
@@ -120,13 +131,15 @@ struct Own {
     forwarder: Forwarder<Origin>,
     /// By ticket.
     sockets: Vec<Option<UdpSocket>>,
+    streams: Streams<Origin>,
+    inquiries: Inquiries,
     /// Ids of questions are drawn here.
     entropy: File,
     began: Instant,
 }
 
 impl Own {
-    fn new(port: AnsweringPort, shared: Arc<Shared>) -> io::Result<Self> {
+    fn new(port: AnsweringPort, metadata: PathBuf, shared: Arc<Shared>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let raw = port.as_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&raw), QUESTIONS, Interest::READABLE)?;
@@ -141,6 +154,8 @@ impl Own {
             schedule: Schedule::new(u64::from_le_bytes(seed)),
             forwarder: Forwarder::default(),
             sockets: Vec::new(),
+            streams: Streams::new(u64::from_be_bytes(seed)),
+            inquiries: Inquiries::new(metadata),
             entropy,
             began: Instant::now(),
         })
@@ -155,7 +170,14 @@ impl Own {
         while !self.shared.is_over.load(Ordering::Acquire) {
             self.take_configuration();
             let is_busy = self.take_questions() | self.advertise() | self.give_up_the_late();
-            let due = self.schedule.deadline().into_iter().chain(self.forwarder.deadline()).min();
+            self.go_on_with_streams();
+            let due = [
+                self.schedule.deadline(),
+                self.forwarder.deadline(),
+                self.streams.deadline(),
+                self.inquiries.deadline(),
+            ];
+            let due = due.into_iter().flatten().min();
             let wait = match is_busy {
                 true => Some(Duration::ZERO),
                 false => due.map(|due| due.saturating_sub(self.now())),
@@ -170,7 +192,10 @@ impl Own {
                 }
             }
             for event in events.iter().filter(|event| event.token() != QUESTIONS) {
-                self.receive(Ticket(event.token().0));
+                match inquiries::place(event.token()) {
+                    Some(place) => self.hear_of(place),
+                    None => self.receive(Ticket(event.token().0)),
+                }
             }
         }
     }
@@ -179,6 +204,9 @@ impl Own {
         let next = self.shared.next.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(next) = next {
             self.schedule.set(self.began.elapsed(), next.advertised());
+            self.streams.retain(|port, origin, service| {
+                next.still_serves(port, (origin.vni, origin.mac), service)
+            });
             self.directory = next;
         }
     }
@@ -208,10 +236,73 @@ impl Own {
                         Err(_) => count(&self.shared.counts.lost),
                     }
                 }
+                Answer::Segment(segment) => self.converse(origin, &segment),
                 Answer::Silence(_) => {}
             }
         }
         true
+    }
+
+    fn converse(&mut self, origin: Origin, segment: &Segment) {
+        let now = self.now();
+        let streams = &mut self.streams;
+        if plinth_obs::contain(|| streams.take(now, (origin, origin.port), segment)).is_err() {
+            tracing::error!(port = %origin.port, "the connections of a guest are given up");
+            self.streams.forget(origin.port);
+        }
+        self.carry_out();
+    }
+
+    fn go_on_with_streams(&mut self) {
+        let now = self.now();
+        while let Some((stream, response)) = self.inquiries.late(now) {
+            self.respond(stream, response);
+        }
+        if self.streams.deadline().is_some_and(|due| due <= now) {
+            let streams = &mut self.streams;
+            if plinth_obs::contain(|| streams.tick(now)).is_err() {
+                tracing::error!("the connections of all guests are given up");
+                self.streams.retain(|_, _, _| false);
+            }
+        }
+        self.carry_out();
+    }
+
+    /// Does what the conversations have come to.
+    fn carry_out(&mut self) {
+        while let Some(effect) = self.streams.next_effect() {
+            match effect {
+                Effect::Say(origin, frame) => self.say(origin, &frame),
+                Effect::Ask { stream, origin, service: Service::Metadata, request } => {
+                    count(&self.shared.counts.metadata);
+                    let Origin { port, vni, mac, .. } = origin;
+                    let (now, asker) = (self.now(), MetadataAsker { port, vni, mac });
+                    let asked =
+                        self.inquiries.ask(self.poll.registry(), now, stream, asker, &request);
+                    if let Err(error) = asked {
+                        tracing::debug!(%port, %error, "nobody answers for the node");
+                        self.respond(stream, inquiries::UNAVAILABLE.to_vec());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whoever answers for the node has said something.
+    fn hear_of(&mut self, place: usize) {
+        if let Some((stream, response)) = self.inquiries.receive(place) {
+            self.respond(stream, response);
+            self.carry_out();
+        }
+    }
+
+    fn respond(&mut self, stream: StreamId, response: Vec<u8>) {
+        let now = self.now();
+        let streams = &mut self.streams;
+        if plinth_obs::contain(|| streams.answer(now, stream, response)).is_err() {
+            tracing::error!("the connections of all guests are given up");
+            self.streams.retain(|_, _, _| false);
+        }
     }
 
     fn say(&self, origin: Origin, frame: &[u8]) {

@@ -14,6 +14,7 @@
 mod answerer;
 mod control;
 mod handover;
+mod inquiries;
 mod look;
 mod nic;
 mod refusal;
@@ -28,9 +29,9 @@ use handover::{Active, Host, Standby, TakeOverError, TakenOver};
 use plinth_dpdk::{Eal, EalConfig, EalError};
 use plinth_manage::{Kept, ListenError, LoadError, Server, ServerConfig};
 use plinth_obs::Chain;
-use plinth_ports::Message;
+use plinth_ports::{AnsweringPort, Message};
 use plinth_rt::{Mode, StopSignals, WorkerConfig};
-use plinth_switch_api::SwitchConfig;
+use plinth_switch_api::{METADATA_SOCKET, SwitchConfig};
 use plinth_vswitch::Limits;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -163,7 +164,7 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
     let config = worker_config(arguments);
     let worker::Started { worker, port, link, answering } =
         worker::start(config, eal, limits).map_err(|source| RunError::Worker { source })?;
-    let answerer = Answerer::start(answering).map_err(|source| RunError::Answerer { source })?;
+    let answerer = answerer(answering, &arguments.run_dir)?;
     let opener = uplink::Opener::new(eal, arguments.memory_mb);
     let nics = nic::Nics::new(link, arguments.trust_frontends);
     let standby = arguments.take_over.then(|| Standby::meet(&arguments.run_dir)).transpose();
@@ -219,6 +220,11 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
     worker.stop();
     answerer.stop();
     Ok(())
+}
+
+fn answerer(port: AnsweringPort, run_dir: &Path) -> Result<Arc<Answerer>, RunError> {
+    let metadata = run_dir.join(METADATA_SOCKET);
+    Answerer::start(port, metadata).map_err(|source| RunError::Answerer { source })
 }
 
 /// Waits for a signal to stop or a successor that serves; tries again what is left to do.

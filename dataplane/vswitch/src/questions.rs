@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Questions of guests that are answered beside the worker: DHCP, router solicitations and DNS.
+//! Questions of guests that are answered beside the worker: DHCP, router solicitations, DNS and
+//! what guests ask for their metadata.
 //!
 //! The machine says which packets are questions, after the guards have judged who sends them, and
 //! how many of a port may be handed on; whoever answers is the driver's. An answer comes back with
@@ -12,11 +13,13 @@ use crate::switch::Switch;
 use crate::{DropReason, Packet, PortIndex, Verdict};
 use plinth_bucket::{Bucket, Late, Rate};
 use plinth_ids::{MacAddress, Moment, Name, PortId, Vni};
-use plinth_switch_api::{Answers, GuestPort};
+use plinth_switch_api::{Answers, GuestPort, METADATA_IPV4, METADATA_IPV6, METADATA_PORT};
 use plinth_wire::{
-    DHCP_SERVER_PORT, DHCPV6_SERVER_PORT, ND_ROUTER_SOLICITATION, PROTOCOL_ICMPV6, PROTOCOL_UDP,
+    DHCP_SERVER_PORT, DHCPV6_SERVER_PORT, ND_ROUTER_SOLICITATION, PROTOCOL_ICMPV6, PROTOCOL_TCP,
+    PROTOCOL_UDP,
 };
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::num::NonZeroU64;
 
 const DNS_PORT: u16 = 53;
@@ -31,12 +34,21 @@ pub(crate) struct Answered {
     /// DHCPv4, DHCPv6 and router solicitations.
     dhcp: bool,
     dns: bool,
+    metadata: bool,
+}
+
+impl Answered {
+    /// Whether a guest's router stands for `address` because metadata is there.
+    pub(crate) fn is_metadata(self, address: IpAddr) -> bool {
+        self.metadata && (address == METADATA_IPV4 || address == METADATA_IPV6)
+    }
 }
 
 /// Who is answered, by what is looked for.
 pub(crate) struct AnswersIndex<'a> {
     subnets: BTreeSet<(Vni, &'a Name)>,
     zones: BTreeSet<Vni>,
+    metadata: BTreeSet<Vni>,
 }
 
 impl<'a> AnswersIndex<'a> {
@@ -44,6 +56,7 @@ impl<'a> AnswersIndex<'a> {
         Self {
             subnets: answers.dhcp.iter().map(|dhcp| (dhcp.vni, &dhcp.subnet)).collect(),
             zones: answers.dns.iter().map(|dns| dns.vni).collect(),
+            metadata: answers.metadata.iter().copied().collect(),
         }
     }
 
@@ -52,6 +65,7 @@ impl<'a> AnswersIndex<'a> {
         Answered {
             dhcp: port.subnet.as_ref().is_some_and(has_dhcp),
             dns: self.zones.contains(&port.vni),
+            metadata: port.subnet.is_some() && self.metadata.contains(&port.vni),
         }
     }
 }
@@ -76,6 +90,12 @@ pub(crate) fn is_to_router(port: &Port, parsed: &Parsed) -> bool {
     }
     let is_dns = key.protocol() == PROTOCOL_UDP && key.destination_port() == DNS_PORT;
     port.answered.dns && is_dns || port.answered.dhcp && is_dhcp(parsed)
+}
+
+/// Whether a packet to where metadata is is a question. Nothing else is served there.
+pub(crate) fn is_of_metadata(parsed: &Parsed) -> bool {
+    let key = &parsed.key;
+    !key.is_fragment() && key.protocol() == PROTOCOL_TCP && key.destination_port() == METADATA_PORT
 }
 
 fn is_dhcp(parsed: &Parsed) -> bool {

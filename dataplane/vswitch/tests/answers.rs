@@ -206,6 +206,8 @@ fn what_guests_cannot_be_told_is_refused_by_name() {
     let route = r#"{"destination": "10.9.0.0/16", "gateway": "10.8.0.1"}"#;
     let stray = || serde_json::from_str(route).unwrap();
     assert_eq!(refused(&|c| c.answers.dhcp[0].routes.push(stray())), "dhcp-route-gateway");
+    assert_eq!(refused(&|c| c.answers.metadata = vec![vni(9)]), "answers-vpc-unknown");
+    assert_eq!(refused(&|c| c.answers.metadata = vec![vni(100); 2]), "metadata-twice");
     let host = || serde_json::from_str(r#"{"vni": 100, "mac": "02:00:00:00:00:01", "name": "a"}"#);
     assert_eq!(refused(&|c| c.answers.names = vec![host().unwrap(); 2]), "host-name-twice");
 }

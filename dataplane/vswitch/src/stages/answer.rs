@@ -59,9 +59,11 @@ impl Asker<'_> {
     /// The MAC of whoever has `target` and of whom this asker is told; `Ok(None)` when it is the
     /// asker. The router of a VPC is at every guest's side, so only guests are told of it.
     fn owner(&self, snapshot: &Snapshot, target: IpAddr) -> Result<Option<MacAddress>, ()> {
-        if let Self::Guest { .. } = self
+        if let Self::Guest { port, .. } = self
             && let Some(vpc) = snapshot.vpc(self.vni())
-            && (vpc.is_router_address(target) || snapshot.balancers.has(vpc.vni, target))
+            && (vpc.is_router_address(target)
+                || snapshot.balancers.has(vpc.vni, target)
+                || port.answered.is_metadata(target))
         {
             return Ok(Some(vpc.router_mac));
         }

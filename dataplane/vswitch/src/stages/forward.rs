@@ -63,6 +63,9 @@ pub(crate) fn judge(
         }
         None => {
             let port = snapshot.port(ingress).ok_or(DropReason::PortUnknown)?;
+            if is_to_metadata(snapshot, port, &flow.parsed) {
+                return metadata(port, &flow.parsed);
+            }
             let is_outward = is_outward(snapshot, port, &flow.parsed)?;
             if is_outward {
                 return outward::out(switch, snapshot, ingress, flow, standing);
@@ -89,6 +92,19 @@ pub(crate) fn judge(
             }
         }
     }
+}
+
+/// Whether a guest's packet is for where its metadata is, which is never forwarded to anybody.
+fn is_to_metadata(snapshot: &Snapshot, port: &Port, parsed: &Parsed) -> bool {
+    let (_, destination) = parsed.key.addresses();
+    port.answered.is_metadata(destination)
+        && is_router(snapshot, port.vni, parsed.expected.destination())
+}
+
+fn metadata(port: &Port, parsed: &Parsed) -> Result<Judgment, DropReason> {
+    guard::check_source(port, parsed)?;
+    let is_question = questions::is_of_metadata(parsed);
+    Ok(if is_question { Judgment::Question } else { Judgment::Router })
 }
 
 /// Whether a guest's packet is for a balancer's address, which its router has.

@@ -38,6 +38,8 @@ pub enum AnswersError {
     Server { subnet: Name, address: IpAddr },
     #[error("dhcp of subnet {subnet}: {gateway} is no address of it: routes lead to a NIC of it")]
     RouteGateway { subnet: Name, gateway: Ipv4Addr },
+    #[error("metadata of vni {vni} is given twice: name each vpc once")]
+    MetadataTwice { vni: Vni },
     #[error("{mac} in vni {vni} has two names: give each NIC one")]
     NameTwice { vni: Vni, mac: MacAddress },
 }
@@ -54,6 +56,7 @@ impl AnswersError {
             Self::Lease { .. } => "dhcp-lease",
             Self::Server { .. } => "dhcp-server",
             Self::RouteGateway { .. } => "dhcp-route-gateway",
+            Self::MetadataTwice { .. } => "metadata-twice",
             Self::NameTwice { .. } => "host-name-twice",
         }
     }
@@ -71,6 +74,15 @@ pub(super) fn check(config: &SwitchConfig, limits: &Limits) -> Result<(), Config
             return Err(AnswersError::DnsTwice { vni: dns.vni }.into());
         }
         check_dns(dns)?;
+    }
+    let mut told = BTreeSet::new();
+    for &vni in &answers.metadata {
+        if !vpcs.contains_key(&vni) {
+            return Err(AnswersError::VpcUnknown { what: "metadata", vni }.into());
+        }
+        if !told.insert(vni) {
+            return Err(AnswersError::MetadataTwice { vni }.into());
+        }
     }
     let mut subnets = BTreeSet::new();
     for dhcp in &answers.dhcp {
