@@ -41,6 +41,8 @@ pub enum Failure {
     Answer,
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("cannot write {}; give another file with -w", path.display())]
+    Write { path: PathBuf, source: io::Error },
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
     #[error("the terminal cannot be used")]
@@ -64,6 +66,7 @@ impl Failure {
             Self::Join(err) if err.is_connection() => exit::UNREACHABLE,
             Self::Answer
             | Self::Read { .. }
+            | Self::Write { .. }
             | Self::Runtime(_)
             | Self::Terminal(_)
             | Self::Init(_)

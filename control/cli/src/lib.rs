@@ -7,6 +7,7 @@
 //! this machine's files.
 
 pub mod args;
+mod capture;
 mod console;
 mod failure;
 mod import;
@@ -14,6 +15,7 @@ mod init;
 mod join;
 mod net;
 pub mod output;
+mod pcapng;
 mod run;
 pub mod table;
 mod text;

@@ -2,6 +2,7 @@
 //! `plinth net`: questions to a node's switch, once or again and again.
 
 use crate::args::NetDeed;
+use crate::capture::capture;
 use crate::failure::Failure;
 use crate::output::{self, net};
 use crate::run::call;
@@ -27,11 +28,12 @@ pub(crate) async fn net(
             follow(peer, &node, query, (interval, count), json).await?;
             Ok(String::new())
         }
+        NetDeed::Capture { query, file } => capture(peer, &node, query, &file, json).await,
     }
 }
 
 /// The switch's answer, as its JSON.
-async fn ask(peer: &Peer, node: &Name, look: &Look) -> Result<String, Failure> {
+pub(crate) async fn ask(peer: &Peer, node: &Name, look: &Look) -> Result<String, Failure> {
     let question = serde_json::to_string(look).map_err(|_| Failure::Answer)?;
     match call(peer, &Request::SwitchLook { node: node.clone(), question }).await? {
         Answer::SwitchSight(sight) => Ok(sight),

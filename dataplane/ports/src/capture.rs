@@ -143,6 +143,9 @@ impl Capture {
     #[cold]
     pub(crate) fn before(&mut self, now: Moment, packets: &[Packet]) {
         self.began.get_or_insert(now);
+        if self.is_over(now) {
+            return;
+        }
         for ((bytes, length), packet) in self.before.iter_mut().zip(packets) {
             let head = packet.head();
             bytes[..head.len()].copy_from_slice(head);
@@ -153,6 +156,9 @@ impl Capture {
     /// After a burst was judged, and before it is put out.
     #[cold]
     pub(crate) fn after(&mut self, now: Moment, packets: &[Packet]) {
+        if self.is_over(now) {
+            return;
+        }
         for (nth, packet) in packets.iter().enumerate() {
             let verdict = packet.verdict();
             if self.filter.is_dropped && !matches!(verdict, Verdict::Drop(_)) {

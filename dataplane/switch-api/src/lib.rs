@@ -9,6 +9,7 @@
 
 mod answers;
 mod balance;
+mod capture;
 mod external;
 mod limits;
 mod look;
@@ -27,6 +28,10 @@ pub use answers::{
 pub use balance::{
     BACKEND_WEIGHT_DEFAULT, BACKEND_WEIGHT_MAX, Backend, BackendState, BackendStatus, Balancer,
     Listener, Scheduler,
+};
+pub use capture::{
+    CAPTURE_PACKETS_MAX, CAPTURE_PAGE_MAX, CAPTURE_SECONDS_MAX, CAPTURE_SNAP_MAX, CaptureBegun,
+    CapturePage, CaptureQuery, CaptureRow, CaptureWish,
 };
 pub use external::{
     AddressLimits, Binding, External, ExternalAddress, ExternalStatus, Forward, ForwardProtocol,

@@ -4,7 +4,7 @@
 //! They are carried through the control plane as text, so that a node's switch and the operator's
 //! program are the only two that need to understand them.
 
-use crate::{ExternalStatus, Status};
+use crate::{CaptureBegun, CapturePage, CaptureQuery, ExternalStatus, Status};
 use plinth_ids::{PortId, Prefix, Vni};
 use serde::{Deserialize, Serialize};
 
@@ -20,9 +20,15 @@ pub enum Look {
     Flows(FlowQuery),
     /// What went through external addresses.
     External,
+    /// Begin to copy packets' heads.
+    CaptureBegin(CaptureQuery),
+    /// What came since, of the capture of this number.
+    CaptureRead(u64),
+    /// No more of it. What is in buffers still comes.
+    CaptureEnd(u64),
 }
 
-/// The answer to the [`Look`] of the same name.
+/// The answer to the [`Look`] of the same name; `Capture` to reading and to the end of one.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sight {
@@ -30,6 +36,8 @@ pub enum Sight {
     Drops(Vec<DropRow>),
     Flows(FlowPage),
     External(Vec<ExternalStatus>),
+    CaptureBegun(CaptureBegun),
+    Capture(CapturePage),
 }
 
 /// Which drops are wanted; what is `None` is not asked about.

@@ -12,6 +12,7 @@
 //! the management socket. Guests are served before anybody can ask.
 
 mod answerer;
+mod capture;
 mod control;
 mod handover;
 mod inquiries;

@@ -2,6 +2,7 @@
 //! What the management socket answers.
 
 use crate::answerer::Answerer;
+use crate::capture::Captures;
 use crate::control::Control;
 use crate::look;
 use crate::refusal;
@@ -24,6 +25,7 @@ pub(crate) struct Switchd {
     control: Arc<Control>,
     port: WorkerPort,
     answerer: Arc<Answerer>,
+    captures: Captures,
     stats: Arc<WorkerStats>,
     /// At the last question for the status, to tell how busy the worker was since.
     last: Mutex<StatsSnapshot>,
@@ -40,7 +42,8 @@ impl Switchd {
         cpu: Option<u32>,
     ) -> Self {
         let last = Mutex::new(stats.at_start());
-        Self { control, port, answerer, stats, last, memory, cpu }
+        let captures = Captures::new(port.clone());
+        Self { control, port, answerer, captures, stats, last, memory, cpu }
     }
 
     fn answer(&self, verb: Verb) -> Result<Answer, Refusal> {
@@ -88,6 +91,11 @@ impl Switchd {
                 other => unreachable!("asked for external addresses and told {other:?}"),
             },
             Look::Flows(query) => look::flows(&self.port, &snapshot, query).map(Sight::Flows),
+            Look::CaptureBegin(query) => {
+                self.captures.begin(&snapshot, query).map(Sight::CaptureBegun)
+            }
+            Look::CaptureRead(number) => self.captures.read(&snapshot, *number).map(Sight::Capture),
+            Look::CaptureEnd(number) => self.captures.end(&snapshot, *number).map(Sight::Capture),
         }
     }
 

@@ -6,8 +6,8 @@ use plinth_backends::WorkerLink;
 use plinth_dpdk::Eal;
 use plinth_ids::Moment;
 use plinth_ports::{
-    Answer, AnsweringPort, DataPath, Discarded, HandedStep, Message, Question, Scanned, WakeWorker,
-    asking,
+    Answer, AnsweringPort, Capture, DataPath, Discarded, HandedStep, Message, Question, Scanned,
+    WakeWorker, asking,
 };
 use plinth_rt::{InboxSender, SpawnError, Worker, WorkerConfig, inbox};
 use plinth_vswitch::{FlowCopy, FlowFilter, HandedPlace, Limits, TakeOverError, TakenConnections};
@@ -103,6 +103,16 @@ impl WorkerPort {
     ) -> Result<Scanned, WorkerSilent> {
         let (answer, answered) = bounded(1);
         self.tell(Message::ScanFlows { from, filter, rows, answer })?;
+        answered.recv_timeout(PATIENCE).map_err(|_| WorkerSilent)
+    }
+
+    /// Has the worker show packets to a capture, or to none. The one before comes back.
+    pub(crate) fn capture(
+        &self,
+        capture: Option<Box<Capture>>,
+    ) -> Result<Option<Box<Capture>>, WorkerSilent> {
+        let (answer, answered) = bounded(1);
+        self.tell(Message::Capture { capture, answer })?;
         answered.recv_timeout(PATIENCE).map_err(|_| WorkerSilent)
     }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The verbs and their arguments.
 
+mod capture;
 mod cluster;
 mod disk;
 mod external;
@@ -12,6 +13,7 @@ mod switch;
 mod vm;
 mod volume;
 
+pub use capture::CaptureArguments;
 pub use cluster::{ClusterVerb, Cores, InitArguments, JoinArguments, NodeVerb, UnderlayArguments};
 pub use disk::{DiskVerb, Interval, ScrubVerb};
 pub use external::{

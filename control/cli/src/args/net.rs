@@ -2,10 +2,12 @@
 //! `plinth net`.
 
 use super::Deed;
+use super::capture::CaptureArguments;
 use crate::text;
 use clap::{Args, Subcommand};
 use plinth_ids::{Name, Prefix};
-use plinth_switch_api::{DropQuery, FlowQuery, Look};
+use plinth_switch_api::{CaptureQuery, DropQuery, FlowQuery, Look};
+use std::path::PathBuf;
 use std::time::Duration;
 
 #[derive(Debug, Subcommand)]
@@ -23,6 +25,12 @@ pub enum NetVerb {
     /// Packets that ended in the switch, by port and reason
     #[command(after_help = "Example:\n  plinth net drops --vpc blue --follow")]
     Drops(DropArguments),
+    /// Copies packets' heads into a pcapng file
+    #[command(
+        after_help = "Example:\n  plinth net capture --port web-1-0 --filter 'tcp and port 443' \
+        -w web.pcapng\n  plinth net capture --filter dropped --time 10s -w drops.pcapng"
+    )]
+    Capture(CaptureArguments),
     /// What went through external addresses
     External {
         /// [default: the only one]
@@ -77,7 +85,7 @@ pub struct DropArguments {
     #[arg(long)]
     reason: Option<String>,
     /// Go on, and show what was dropped since the look before
-    #[arg(long)]
+    #[arg(long, visible_alias = "watch")]
     follow: bool,
     /// Between two looks, as 1s
     #[arg(long, default_value = "1s", value_parser = text::seconds, requires = "follow")]
@@ -97,6 +105,11 @@ pub enum NetDeed {
         interval: Duration,
         count: Option<u32>,
     },
+    /// Until it is over, into a file.
+    Capture {
+        query: CaptureQuery,
+        file: PathBuf,
+    },
 }
 
 impl NetVerb {
@@ -104,6 +117,7 @@ impl NetVerb {
         match self {
             Self::Status { node } => Deed::Net(node, NetDeed::Once(Look::Status)),
             Self::External { node } => Deed::Net(node, NetDeed::Once(Look::External)),
+            Self::Capture(mut capture) => Deed::Net(capture.node.take(), capture.deed()),
             Self::Flows(flows) => {
                 let FlowArguments { node, port, vpc, address, .. } = flows;
                 let FlowArguments { protocol, number, state, limit, cursor, .. } = flows;

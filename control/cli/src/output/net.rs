@@ -3,7 +3,7 @@
 
 use crate::table::Table;
 use plinth_planner::Size;
-use plinth_switch_api::{DropRow, ExternalStatus, FlowPage, Sight, Status};
+use plinth_switch_api::{AnswerCounts, DropRow, ExternalStatus, FlowPage, Sight, Status};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ pub(super) fn text(sight: &str) -> String {
         Ok(Sight::Drops(rows)) => drops(&rows),
         Ok(Sight::Flows(page)) => flows(&page),
         Ok(Sight::External(list)) => external(&list),
-        Err(_) => format!("{sight}\n"),
+        // Both have a verb of their own, which writes a file.
+        Ok(Sight::CaptureBegun(_) | Sight::Capture(_)) | Err(_) => format!("{sight}\n"),
     }
 }
 
@@ -42,6 +43,12 @@ fn status(view: &Status) -> String {
         }
         text += &table.print();
     }
+    let AnswerCounts { questions, answers, forwarded, advertisements, lost } = view.answers;
+    let _ = writeln!(
+        text,
+        "answers to guests: questions {questions} answered {answers} forwarded {forwarded} \
+         advertisements {advertisements} lost {lost}"
+    );
     text
 }
 
@@ -137,4 +144,29 @@ fn flows(page: &FlowPage) -> String {
 
 fn tenths(milliseconds: u64) -> String {
     format!("{}.{}s", milliseconds / 1000, milliseconds % 1000 / 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use plinth_ids::Epoch;
+
+    #[test]
+    fn a_status_ends_with_what_the_switch_answered() {
+        let counts =
+            AnswerCounts { questions: 9, answers: 7, forwarded: 2, advertisements: 4, lost: 1 };
+        let view = Status {
+            process: 12,
+            version: "0.1.0".to_owned(),
+            epoch: Some(Epoch(3)),
+            memory: "ordinary pages".to_owned(),
+            workers: Vec::new(),
+            answers: counts,
+        };
+        assert_eq!(
+            status(&view),
+            "switch 0.1.0 process 12 ordinary pages\nanswers to guests: questions 9 answered 7 \
+             forwarded 2 advertisements 4 lost 1\n"
+        );
+    }
 }
