@@ -162,6 +162,7 @@ mod tests {
                 mtu: 1500,
             }),
             pools: Vec::new(),
+            balancers: Vec::new(),
             store_cores: Vec::new(),
             vms: Vec::new(),
             remotes: Vec::new(),

@@ -21,6 +21,7 @@
 //! for QEMU, in [`translate`]. Where everything lies is in [`Places`].
 
 mod agent;
+mod balance;
 mod console;
 mod contract;
 mod daemon;

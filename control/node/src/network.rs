@@ -206,6 +206,7 @@ mod tests {
                 rules: vec![rule(PeerSpec::Any), rule(PeerSpec::Group(GroupId(7)))],
             }],
             external: plinth_api::ExternalSpec::default(),
+            balancers: Vec::new(),
             store_cores: Vec::new(),
         }
     }

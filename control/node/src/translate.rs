@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a spec means for the daemons and for QEMU: pure functions.
 
-use crate::{Places, external, network};
+use crate::{Places, balance, external, network};
 use plinth_api::{
     Boot, DiskSpec, Durability, NicSpec, NodeSpec, PoolAccess, PoolClass, PoolDiskSpec, PoolSpec,
     Run, VmSpec, VolumeLimits,
@@ -99,6 +99,7 @@ pub fn switch_config(spec: &NodeSpec, needs: &Needs, places: &Places) -> switch:
         answers: network::answers(&spec.vpcs),
         security_groups: spec.groups.iter().map(network::security_group).collect(),
         external: external::external(spec, &needs.nics),
+        balancers: balance::balancers(spec, &needs.nics),
         ..switch::SwitchConfig::empty(Epoch(0))
     }
 }
@@ -356,6 +357,7 @@ mod tests {
             vpcs: Vec::new(),
             groups: Vec::new(),
             external: plinth_api::ExternalSpec::default(),
+            balancers: Vec::new(),
             store_cores: Vec::new(),
         };
         let devices = |spec: &NodeSpec| -> Vec<PathBuf> {

@@ -143,6 +143,7 @@ fn spec(epoch: u64, vms: Vec<VmSpec>) -> NodeSpec {
         vpcs: Vec::new(),
         groups: Vec::new(),
         external: plinth_api::ExternalSpec::default(),
+        balancers: Vec::new(),
         store_cores: Vec::new(),
     }
 }

@@ -2,8 +2,9 @@
 //! Records by key, and atomic changes of them.
 
 use crate::record::{
-    EipRecord, GatewayRecord, GroupRecord, ImageRecord, LineRecord, Meta, NodeRecord, PoolRecord,
-    SnapshotRecord, SubnetRecord, TokenRecord, VmRecord, VolumeRecord, VpcRecord,
+    BalancerRecord, EipRecord, GatewayRecord, GroupRecord, ImageRecord, LineRecord, Meta,
+    NodeRecord, PoolRecord, SnapshotRecord, SubnetRecord, TokenRecord, VmRecord, VolumeRecord,
+    VpcRecord,
 };
 use plinth_ids::Name;
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,7 @@ pub enum Key {
     Line(Name),
     Eip(Name),
     Gateway(Name),
+    Balancer(Name),
     Vm(Name),
 }
 
@@ -46,6 +48,7 @@ impl fmt::Display for Key {
             Self::Line(name) => write!(f, "line/{name}"),
             Self::Eip(name) => write!(f, "eip/{name}"),
             Self::Gateway(name) => write!(f, "gateway/{name}"),
+            Self::Balancer(name) => write!(f, "balancer/{name}"),
             Self::Vm(name) => write!(f, "vm/{name}"),
         }
     }
@@ -68,6 +71,7 @@ pub enum Record {
     Line(LineRecord),
     Eip(EipRecord),
     Gateway(GatewayRecord),
+    Balancer(BalancerRecord),
     Vm(VmRecord),
 }
 
@@ -97,6 +101,7 @@ impl Record {
             Self::Line(line) => Key::Line(line.name.clone()),
             Self::Eip(eip) => Key::Eip(eip.name.clone()),
             Self::Gateway(gateway) => Key::Gateway(gateway.name.clone()),
+            Self::Balancer(balancer) => Key::Balancer(balancer.name.clone()),
             Self::Vm(vm) => Key::Vm(vm.name.clone()),
         }
     }

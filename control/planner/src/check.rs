@@ -3,8 +3,9 @@
 
 use crate::cluster::Cluster;
 use crate::record::State;
-use plinth_api::{HopSpec, PeerSpec};
+use plinth_api::{BalancerPlace, HopSpec, PeerSpec};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 impl Cluster {
     /// Every invariant, a sentence each. Empty when all hold.
@@ -16,6 +17,7 @@ impl Cluster {
         self.check_disks(&mut faults);
         self.check_references(&mut faults);
         self.check_external(&mut faults);
+        self.check_balancers(&mut faults);
         faults
     }
 
@@ -116,7 +118,11 @@ impl Cluster {
         let gateways = self.gateways.values().flat_map(|gateway| {
             gateway.addresses.iter().map(move |one| (one.address, &gateway.line))
         });
-        for (address, line) in eips.chain(gateways) {
+        let balancers = self.balancers.values().filter_map(|one| match (&one.place, one.address) {
+            (BalancerPlace::Line(line), IpAddr::V4(address)) => Some((address, line)),
+            _ => None,
+        });
+        for (address, line) in eips.chain(gateways).chain(balancers) {
             if !addresses.insert(address) {
                 faults.push(format!("external address {address} is given out twice"));
             }

@@ -3,8 +3,9 @@
 
 use crate::change::{Change, Key, Record, Write};
 use crate::record::{
-    EipRecord, GatewayRecord, GroupRecord, ImageRecord, LineRecord, Meta, NodeRecord, PoolRecord,
-    SnapshotRecord, SubnetRecord, TokenRecord, VmRecord, VolumeRecord, VpcRecord,
+    BalancerRecord, EipRecord, GatewayRecord, GroupRecord, ImageRecord, LineRecord, Meta,
+    NodeRecord, PoolRecord, SnapshotRecord, SubnetRecord, TokenRecord, VmRecord, VolumeRecord,
+    VpcRecord,
 };
 use plinth_api::{NodeStatus, PoolStatus, VmStatus};
 use plinth_ids::{Epoch, GroupId, Name, NodeId, PoolId, VmId, Vni, VolumeId};
@@ -30,6 +31,7 @@ pub struct Cluster {
     pub lines: BTreeMap<Name, LineRecord>,
     pub eips: BTreeMap<Name, EipRecord>,
     pub gateways: BTreeMap<Name, GatewayRecord>,
+    pub balancers: BTreeMap<Name, BalancerRecord>,
     pub vms: BTreeMap<Name, VmRecord>,
 }
 
@@ -50,6 +52,7 @@ impl Cluster {
             lines: BTreeMap::new(),
             eips: BTreeMap::new(),
             gateways: BTreeMap::new(),
+            balancers: BTreeMap::new(),
             vms: BTreeMap::new(),
         }
     }
@@ -102,6 +105,9 @@ impl Cluster {
             Record::Eip(eip) => {
                 self.eips.insert(eip.name.clone(), eip);
             }
+            Record::Balancer(balancer) => {
+                self.balancers.insert(balancer.name.clone(), balancer);
+            }
             Record::Gateway(gateway) => {
                 self.gateways.insert(gateway.name.clone(), gateway);
             }
@@ -128,6 +134,7 @@ impl Cluster {
             Key::Line(name) => drop(self.lines.remove(name)),
             Key::Eip(name) => drop(self.eips.remove(name)),
             Key::Gateway(name) => drop(self.gateways.remove(name)),
+            Key::Balancer(name) => drop(self.balancers.remove(name)),
             Key::Vm(name) => drop(self.vms.remove(name)),
         }
     }

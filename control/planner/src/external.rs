@@ -8,8 +8,8 @@ use crate::nic::{ALLOWED_MAX, check_rate};
 use crate::record::{EipBindingRecord, EipRecord, LineRecord, Nic, NodeRecord, VmRecord};
 use crate::spec::port_name;
 use plinth_api::{
-    Code, EipBinding, EipBound, EipLimits, EipSpec, EipView, ExternalSpec, LineSpec, LineView,
-    Refusal, VmSpec,
+    BalancerPlace, BalancerSpec, Code, EipBinding, EipBound, EipLimits, EipSpec, EipView,
+    ExternalSpec, LineSpec, LineView, Refusal, VmSpec,
 };
 use plinth_ids::{Name, PortId, Prefix};
 use std::collections::{BTreeMap, BTreeSet};
@@ -130,6 +130,11 @@ impl Cluster {
             let remedy = format!("delete it first: plinth nat-gateway delete {}", gateway.name);
             return in_use(text, remedy);
         }
+        let is_its = |one: &&crate::record::BalancerRecord| matches!(&one.place, BalancerPlace::Line(of) if of == name);
+        if let Some(balancer) = self.balancers.values().find(is_its) {
+            let text = format!("load balancer {} is of line {name}", balancer.name);
+            return in_use(text, format!("delete it first: plinth lb delete {}", balancer.name));
+        }
         Ok(Change::default().delete(Key::Line(name.clone())))
     }
 
@@ -149,7 +154,13 @@ impl Cluster {
             let name = format!("NAT gateway {}", gateway.name);
             gateway.addresses.iter().map(move |one| (one.address, name.clone()))
         });
-        eips.chain(gateways).collect()
+        let balancers = self.balancers.values().filter_map(|one| match (&one.place, one.address) {
+            (BalancerPlace::Line(_), IpAddr::V4(address)) => {
+                Some((address, format!("load balancer {}", one.name)))
+            }
+            _ => None,
+        });
+        eips.chain(gateways).chain(balancers).collect()
     }
 
     fn external_user(&self, address: Ipv4Addr) -> Option<String> {
@@ -361,7 +372,7 @@ impl Cluster {
                 change = change.put(Record::Gateway(gateway));
             }
         }
-        change
+        self.forget_backends(is_its, change)
     }
 
     /// Without its counters, which its node has.
@@ -383,7 +394,12 @@ impl Cluster {
     }
 
     /// The outside of one node, which has these VMs.
-    pub(crate) fn external_spec(&self, node: &NodeRecord, vms: &[VmSpec]) -> ExternalSpec {
+    pub(crate) fn external_spec(
+        &self,
+        node: &NodeRecord,
+        vms: &[VmSpec],
+        balancers: &[BalancerSpec],
+    ) -> ExternalSpec {
         let Some(underlay) = &node.underlay else { return ExternalSpec::default() };
         let ports: BTreeSet<PortId> =
             vms.iter().flat_map(|vm| &vm.nics).map(|nic| nic.port).collect();
@@ -410,8 +426,12 @@ impl Cluster {
             })
             .collect();
         let gateways = self.nat_specs(node, vms, |line| usable.contains(line));
-        let used: BTreeSet<&Name> =
-            eips.iter().map(|eip| &eip.line).chain(gateways.iter().map(|one| &one.line)).collect();
+        let used: BTreeSet<&Name> = eips
+            .iter()
+            .map(|eip| &eip.line)
+            .chain(gateways.iter().map(|one| &one.line))
+            .chain(balancers.iter().filter_map(|one| one.line.as_ref()))
+            .collect();
         let lines = self.lines.values().filter(|line| used.contains(&line.name));
         let lines = lines
             .map(|line| LineSpec { name: line.name.clone(), next_hop: line.next_hop })

@@ -17,6 +17,7 @@
 
 mod act;
 mod answers;
+mod balance;
 mod change;
 mod check;
 mod clock;
@@ -50,10 +51,10 @@ pub use names::find;
 pub use node::TOKENS_MAX;
 pub use place::{Candidate, Demand, NodeRefusal, place};
 pub use record::{
-    Copy, Disk, DiskRecord, EipBindingRecord, EipRecord, ForwardRecord, GatewayAddress,
-    GatewayRecord, GroupRecord, ImageRecord, LineRecord, Meta, Nic, NodeRecord, PoolRecord,
-    RouteRecord, RuleRecord, Schedule, SnapshotRecord, Source, State, SubnetRecord, TokenRecord,
-    VmRecord, VolumeRecord, VpcRecord,
+    BackendRecord, BalancerRecord, Copy, Disk, DiskRecord, EipBindingRecord, EipRecord,
+    ForwardRecord, GatewayAddress, GatewayRecord, GroupRecord, ImageRecord, LineRecord,
+    ListenerRecord, Meta, Nic, NodeRecord, PoolRecord, RouteRecord, RuleRecord, Schedule,
+    SnapshotRecord, Source, State, SubnetRecord, TokenRecord, VmRecord, VolumeRecord, VpcRecord,
 };
 pub use size::Size;
 pub use subnet::Network;

@@ -5,15 +5,16 @@
 //! wanted; what is seen lives in [`crate::Observed`] and is never stored.
 
 use plinth_api::{
-    Boot, DhcpSpec, Durability, EipBinding, EipLimits, ForwardSpec, HopSpec, NicLimits, PeerSpec,
-    PoolAccess, PoolClass, RuleScope, Run, ScrubSchedule, ServesSpec, Underlay, VolumeLimits,
+    BalancerPlace, Boot, DhcpSpec, Durability, EipBinding, EipLimits, ForwardSpec, HopSpec,
+    ListenerSettings, NicLimits, PeerSpec, PoolAccess, PoolClass, RuleScope, Run, ScrubSchedule,
+    ServesSpec, Underlay, VolumeLimits,
 };
 use plinth_ids::{
     DiskId, Epoch, GroupId, ImageId, MacAddress, Name, NodeId, PoolId, PortId, Prefix, SnapshotId,
     VmId, Vni, VolumeId,
 };
 use serde::{Deserialize, Serialize};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 pub use plinth_api::ResourceState as State;
 
@@ -390,6 +391,38 @@ pub struct GatewayAddress {
 pub struct ForwardRecord {
     pub number: u32,
     pub forward: ForwardSpec,
+}
+
+/// A load balancer: an address that stands for NICs.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct BalancerRecord {
+    pub name: Name,
+    pub vpc: Vni,
+    pub address: IpAddr,
+    pub place: BalancerPlace,
+    pub listeners: Vec<ListenerRecord>,
+    /// The number of the next listener: a number is never given out twice in a balancer.
+    pub next_listener: u32,
+    pub created_at: u64,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerRecord {
+    pub number: u32,
+    pub settings: ListenerSettings,
+    pub backends: Vec<BackendRecord>,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendRecord {
+    pub port: PortId,
+    /// What the first of the listener's ports becomes.
+    pub nic_port: u16,
+    pub weight: u16,
+    pub is_draining: bool,
 }
 
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]

@@ -38,6 +38,7 @@ impl Cluster {
             .collect();
         let own: BTreeSet<Vni> = vms.iter().flat_map(|vm| &vm.nics).map(|nic| nic.vni).collect();
         let vpcs = self.with_peers(&own);
+        let balancers = self.balancer_specs(node, &own);
         Some(NodeSpec {
             epoch: self.epoch(),
             node: id,
@@ -47,7 +48,8 @@ impl Cluster {
             remotes: self.remotes(id, &vpcs),
             groups: self.group_specs(&vms),
             vpcs: self.vpc_specs(&vpcs),
-            external: self.external_spec(node, &vms),
+            external: self.external_spec(node, &vms, &balancers),
+            balancers,
             vms,
             store_cores: node.store_cores.clone(),
         })

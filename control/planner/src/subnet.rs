@@ -4,8 +4,8 @@
 use crate::change::{Change, Key, Record};
 use crate::cluster::Cluster;
 use crate::names;
-use crate::record::{SubnetRecord, VpcRecord};
-use plinth_api::{Code, DhcpSpec, GatewaySpec, HopSpec, Refusal, ServesSpec};
+use crate::record::{BalancerRecord, SubnetRecord, VpcRecord};
+use plinth_api::{BalancerPlace, Code, DhcpSpec, GatewaySpec, HopSpec, Refusal, ServesSpec};
 use plinth_ids::{MacAddress, Name, Prefix};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -223,6 +223,12 @@ impl Cluster {
                 .field("NAME")
                 .remedy(format!("delete it first: plinth nat-gateway delete {}", gateway.name)));
         }
+        if let Some(balancer) = self.balanced_in(name).next() {
+            let text = format!("load balancer {} has an address of subnet {name}", balancer.name);
+            return Err(Refusal::new(Code::InUse, text)
+                .field("NAME")
+                .remedy(format!("delete it first: plinth lb delete {}", balancer.name)));
+        }
         // A next hop in no subnet would have the switches refuse the whole configuration.
         let vpc = self.vpc(subnet.vpc);
         let through = vpc.into_iter().flat_map(|vpc| &vpc.routes).find(
@@ -237,14 +243,24 @@ impl Cluster {
         Ok(Change::default().delete(Key::Subnet(name.clone())))
     }
 
-    /// Addresses of a subnet that a NIC has.
+    /// Addresses of a subnet that a NIC or a load balancer has.
     pub fn addresses_used(&self, subnet: &Name) -> BTreeSet<Ipv4Addr> {
         self.vms
             .values()
             .flat_map(|vm| &vm.nics)
             .filter(|nic| nic.subnet == *subnet)
             .map(|nic| nic.address)
+            .chain(self.balanced_in(subnet).filter_map(|one| match one.address {
+                IpAddr::V4(address) => Some(address),
+                IpAddr::V6(_) => None,
+            }))
             .collect()
+    }
+
+    /// The load balancers that have an address of a subnet.
+    fn balanced_in<'a>(&'a self, subnet: &'a Name) -> impl Iterator<Item = &'a BalancerRecord> {
+        let is_in = move |one: &&BalancerRecord| matches!(&one.place, BalancerPlace::Subnet(name) if name == subnet);
+        self.balancers.values().filter(is_in)
     }
 
     /// An address for a new NIC: the one asked for, or the lowest free one. `taken` are those
@@ -279,7 +295,11 @@ impl Cluster {
             .remedy("leave it out to take the next free one"));
         }
         if used.contains(&wanted) {
-            let whose = if wanted == subnet.gateway { "the gateway" } else { "another NIC" };
+            let whose = if wanted == subnet.gateway {
+                "the gateway"
+            } else {
+                "another NIC or load balancer"
+            };
             return Err(Refusal::new(
                 Code::Exists,
                 format!("{wanted} of subnet {} is that of {whose}", subnet.name),

@@ -89,6 +89,12 @@ impl Cluster {
                 .field("NAME")
                 .remedy(format!("delete it first: plinth nat-gateway delete {}", gateway.name)));
         }
+        if let Some(balancer) = self.balancers.values().find(|balancer| balancer.vpc == vpc.vni) {
+            let text = format!("load balancer {} is of vpc {name}", balancer.name);
+            return Err(Refusal::new(Code::InUse, text)
+                .field("NAME")
+                .remedy(format!("delete it first: plinth lb delete {}", balancer.name)));
+        }
         let groups = self.groups.values().filter(|group| group.vpc == vpc.vni);
         Ok(groups.fold(Change::default().delete(Key::Vpc(name.clone())), |change, group| {
             change.delete(Key::Group(group.name.clone()))

@@ -4,7 +4,7 @@
 use crate::join::hex;
 use crate::service::Shared;
 use crate::store::{State, now};
-use crate::{external, image, network, storage, wait};
+use crate::{balance, external, image, network, storage, wait};
 use plinth_api::{
     AgentAnswer, AgentRequest, Answer, Code, Command, PoolCreate, Refusal, Request, SwitchTable,
     VmCreate, VolumeCreate,
@@ -63,6 +63,7 @@ pub(crate) async fn answer(shared: &Shared, request: Request) -> Result<Answer, 
             switch(shared, &node, Command::SwitchLook(question)).await
         }
         reading if is_reading(&reading) => show(shared, |state| read(state, &reading)).await,
+        other if balance::is_ours(&other) => balance::answer(shared, other).await,
         other if external::is_ours(&other) => external::answer(shared, other).await,
         other if network::is_ours(&other) => network::answer(shared, other).await,
         other => storage::answer(shared, other).await,

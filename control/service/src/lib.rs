@@ -15,6 +15,7 @@
 
 mod answer;
 mod api;
+mod balance;
 mod external;
 mod image;
 mod join;

@@ -310,6 +310,65 @@ async fn external_addresses_and_gateways_reach_the_node_and_are_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_load_balancer_reaches_the_node_with_its_backends() {
+    let (lab, running, _) = furnished().await;
+    running.ask(Request::VmCreate(vm("web-1"))).await.unwrap();
+    let listener = ListenerSettings {
+        protocol: ForwardProtocol::Tcp,
+        ports: (80, 80),
+        scheduler: LbScheduler::LeastConnections,
+        stickiness: None,
+    };
+    let create = Request::BalancerCreate(BalancerCreate {
+        name: name("web"),
+        vpc: name("blue"),
+        place: BalancerPlace::Subnet(name("blue-a")),
+        address: None,
+        listener: listener.clone(),
+    });
+    let Ok(Answer::Balancer(view)) = running.ask(create).await else { panic!("it is shown") };
+    let second = ListenerSettings { ports: (443, 443), ..listener };
+    let add = Request::ListenerAdd { balancer: name("web"), listener: second };
+    running.ask(add).await.unwrap();
+    let change = |change| Request::BackendChange {
+        backend: BackendName {
+            balancer: name("web"),
+            listener: Some(1),
+            nic: name("web-1-0"),
+            port: Some(8080),
+        },
+        change,
+    };
+    running.ask(change(BackendChange::Add { weight: 10 })).await.unwrap();
+    running.ask(change(BackendChange::Weight(20))).await.unwrap();
+    let wait = async {
+        let weight = |spec: &NodeSpec| {
+            Some(spec.balancers.first()?.listeners.first()?.backends.first()?.weight)
+        };
+        while lab.agent.state().spec.as_ref().and_then(weight) != Some(20) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, wait).await.expect("the node never heard of it");
+    let Ok(Answer::Balancer(shown)) = running.ask(Request::BalancerShow(name("web"))).await else {
+        panic!("it is shown")
+    };
+    assert_eq!((shown.address, shown.listeners.len()), (view.address, 2));
+    let Ok(Answer::Balancers(list)) = running.ask(Request::BalancerList).await else {
+        panic!("they are listed")
+    };
+    assert_eq!(list.len(), 1);
+    running.ask(change(BackendChange::Drain { is_draining: true })).await.unwrap();
+    running.ask(change(BackendChange::Remove)).await.unwrap();
+    let gone = running.ask(change(BackendChange::Remove)).await.unwrap_err();
+    assert_eq!(gone.code(), Some(Code::NotFound));
+    running.ask(Request::ListenerRemove { balancer: name("web"), number: 2 }).await.unwrap();
+    running.ask(Request::BalancerDelete(name("web"))).await.unwrap();
+    let gone = running.ask(Request::BalancerShow(name("web"))).await.unwrap_err();
+    assert_eq!(gone.code(), Some(Code::NotFound));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_idle_service_pushes_no_spec() {
     let (lab, running, _) = furnished().await;
     running.ask(Request::VmCreate(vm("web-1"))).await.unwrap();

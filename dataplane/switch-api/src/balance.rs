@@ -82,6 +82,18 @@ pub enum BackendState {
 pub const BACKEND_WEIGHT_DEFAULT: u16 = 10;
 pub const BACKEND_WEIGHT_MAX: u16 = 100;
 
+/// Sizes of tables by hash: primes, so that any step goes through all of a table.
+const HASH_SIZES: [u32; 5] = [251, 1009, 4093, 16_381, 65_537];
+/// Places a backend: with fewer, a change disturbs more than 1 % beside its share.
+const HASH_PLACES: usize = 500;
+
+/// How many places the table of a listener with so many backends has.
+pub fn hash_places(backends: usize) -> u32 {
+    let wanted = backends.saturating_mul(HASH_PLACES);
+    let found = HASH_SIZES.into_iter().find(|&size| size as usize >= wanted);
+    found.unwrap_or(HASH_SIZES[HASH_SIZES.len() - 1])
+}
+
 const fn default_weight() -> u16 {
     BACKEND_WEIGHT_DEFAULT
 }

@@ -5,6 +5,7 @@
 //! Sizes are bytes, times are seconds since 1970, durations say their unit in the name.
 
 mod answers;
+mod balance;
 mod command;
 mod external;
 mod join;
@@ -17,6 +18,11 @@ mod storage;
 mod view;
 
 pub use answers::{DhcpRouteSpec, DhcpSpec, DnsSpec, HostSpec};
+pub use balance::{
+    BackendChange, BackendName, BackendSeen, BackendSpec, BackendView, BalancerCreate,
+    BalancerPlace, BalancerSpec, BalancerView, LbScheduler, LbState, ListenerSettings,
+    ListenerSpec, ListenerView,
+};
 pub use command::{AgentAnswer, AgentReply, AgentRequest, Command, DiskFormat, ImportSource};
 pub use external::{
     EipBinding, EipBound, EipCounters, EipLimits, EipSpec, EipView, ExternalSpec, ForwardProtocol,

@@ -6,12 +6,13 @@
 //! reply; after the reply to [`Request::VmConsole`] the stream is the console, raw, both ways.
 
 use super::{
-    ClusterView, DhcpSpec, DiffRange, DiskFormat, DropCount, Durability, EipBinding, EipLimits,
-    EipView, EniView, FlowStatus, GroupView, ImageView, ImportSource, LimitView, LineView,
-    NatCreate, NatForward, NatView, NicLimits, NodeView, PoolAccess, PoolClass, PoolDiskView,
-    PoolView, Refusal, RouteHop, RouteView, RulePeer, RuleScope, ScheduleView, ScrubKind,
-    ScrubSchedule, ScrubView, SlowRequestView, SnapshotView, StoreUpgrade, SubnetView, SwitchPort,
-    VmView, VolumeLimits, VolumeStatsView, VolumeView, VpcView,
+    BackendChange, BackendName, BalancerCreate, BalancerView, ClusterView, DhcpSpec, DiffRange,
+    DiskFormat, DropCount, Durability, EipBinding, EipLimits, EipView, EniView, FlowStatus,
+    GroupView, ImageView, ImportSource, LimitView, LineView, ListenerSettings, NatCreate,
+    NatForward, NatView, NicLimits, NodeView, PoolAccess, PoolClass, PoolDiskView, PoolView,
+    Refusal, RouteHop, RouteView, RulePeer, RuleScope, ScheduleView, ScrubKind, ScrubSchedule,
+    ScrubView, SlowRequestView, SnapshotView, StoreUpgrade, SubnetView, SwitchPort, VmView,
+    VolumeLimits, VolumeStatsView, VolumeView, VpcView,
 };
 use crate::with::Raw;
 use plinth_ids::{DiskId, Name, Prefix, Vni};
@@ -365,6 +366,24 @@ pub enum Request {
         /// None: one worker, which runs where the system puts it.
         cores: Vec<u32>,
     },
+    BalancerCreate(BalancerCreate),
+    BalancerList,
+    BalancerShow(#[rkyv(with = Raw)] Name),
+    BalancerDelete(#[rkyv(with = Raw)] Name),
+    ListenerAdd {
+        #[rkyv(with = Raw)]
+        balancer: Name,
+        listener: ListenerSettings,
+    },
+    ListenerRemove {
+        #[rkyv(with = Raw)]
+        balancer: Name,
+        number: u32,
+    },
+    BackendChange {
+        backend: BackendName,
+        change: BackendChange,
+    },
 }
 
 #[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]
@@ -555,4 +574,6 @@ pub enum Answer {
     /// `Sight` of plinth-switch-api as JSON.
     SwitchSight(String),
     StoreUpgraded(StoreUpgrade),
+    Balancers(Vec<BalancerView>),
+    Balancer(BalancerView),
 }

@@ -2,8 +2,8 @@
 //! What one node is to be: the service pushes it whole, the agent makes it true.
 
 use super::{
-    ExternalSpec, GroupSpec, PoolAccess, PoolClass, PoolDiskSpec, ScrubSchedule, VolumeLimits,
-    VpcSpec,
+    BalancerSpec, ExternalSpec, GroupSpec, PoolAccess, PoolClass, PoolDiskSpec, ScrubSchedule,
+    VolumeLimits, VpcSpec,
 };
 use crate::with::Raw;
 use plinth_ids::{
@@ -45,6 +45,9 @@ pub struct NodeSpec {
     /// How NICs here reach what is no VPC.
     #[serde(default)]
     pub external: ExternalSpec,
+    /// Of the VPCs that this node has NICs in, and external ones whose backends are here.
+    #[serde(default)]
+    pub balancers: Vec<BalancerSpec>,
     /// CPUs of the store's workers, one worker each, at most [`STORE_CORES_MAX`]. None: one
     /// worker, which runs where the system puts it.
     #[serde(default)]

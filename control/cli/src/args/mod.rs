@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The verbs and their arguments.
 
+mod balance;
 mod capture;
 mod cluster;
 mod disk;
@@ -13,6 +14,10 @@ mod switch;
 mod vm;
 mod volume;
 
+pub use balance::{
+    BackendArguments, BackendVerb, CreateArguments, LbVerb, ListenerArguments, ListenerVerb,
+    SchedulerWord,
+};
 pub use capture::CaptureArguments;
 pub use cluster::{ClusterVerb, Cores, InitArguments, JoinArguments, NodeVerb, UnderlayArguments};
 pub use disk::{DiskVerb, Interval, ScrubVerb};
@@ -114,6 +119,9 @@ pub enum Area {
     /// Shared ways out for NICs of a vpc, and ports that lead in
     #[command(subcommand)]
     NatGateway(NatVerb),
+    /// Addresses whose connections are spread over NICs of a vpc
+    #[command(subcommand)]
+    Lb(LbVerb),
     /// Virtual machines
     #[command(subcommand)]
     Vm(VmVerb),
@@ -167,6 +175,7 @@ impl Area {
             Self::Line(verb) => Deed::Call(verb.request()),
             Self::Eip(verb) => Deed::Call(verb.request()),
             Self::NatGateway(verb) => Deed::Call(verb.request()),
+            Self::Lb(verb) => Deed::Call(verb.request()),
             Self::Vm(verb) => verb.deed(),
             Self::Switch(verb) => verb.deed(),
             Self::Net(verb) => verb.deed(),

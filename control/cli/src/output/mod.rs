@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Answers as text for people and as JSON for programs.
 
+mod balance;
 mod external;
 pub(crate) mod net;
 mod network;
@@ -57,6 +58,8 @@ pub fn json(answer: &Answer) -> String {
         Answer::Eip(view) => line(view),
         Answer::NatGateways(views) => line(views),
         Answer::NatGateway(view) => line(view),
+        Answer::Balancers(views) => line(views),
+        Answer::Balancer(view) => line(view),
         Answer::SwitchPorts(rows) => line(rows),
         Answer::SwitchFlows(rows) => line(rows),
         Answer::SwitchDrops(rows) => line(rows),
@@ -122,6 +125,8 @@ pub fn text(answer: &Answer, now: u64) -> String {
         Answer::Eip(view) => external::eip(view),
         Answer::NatGateways(views) => external::gateways(views),
         Answer::NatGateway(view) => external::gateway(view),
+        Answer::Balancers(views) => balance::balancers(views),
+        Answer::Balancer(view) => balance::balancer(view),
         Answer::SwitchPorts(rows) => ports(rows),
         Answer::SwitchFlows(rows) => flows(rows),
         Answer::SwitchDrops(rows) => drops(rows),

@@ -7,12 +7,8 @@
 //! free. So all nodes make the same table, each backend has its share to within a place, and when
 //! one goes, its places go to the others and few others change.
 
+use plinth_switch_api::hash_places;
 use std::net::IpAddr;
-
-/// Primes, so that every step from 1 on leads through all places.
-const SIZES: [u32; 5] = [251, 1009, 4093, 16_381, 65_537];
-/// Places a backend: one that goes changes some 1 in 200 of the others' places then.
-const PLACES: usize = 500;
 
 /// One backend as the table sees it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -22,16 +18,9 @@ pub(crate) struct Seat {
     pub(crate) weight: u16,
 }
 
-/// How many places a table for so many backends has.
-pub(crate) fn size_for(backends: usize) -> u32 {
-    let wanted = backends.saturating_mul(PLACES);
-    let found = SIZES.into_iter().find(|&size| size as usize >= wanted);
-    found.unwrap_or(SIZES[SIZES.len() - 1])
-}
-
 /// Fills a table with numbers of `seats`, of which there are fewer than [`FREE`] and at least one.
 pub(crate) fn fill(seats: &[Seat]) -> Box<[u16]> {
-    let size = size_for(seats.len());
+    let size = hash_places(seats.len());
     let mut table: Box<[u16]> = vec![FREE; size as usize].into();
     let heaviest = seats.iter().map(|seat| u32::from(seat.weight)).max().unwrap_or(1).max(1);
     let mut orders: Vec<Order> =
@@ -197,9 +186,9 @@ mod tests {
 
     #[test]
     fn a_table_grows_with_its_backends_up_to_a_bound() {
-        assert_eq!(size_for(0), 251);
-        assert_eq!(size_for(100), 65_537);
-        assert_eq!(size_for(100_000), 65_537);
+        assert_eq!(hash_places(0), 251);
+        assert_eq!(hash_places(100), 65_537);
+        assert_eq!(hash_places(100_000), 65_537);
     }
 
     #[test]

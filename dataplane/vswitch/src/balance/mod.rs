@@ -372,7 +372,7 @@ fn hashing(choices: &[Choice], previous: Option<&Hashing>) -> Hashing {
 pub(crate) fn hash_places(config: &SwitchConfig) -> usize {
     let hashed = all_listeners(config)
         .filter(|(_, listener)| listener.scheduler == Scheduler::SourceHash)
-        .map(|(_, listener)| maglev::size_for(listener.backends.len()) as usize);
+        .map(|(_, listener)| plinth_switch_api::hash_places(listener.backends.len()) as usize);
     hashed.sum()
 }
 

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Load balancers, for people.
+
+use super::word;
+use crate::table::{Details, Table};
+use plinth_api::{BackendView, BalancerPlace, BalancerView, ListenerView};
+
+pub(super) fn balancers(views: &[BalancerView]) -> String {
+    let mut table = Table::new(["NAME", "VPC", "ADDRESS", "PLACE", "LISTENERS", "BACKENDS"]);
+    for view in views {
+        let ports: Vec<String> = view.listeners.iter().map(ports).collect();
+        let backends: usize = view.listeners.iter().map(|one| one.backends.len()).sum();
+        table.row([
+            view.name.to_string(),
+            view.vpc.to_string(),
+            view.address.to_string(),
+            place(&view.place),
+            ports.join(","),
+            backends.to_string(),
+        ]);
+    }
+    table.print()
+}
+
+fn place(place: &BalancerPlace) -> String {
+    match place {
+        BalancerPlace::Subnet(name) => format!("subnet {name}"),
+        BalancerPlace::Line(name) => format!("line {name}"),
+    }
+}
+
+fn ports(view: &ListenerView) -> String {
+    format!("{}/{}", word(&view.settings.protocol), range(view.settings.ports))
+}
+
+fn range((first, last): (u16, u16)) -> String {
+    if first == last { first.to_string() } else { format!("{first}-{last}") }
+}
+
+pub(super) fn balancer(view: &BalancerView) -> String {
+    let details = Details::default()
+        .line("name", &view.name)
+        .line("vpc", &view.vpc)
+        .line("address", view.address)
+        .line("place", place(&view.place))
+        .some("node", view.node.as_ref());
+    let mut text = details.print();
+    for listener in &view.listeners {
+        text.push('\n');
+        text.push_str(&self::listener(listener));
+    }
+    text
+}
+
+fn listener(view: &ListenerView) -> String {
+    let settings = &view.settings;
+    let details = Details::default()
+        .line("listener", view.number)
+        .line("ports", ports(view))
+        .line("scheduler", word(&settings.scheduler))
+        .some("stickiness", settings.stickiness.map(|seconds| format!("{seconds} s")));
+    let (first, last) = settings.ports;
+    let mut table = Table::new(["BACKEND", "NODE", "ADDRESS", "TO", "WEIGHT", "STATE"]);
+    for backend in &view.backends {
+        table.row([
+            backend.nic.to_string(),
+            backend.node.to_string(),
+            backend.address.to_string(),
+            range((backend.port, backend.port.saturating_add(last - first))),
+            backend.weight.to_string(),
+            state(backend).to_owned(),
+        ]);
+    }
+    details.print() + &table.print()
+}
+
+/// What an operator wants of it.
+const fn state(backend: &BackendView) -> &'static str {
+    if backend.is_draining { "draining" } else { "active" }
+}
