@@ -126,6 +126,9 @@ impl<D: Disk> Store<D> {
 
     /// Asks for every map page the steps need; ready when all are in memory at once.
     fn prepare_frames(&mut self, _op: u32, steps: &[Step]) -> Ready {
+        if let Err(refusal) = self.check_width(steps, 0) {
+            return Ready::Refuse(refusal);
+        }
         for step in steps {
             for (key, half) in pages_of(step) {
                 let Some(slot) = self.objects.find(&key) else { continue };
@@ -147,6 +150,27 @@ impl<D: Disk> Store<D> {
             }
         }
         Ready::Yes
+    }
+
+    /// Refuses what would wait for ever: pages that the cache cannot hold at once, beside so many
+    /// frames for new objects. Half of the cache is left to those that are read through, written,
+    /// or not on the disk yet, and to another transaction that waits for as many.
+    fn check_width(&self, steps: &[Step], new_frames: usize) -> Result<(), StoreRefusal> {
+        let limit = self.cache.capacity() / 2;
+        // At most two halves of the step's own object and two of a clone's source.
+        if steps.len() * 4 + new_frames <= limit {
+            return Ok(());
+        }
+        let pages = steps.iter().flat_map(pages_of);
+        let mut pages: Vec<(u32, u32)> =
+            pages.filter_map(|(key, half)| Some((self.objects.find(&key)?, half))).collect();
+        pages.sort_unstable();
+        pages.dedup();
+        let pages = pages.len() + new_frames;
+        if pages <= limit {
+            return Ok(());
+        }
+        Err(StoreRefusal::TransactionTooWide { pages, limit })
     }
 
     /// Compares versions with those that the steps name.
@@ -289,6 +313,9 @@ impl<D: Disk> Store<D> {
             return Ready::Wait;
         }
         let frames = needs.objects * 2;
+        if let Err(refusal) = self.check_width(steps, frames) {
+            return Ready::Refuse(refusal);
+        }
         if frames > 0 && !self.reserve_frames(frames) {
             return Ready::Wait;
         }

@@ -350,6 +350,11 @@ pub enum StoreRefusal {
     BadTransaction { key: ObjectKey },
     #[error("the transaction has more than 32 steps, none, or needs more journal than there is")]
     TransactionTooLarge,
+    #[error(
+        "the transaction needs {pages} map pages in memory at once, and may take {limit}, half of \
+         the store's: split it, or give the store a larger cache"
+    )]
+    TransactionTooWide { pages: usize, limit: usize },
     #[error("a unit of {key} has as many owners as can be counted: copy instead of cloning")]
     TooManyClones { key: ObjectKey },
     #[error("block {block} of {key} does not match its checksum")]
