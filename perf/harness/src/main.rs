@@ -91,7 +91,8 @@ fn print_blk(report: &blk::Report) {
     if let Some(verify) = &report.verify {
         println!(
             "{} mismatches, {} errors; {} blocks checked, {} of them at the end; {} reads, {} \
-             writes, {} flushes, {} restarts, {} unflushed versions rolled back, {:.1} s",
+             writes, {} flushes, {} restarts, {} unflushed versions rolled back, longest wait for \
+             an answer {:.1} ms, {:.1} s",
             verify.mismatches.len(),
             verify.errors,
             verify.blocks_checked,
@@ -101,6 +102,7 @@ fn print_blk(report: &blk::Report) {
             verify.flushes,
             verify.restarts,
             verify.rolled_back,
+            verify.longest_gap,
             verify.seconds
         );
         verify.mismatches.iter().for_each(|mismatch| println!("MISMATCH {mismatch}"));

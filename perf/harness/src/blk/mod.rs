@@ -15,6 +15,7 @@ mod verify;
 
 pub(crate) use load::LoadResult;
 pub(crate) use options::Options;
+pub(crate) use verify::VerifyResult;
 
 use crate::machine::Circumstances;
 use anyhow::Result;
@@ -29,14 +30,14 @@ pub(crate) struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load: Option<LoadResult>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub verify: Option<verify::VerifyResult>,
+    pub verify: Option<VerifyResult>,
 }
 
 impl Report {
     /// Whether everything that was asked for was served, and served rightly.
     pub(crate) fn is_good(&self) -> bool {
         let load = self.load.as_ref().is_none_or(|load| load.errors == 0);
-        let verify = self.verify.as_ref().is_none_or(verify::VerifyResult::is_good);
+        let verify = self.verify.as_ref().is_none_or(VerifyResult::is_good);
         load && verify
     }
 }

@@ -44,6 +44,9 @@ pub(crate) struct VerifyResult {
     pub errors: u64,
     /// Whether the backend kept requests in flight across its death.
     pub has_inflight: bool,
+    /// The longest time between two answers, in milliseconds: what a guest waited at a restart.
+    #[serde(default)]
+    pub longest_gap: f64,
     pub mismatches: Vec<String>,
 }
 
@@ -78,6 +81,8 @@ struct Engine<'a> {
     blocks_per_request: u64,
     result: VerifyResult,
     answered_at: Instant,
+    /// The same, but a new connection is no answer.
+    heard_at: Instant,
 }
 
 pub(crate) fn run(disk: &mut Disk, options: &Options) -> Result<VerifyResult> {
@@ -102,6 +107,7 @@ pub(crate) fn run(disk: &mut Disk, options: &Options) -> Result<VerifyResult> {
         blocks_per_request: u64::from(options.block_size) / u64::try_from(BLOCK)?,
         result: VerifyResult { has_inflight: disk.has_inflight(), ..VerifyResult::default() },
         answered_at: begin,
+        heard_at: begin,
         disk,
         options,
     };
@@ -157,7 +163,6 @@ impl Engine<'_> {
     /// One look at the rings, and at the connection when they are quiet.
     fn round(&mut self) -> Result<()> {
         if self.collect()? > 0 {
-            self.answered_at = Instant::now();
             return Ok(());
         }
         let quiet = self.answered_at.elapsed();
@@ -246,7 +251,17 @@ impl Engine<'_> {
                 self.free.push((queue, completion.slot));
             }
         }
+        if count > 0 {
+            self.heard();
+        }
         Ok(count)
+    }
+
+    fn heard(&mut self) {
+        let now = Instant::now();
+        let gap = now.duration_since(self.heard_at).as_secs_f64() * 1000.0;
+        self.result.longest_gap = self.result.longest_gap.max(gap);
+        (self.answered_at, self.heard_at) = (now, now);
     }
 
     fn judge(&mut self, completion: Completion, out: Out) {

@@ -4,7 +4,8 @@
 use super::super::shared::{disk_folder, memory_folder};
 use super::super::{Run, Series, Verdict};
 use super::server::{SPAN, Who, client, fill, status};
-use anyhow::{Context, Result, bail};
+use super::starts;
+use anyhow::{Context, Result};
 use plinth_ids::{PoolId, SnapshotId, VolumeId};
 use plinth_stage::{Scratch, Store};
 use plinth_store_api::{Durability, ScrubKind, Verb, VolumeLimits};
@@ -12,8 +13,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Instant;
 
-const TIB: u64 = 1 << 40;
-const OBJECT: u64 = 4 << 20;
+pub(super) const TIB: u64 = 1 << 40;
 const OBJECTS: u64 = 1 << 20;
 /// Memory for a million objects of 4 KiB, their maps, and the store beside them.
 const MOUNT_MEMORY: u64 = 12 << 30;
@@ -32,13 +32,27 @@ pub(crate) enum Measure {
     Flood,
     /// Reads at a fixed rate, with and without a deep scrub at its default rate.
     Scrub,
+    /// How long a guest waits at a hot restart of a store of 10 GiB.
+    RestartGap,
+    /// The same at `kill -9`.
+    CrashGap,
+    /// How much longer a start takes for a TiB more.
+    StartPerTib,
 }
 
-type Outcome = Result<(Vec<Series>, Vec<Verdict>)>;
+pub(super) type Outcome = Result<(Vec<Series>, Vec<Verdict>)>;
 
 impl Measure {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Limits, Self::Flood, Self::Snapshot, Self::Scrub, Self::Mount];
+    pub(super) const ALL: [Self; 8] = [
+        Self::Limits,
+        Self::Flood,
+        Self::Snapshot,
+        Self::Scrub,
+        Self::RestartGap,
+        Self::CrashGap,
+        Self::StartPerTib,
+        Self::Mount,
+    ];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -47,12 +61,17 @@ impl Measure {
             Self::Flood => "store-fair-p99",
             Self::Snapshot => "store-snapshot-first-overwrite",
             Self::Scrub => "store-scrub-p99",
+            Self::RestartGap => "store-restart-gap",
+            Self::CrashGap => "store-crash-gap",
+            Self::StartPerTib => "store-start-per-tib",
         }
     }
 
     pub(super) const fn unit(self) -> &'static str {
         match self {
             Self::Mount => "seconds, then MiB",
+            Self::RestartGap | Self::CrashGap => "ms",
+            Self::StartPerTib => "seconds",
             Self::Limits | Self::Flood | Self::Snapshot | Self::Scrub => "IOPS",
         }
     }
@@ -77,6 +96,22 @@ impl Measure {
                  its unit with a probability of 94 % or more."
             }
             Self::Scrub => "File, 2000 reads/s: latency from when a read was due.",
+            Self::RestartGap => {
+                "A filled volume of 10 GiB on a file in memory (tmpfs); a client that writes and \
+                 reads 10 000 times a second and checks every byte. The figure is the longest \
+                 time between two of its answers while a successor takes over."
+            }
+            Self::CrashGap => {
+                "As store-restart-gap, but the process is killed with `kill -9` and started again \
+                 at once; the client connects again every 20 ms. What an init waits before it \
+                 starts a process again comes on top."
+            }
+            Self::StartPerTib => {
+                "From the start of a process to a served volume after `kill -9`, over disks of \
+                 0.25 and 1 TiB (sparse, in memory) with as many objects as a full one has: 4 MiB \
+                 of a disk each, of which 4 KiB are written. A start reads indexes and bitmaps \
+                 and no data, so the time grows with what these two differ by."
+            }
         }
     }
 
@@ -87,20 +122,23 @@ impl Measure {
             Self::Flood => flood(turns, seconds),
             Self::Snapshot => snapshot(turns),
             Self::Scrub => scrub(turns, seconds),
+            Self::RestartGap => starts::gap(starts::Death::HandOver, turns, seconds),
+            Self::CrashGap => starts::gap(starts::Death::Kill, turns, seconds),
+            Self::StartPerTib => starts::per_tib(turns),
         }
     }
 }
 
-fn ours(contender: &str) -> Series {
+pub(super) fn ours(contender: &str) -> Series {
     Series { contender: contender.to_owned(), version: Who::Memory.version(), ..Series::default() }
 }
 
-fn verdict(what: &str, measured: f64, limit: f64) -> Verdict {
+pub(super) fn verdict(what: &str, measured: f64, limit: f64) -> Verdict {
     let (what, bar) = (what.to_owned(), format!("≤ {limit}"));
     Verdict { what, measured, bar, is_met: measured <= limit }
 }
 
-fn median(figures: &[f64]) -> Result<f64> {
+pub(super) fn median(figures: &[f64]) -> Result<f64> {
     super::super::report::median(figures).context("no turn was run")
 }
 
@@ -205,39 +243,12 @@ fn scrub(turns: usize, seconds: f64) -> Outcome {
 fn mount() -> Outcome {
     let scratch = Scratch::new()?;
     let folder = memory_folder(MOUNT_MEMORY)?;
-    let mut store = Store::start_with(&scratch, "s", &["--cpu", "1"])?;
     // One object for each MiB of the disk is what a store makes room for.
     let device = folder.path().join("pool");
-    store.make_pool_as(1, &device, TIB, Durability::Device)?;
-    let socket = store.make_volume(1, 1, OBJECTS * OBJECT, 1)?;
-    let (stride, count) = (OBJECT.to_string(), OBJECTS.to_string());
-    let arguments = [
-        "--writes",
-        "100",
-        "--order",
-        "seq",
-        "--depth",
-        "64",
-        "--stride",
-        &stride,
-        "--count",
-        &count,
-        "--warm-up",
-        "0",
-    ];
-    client(std::slice::from_ref(&socket), &arguments, 600.0)?;
-    let objects = store.pools()?.iter().map(|pool| pool.objects).sum::<u64>();
-    if objects < OBJECTS {
-        bail!("only {objects} objects were made in the time there is");
-    }
+    let (mut store, socket) = starts::populated(&scratch, &device, TIB, OBJECTS)?;
     let mut seconds = ours("mount after kill -9");
     for _ in 0..3 {
-        let sockets = std::slice::from_ref(&socket);
-        client(sockets, &["--writes", "100", "--depth", "32", "--warm-up", "0"], 1.0)?;
-        store.kill()?;
-        let begin = Instant::now();
-        store.start_again()?;
-        seconds.figures.push(begin.elapsed().as_secs_f64());
+        seconds.figures.push(starts::start_after_kill(&mut store, &socket)?);
     }
     let process = status(&store)?.process;
     let mut memory = ours("resident memory after it, for 4 TiB provisioned (MiB)");

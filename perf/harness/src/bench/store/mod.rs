@@ -15,6 +15,7 @@ mod fio;
 mod measures;
 mod qemu;
 mod server;
+mod starts;
 
 use super::{CaseResult, Series, Verdict};
 use crate::machine::Circumstances;
