@@ -22,7 +22,7 @@ mod server;
 pub use client::{CallError, Client};
 pub use keep::{KeepError, Kept, LoadError};
 pub use line::LINE_LENGTH_MAX;
-pub use server::{ListenError, Server, ServerConfig, Service};
+pub use server::{ListenError, Server, ServerConfig, Service, bind};
 
 /// Why a line was no request. It is given to [`Service::refuse`], which puts it into the
 /// service's own words.

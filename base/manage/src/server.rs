@@ -136,7 +136,12 @@ impl Shared {
     }
 }
 
-fn bind(path: &Path) -> Result<UnixListener, ListenError> {
+/// Makes a socket that only its owner may connect to (mode 0600), in the place of one that nobody
+/// serves any more.
+///
+/// # Errors
+/// When somebody serves it, or something else is in its place.
+pub fn bind(path: &Path) -> Result<UnixListener, ListenError> {
     let path_owned = || path.to_owned();
     if path.as_os_str().len() > SOCKET_PATH_LENGTH_MAX {
         return Err(ListenError::PathTooLong { path: path_owned() });

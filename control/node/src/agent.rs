@@ -4,13 +4,14 @@
 use crate::daemon::Daemon;
 use crate::facts::CpuSample;
 use crate::keeper::Keeper;
+use crate::metadata_socket::MetadataSocket;
 use crate::runner::{Ground, Runner, VmRecord};
 use crate::store::Store;
 use crate::switch::Switch;
 use crate::{PlaceError, Places, Surroundings, preflight};
 use plinth_api::{Facts, NodeSpec, NodeStatus, PoolSpec, Refusal};
 use plinth_ids::{Epoch, VmId};
-use plinth_manage::{Kept, LoadError};
+use plinth_manage::{Kept, ListenError, LoadError};
 use plinth_qemu::Accelerator;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -41,6 +42,8 @@ pub enum StartError {
     Folder { path: PathBuf, source: io::Error },
     #[error("what was kept in {} cannot be used", path.display())]
     Kept { path: PathBuf, source: LoadError },
+    #[error("guests cannot be told of themselves")]
+    Metadata { source: ListenError },
     #[error("cannot start a thread")]
     Thread { source: io::Error },
 }
@@ -97,6 +100,7 @@ pub(crate) struct Inner {
 pub struct NodeAgent {
     pub(crate) inner: Arc<Inner>,
     threads: Vec<JoinHandle<()>>,
+    metadata: MetadataSocket,
 }
 
 impl NodeAgent {
@@ -154,7 +158,8 @@ impl NodeAgent {
             spawn("reconciler", &inner, Inner::reconcile).map_err(thread)?,
             spawn("preflight", &inner, Inner::find_accelerator).map_err(thread)?,
         ];
-        Ok(Self { inner, threads })
+        let metadata = MetadataSocket::start(&inner)?;
+        Ok(Self { inner, threads, metadata })
     }
 
     /// Takes a spec, keeps it, and starts to make it true.
@@ -175,6 +180,7 @@ impl Drop for NodeAgent {
     fn drop(&mut self) {
         self.inner.is_stopping.store(true, Ordering::SeqCst);
         self.inner.bell.ring();
+        self.metadata.stop();
         for thread in self.threads.drain(..) {
             // A panic there was told by the panic hook.
             let _ = thread.join();

@@ -28,6 +28,8 @@ mod daemon;
 mod external;
 mod facts;
 mod keeper;
+mod metadata;
+mod metadata_socket;
 mod network;
 mod perform;
 mod places;

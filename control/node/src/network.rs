@@ -59,6 +59,7 @@ pub(crate) fn answers(vpcs: &[VpcSpec]) -> switch::Answers {
             zone: dns.zone.clone(),
             upstreams: dns.upstreams.clone(),
         }));
+        answers.metadata.push(vni);
         let told = vpc.subnets.iter().filter_map(|subnet| Some((subnet, subnet.dhcp.as_ref()?)));
         answers.dhcp.extend(told.map(|(subnet, dhcp)| switch::SubnetDhcp {
             vni,
@@ -223,6 +224,7 @@ mod tests {
         assert_eq!(config.dns[0].upstreams[0].to_string(), "192.0.2.53:53");
         let host = &config.names[0];
         assert_eq!((host.vni, host.mac, host.name.as_str()), (vni, nic().mac, "web-1"));
+        assert_eq!(config.metadata, [vni]);
         spec.vpcs[0].subnets[0].dhcp = None;
         assert_eq!(answers(&spec.vpcs).dhcp, []);
     }

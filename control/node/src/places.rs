@@ -64,6 +64,11 @@ impl Places {
         self.run.join("stored.sock")
     }
 
+    /// Where plinth-switchd asks what guests want to know of themselves.
+    pub fn metadata_socket(&self) -> PathBuf {
+        self.run.join(plinth_switch_api::METADATA_SOCKET)
+    }
+
     /// The vhost-user socket of a NIC.
     pub fn port_socket(&self, port: PortId) -> PathBuf {
         self.run.join("net").join(format!("{port}.sock"))

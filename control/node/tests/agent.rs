@@ -12,7 +12,10 @@ use plinth_ids::{
     DiskId, Epoch, MacAddress, NodeId, PoolId, PortId, SnapshotId, VmId, Vni, VolumeId,
 };
 use plinth_node::{NodeAgent, NodeConfig, Places, Surroundings};
+use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Program, Stdio};
 use std::time::{Duration, Instant};
@@ -310,6 +313,39 @@ fn a_daemon_that_dies_is_started_again_with_its_configuration() {
     });
     assert!(node.places().port_socket(PortId(1)).exists());
     assert_eq!(status(&agent, 1).unwrap().process, before.process);
+}
+
+/// What the switch asks on behalf of the guest at a port, and what it hears.
+fn metadata(node: &Node, asker: &str, path: &str) -> String {
+    let mut stream = UnixStream::connect(node.places().metadata_socket()).unwrap();
+    let asked = format!("{asker}\nGET {path} HTTP/1.1\r\n\r\n");
+    // What is too long is not read to its end, and so breaks the connection off.
+    let _ = stream.write_all(asked.as_bytes());
+    let _ = stream.shutdown(Shutdown::Write);
+    let mut heard = String::new();
+    let _ = stream.read_to_string(&mut heard);
+    heard
+}
+
+#[test]
+fn a_guest_is_told_of_itself_by_the_agent() {
+    let node = Node::new("metadata");
+    let agent = node.agent();
+    let asker = r#"{"port":1,"vni":5,"mac":"02:00:00:00:00:01"}"#;
+    let path = "/latest/meta-data/local-ipv4";
+    assert!(metadata(&node, asker, path).starts_with("HTTP/1.1 503 "), "there is no spec yet");
+    agent.take(spec(1, vec![vm(1)])).unwrap();
+    assert!(metadata(&node, asker, path).ends_with("\r\n\r\n10.0.0.2"));
+    let other = r#"{"port":1,"vni":6,"mac":"02:00:00:00:00:01"}"#;
+    assert!(metadata(&node, other, path).starts_with("HTTP/1.1 404 "), "a port of another VPC");
+    for nonsense in ["", "{}", r#"{"port":1}"#, &"x".repeat(9000)] {
+        assert_eq!(metadata(&node, nonsense, path), "", "{nonsense}");
+    }
+    drop(agent);
+    assert!(!node.places().metadata_socket().exists());
+    let agent = node.agent();
+    assert!(metadata(&node, asker, path).ends_with("\r\n\r\n10.0.0.2"), "it keeps its spec");
+    drop(agent);
 }
 
 #[test]
