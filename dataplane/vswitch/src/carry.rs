@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Does to a packet what was decided for its flow.
 
+use crate::clamp::{clamp, is_beginning};
 use crate::flow::{Action, Link, Route, Way};
 use crate::pipeline::{Waiting, Wholeness};
-use crate::snapshot::{Port, Snapshot, UplinkTables};
+use crate::snapshot::{Port, Snapshot, TUNNEL_MTU_OVERHEAD, UplinkTables};
 use crate::stages::parse::Class;
-use crate::stages::tunnel;
+use crate::stages::{too_big, tunnel};
 use crate::switch::Switch;
 use crate::translate::{Shape, translate};
 use crate::{DropReason, Packet, PortIndex, Verdict};
@@ -21,13 +22,18 @@ pub(crate) fn carry_out(
     way: Way,
     (now, flow): (Moment, &Waiting),
 ) -> Result<Verdict, DropReason> {
-    let vni = match way.route {
-        None => flow.vni,
-        Some(route) => {
-            hop(packet, &route, flow.parsed.key.is_ipv4())?;
-            route.vni
+    let is_ipv4 = flow.parsed.key.is_ipv4();
+    let vni = way.route.map_or(flow.vni, |route| route.vni);
+    let (limit, reason) = link(snapshot, way.action, vni)?;
+    if packet.frame_length() > limit {
+        if way.route.is_some() {
+            check_alive(packet, is_ipv4)?;
         }
-    };
+        return too_big::tell(switch, snapshot, now, (packet, flow), (limit, reason));
+    }
+    if let Some(route) = way.route {
+        hop(packet, &route, is_ipv4)?;
+    }
     if way.edit != Link::NONE {
         let shape = match (flow.parsed.class, flow.wholeness) {
             (Class::Error, _) => Shape::Error,
@@ -36,14 +42,12 @@ pub(crate) fn carry_out(
         };
         translate(packet, &switch.flows.edit(way.edit), &flow.parsed, shape)?;
     }
+    if is_beginning(packet, &flow.parsed, flow.wholeness) {
+        let sender = snapshot.port(packet.port()).map_or(u32::MAX, |port| port.frame_length_max);
+        clamp(packet, &flow.parsed, sender.min(limit));
+    }
     match way.action {
-        Action::Deliver(to) => {
-            let port = isolated(snapshot, to, vni)?;
-            if packet.frame_length() > port.frame_length_max {
-                return Err(DropReason::PortMtuExceeded);
-            }
-            Ok(Verdict::Send(to))
-        }
+        Action::Deliver(to) => Ok(Verdict::Send(to)),
         Action::Encapsulate { tunnel, source_port } => {
             let uplink = snapshot.uplink.as_ref().ok_or(DropReason::PortUnknown)?;
             let way = (tunnel, vni, source_port);
@@ -62,6 +66,25 @@ pub(crate) fn carry_out(
     }
 }
 
+/// How long a frame may be that goes this way, and why not longer.
+#[inline]
+fn link(snapshot: &Snapshot, action: Action, vni: Vni) -> Result<(u32, DropReason), DropReason> {
+    let uplink = || snapshot.uplink.as_ref().ok_or(DropReason::PortUnknown);
+    match action {
+        Action::Deliver(to) => {
+            Ok((isolated(snapshot, to, vni)?.frame_length_max, DropReason::PortMtuExceeded))
+        }
+        Action::Encapsulate { .. } => {
+            let inner = uplink()?.frame_length_max - u32::from(TUNNEL_MTU_OVERHEAD);
+            Ok((inner, DropReason::UnderlayMtuExceeded))
+        }
+        Action::External { .. } => {
+            Ok((uplink()?.frame_length_max, DropReason::UnderlayMtuExceeded))
+        }
+        Action::Drop(reason) => Err(reason),
+    }
+}
+
 /// Sends a packet to the next hop of a line, from the uplink's own MAC.
 #[inline]
 fn leave(
@@ -70,9 +93,6 @@ fn leave(
     packet: &mut Packet,
     next_hop: u16,
 ) -> Result<(), DropReason> {
-    if packet.frame_length() > uplink.frame_length_max {
-        return Err(DropReason::UnderlayMtuExceeded);
-    }
     let mac = switch.neighbors.mac(next_hop).ok_or(DropReason::NextHopUnresolved)?;
     let macs = packet.head_mut().get_mut(..12).ok_or(DropReason::Truncated)?;
     macs[..6].copy_from_slice(&mac.0);

@@ -23,6 +23,7 @@
 
 mod balance;
 mod carry;
+mod clamp;
 mod config_error;
 mod counters;
 mod drop_reason;

@@ -14,7 +14,7 @@ use crate::snapshot::Snapshot;
 use crate::stages::answer::{self, Answer, Asker};
 use crate::stages::parse::{Class, Parsed, parse};
 use crate::stages::tunnel::{self, Decapsulated};
-use crate::stages::{guard, piece, router, underlay};
+use crate::stages::{guard, piece, router, too_big, underlay};
 use crate::switch::Switch;
 use crate::{DropReason, Packet, PortIndex, Verdict};
 use plinth_ids::{Moment, Vni};
@@ -148,7 +148,7 @@ fn arrive(
     let pass = if packet.port() == PortIndex::UPLINK {
         arrive_from_wire(switch, snapshot, now, packet, flow)
     } else {
-        arrive_from_guest(snapshot, packet, flow)
+        arrive_from_guest(switch, snapshot, now, packet, flow)
     }?;
     if matches!(pass, Pass::Waiting) {
         let place = packet.port();
@@ -160,20 +160,30 @@ fn arrive(
 }
 
 fn arrive_from_guest(
+    switch: &mut Switch,
     snapshot: &Snapshot,
+    now: Moment,
     packet: &mut Packet,
     flow: &mut Waiting,
 ) -> Result<Pass, DropReason> {
     let index = packet.port();
     let port = snapshot.port(index).ok_or(DropReason::PortUnknown)?;
-    if packet.length() > port.frame_length_max && packet.segmentation().is_none() {
-        return Err(DropReason::PortMtuExceeded);
-    }
+    (flow.vni, flow.tunnel) = (port.vni, None);
     let length = packet.length() as usize;
+    let too_long = (port.frame_length_max, DropReason::PortMtuExceeded);
+    if packet.length() > port.frame_length_max && packet.segmentation().is_none() {
+        parse(packet.head(), length, &mut flow.parsed).map_err(|_| too_long.1)?;
+        return too_big::tell(switch, snapshot, now, (packet, flow), too_long).map(Pass::Done);
+    }
     parse(packet.head(), length, &mut flow.parsed)?;
     let partial = packet.offload().partial;
     guard::check_offload(partial, &flow.parsed, length)?;
-    guard::check_segmentation(packet, &flow.parsed, port.frame_length_max)?;
+    match guard::check_segmentation(packet, &flow.parsed, port.frame_length_max) {
+        Err(DropReason::PortMtuExceeded) => {
+            return too_big::tell(switch, snapshot, now, (packet, flow), too_long).map(Pass::Done);
+        }
+        judged => judged?,
+    }
     if flow.parsed.key.is_fragment() {
         piece::check(packet.head(), &flow.parsed)?;
     }
@@ -183,8 +193,6 @@ fn arrive_from_guest(
         let answer = answered(snapshot, asker, &flow.parsed, packet, checksum)?;
         return Ok(Pass::Done(put(packet, &answer)));
     }
-    flow.vni = port.vni;
-    flow.tunnel = None;
     Ok(Pass::Waiting)
 }
 

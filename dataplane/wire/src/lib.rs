@@ -46,7 +46,7 @@ pub use nd::{
     ND_SOLICITATION, NdAdvertisement, NdChecksum, NdError, NdSolicitation, solicited_node,
 };
 pub use segment::{SEGMENTS_MAX, Segmentation, Segments};
-pub use tcp::{TcpError, TcpHeader, window_scale};
+pub use tcp::{TcpError, TcpHeader, segment_size_place, window_scale};
 pub use udp::{UdpError, UdpHeader};
 pub use vxlan::{
     TUNNEL_OVERHEAD, TunnelHeaders, VXLAN_PORT, VXLAN_SOURCE_PORT_FIRST, VxlanError, VxlanHeader,

@@ -121,6 +121,24 @@ pub fn window_scale(mut options: &[u8]) -> Option<u8> {
     }
 }
 
+/// Where the greatest segment that a SYN announces stands (RFC 9293, section 3.7.1): the place of
+/// its two bytes among `options`, `None` without the option.
+pub fn segment_size_place(options: &[u8]) -> Option<usize> {
+    const END: u8 = 0;
+    const NOTHING: u8 = 1;
+    const SEGMENT_SIZE: u8 = 2;
+    let mut at = 0;
+    loop {
+        at += match *options.get(at..)? {
+            [] | [END, ..] => return None,
+            [NOTHING, ..] => 1,
+            [SEGMENT_SIZE, 4, _, _, ..] => return Some(at + 2),
+            [_, length, ..] if length >= 2 => usize::from(length),
+            _ => return None,
+        };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,6 +149,16 @@ mod tests {
         assert_eq!(window_scale(&[3, 3, 200]), Some(14), "a greater shift counts as 14");
         assert_eq!(window_scale(&[2, 4, 5, 0xb4, 0, 3, 3, 7]), None, "nothing follows the end");
         assert_eq!(window_scale(&[4, 2, 1, 1, 1]), None);
+    }
+
+    #[test]
+    fn the_segment_size_is_found_among_other_options() {
+        assert_eq!(segment_size_place(&[2, 4, 5, 0xb4]), Some(2));
+        assert_eq!(segment_size_place(&[1, 3, 3, 7, 2, 4, 5, 0xb4]), Some(6));
+        assert_eq!(segment_size_place(&[0, 2, 4, 5, 0xb4]), None, "nothing follows the end");
+        for options in [&[2, 4, 5][..], &[2], &[2, 3, 1], &[8, 1, 2, 4, 5, 6], &[8, 9], &[]] {
+            assert_eq!(segment_size_place(options), None, "{options:?}");
+        }
     }
 
     #[test]

@@ -22,5 +22,6 @@ pub(crate) mod piece;
 pub(crate) mod related;
 pub(crate) mod router;
 pub(crate) mod security;
+pub(crate) mod too_big;
 pub(crate) mod tunnel;
 pub(crate) mod underlay;

@@ -4,6 +4,7 @@
 
 use super::parse::Parsed;
 use crate::snapshot::{Port, Snapshot};
+use crate::vpc::VpcTables;
 use crate::{DropReason, Packet};
 use plinth_ids::{MacAddress, Moment};
 use plinth_wire::{
@@ -29,7 +30,7 @@ impl ErrorBudget {
         Self { interval, full_at: Moment::ZERO }
     }
 
-    fn spend(&mut self, now: Moment) -> bool {
+    pub(super) fn spend(&mut self, now: Moment) -> bool {
         let Some(interval) = self.interval else { return false };
         let full_at = self.full_at.max(now) + interval;
         let is_affordable = full_at <= now + Duration::from_secs(1);
@@ -108,17 +109,36 @@ pub(crate) fn time_exceeded(
     if parsed.class == super::parse::Class::Error || parsed.key.is_fragment() {
         return None;
     }
-    let subnet = vpc.subnet_of(source).or(port.subnet)?;
-    let gateway = vpc.subnet(subnet).gateway(parsed.key.is_ipv4())?.gateway;
+    let gateway = nearest_gateway(vpc, port, source)?;
     if !budget.spend(now) {
         return None;
     }
     let macs = (vpc.router_mac, parsed.expected.source());
+    let kind = if parsed.key.is_ipv4() { TIME_EXCEEDED } else { TIME_EXCEEDED_IPV6 };
+    replace(packet, parsed, macs, (gateway, source), IcmpHeader::new(kind, 0, 0, 0))
+}
+
+/// Who speaks to a guest for its router: the gateway of the subnet that `source` is in, or else of
+/// one that its port is in. A guest may speak from an external address, which no subnet has.
+pub(super) fn nearest_gateway(vpc: &VpcTables, port: &Port, source: IpAddr) -> Option<IpAddr> {
+    let others = port.addresses.iter().filter_map(|&address| vpc.subnet_of(address));
+    let mut subnets = vpc.subnet_of(source).into_iter().chain(port.subnet).chain(others);
+    subnets.find_map(|subnet| Some(vpc.subnet(subnet).gateway(source.is_ipv4())?.gateway))
+}
+
+/// Puts an error about a packet in its place, its beginning quoted.
+pub(super) fn replace(
+    packet: &mut Packet,
+    parsed: &Parsed,
+    macs: (MacAddress, MacAddress),
+    ends: (IpAddr, IpAddr),
+    icmp: IcmpHeader,
+) -> Option<()> {
     let mut frame = [0; FRAME_MAX];
     let head = packet.head();
     let end = head.len().min(parsed.end as usize).min(EthernetHeader::LENGTH + QUOTED_MAX);
     let quoted = &head[EthernetHeader::LENGTH..end];
-    let length = error_frame(&mut frame, macs, (gateway, source), quoted)?;
+    let length = error_frame(&mut frame, macs, ends, (icmp, quoted))?;
     packet.replace(&frame[..length]);
     Some(())
 }
@@ -128,7 +148,7 @@ fn error_frame(
     frame: &mut [u8; FRAME_MAX],
     (from, to): (MacAddress, MacAddress),
     ends: (IpAddr, IpAddr),
-    quoted: &[u8],
+    (icmp, quoted): (IcmpHeader, &[u8]),
 ) -> Option<usize> {
     let message_length = u16::try_from(IcmpHeader::LENGTH + quoted.len()).ok()?;
     match ends {
@@ -136,7 +156,6 @@ fn error_frame(
             let length = message_length + 20;
             let ip = Ipv4Header::new(gateway, source, PROTOCOL_ICMP, length);
             let ethernet = EthernetHeader::new(to, from, ETHERTYPE_IPV4);
-            let icmp = IcmpHeader::new(TIME_EXCEEDED, 0, 0, 0);
             let sum = checksum::Sum::new().with(bytemuck::bytes_of(&icmp)).with(quoted);
             let icmp = icmp.with_checksum(sum.checksum());
             Some(join(
@@ -152,7 +171,6 @@ fn error_frame(
         (IpAddr::V6(gateway), IpAddr::V6(source)) => {
             let ip = Ipv6Header::new(gateway, source, PROTOCOL_ICMPV6, 64, message_length);
             let ethernet = EthernetHeader::new(to, from, ETHERTYPE_IPV6);
-            let icmp = IcmpHeader::new(TIME_EXCEEDED_IPV6, 0, 0, 0);
             let sum = pseudo_header_ipv6(gateway, source, PROTOCOL_ICMPV6, message_length.into())
                 .with(bytemuck::bytes_of(&icmp))
                 .with(quoted);
