@@ -10,6 +10,7 @@ mod balance;
 mod disk;
 mod hostile;
 mod lab;
+mod metadata;
 mod network;
 mod operator;
 mod outside;
@@ -27,6 +28,7 @@ const NETWORK: &[Need] = &[
     Need::Program("busybox", "busybox-static"),
     Need::Program("ping", "iputils-ping"),
     Need::Program("iperf3", "iperf3"),
+    Need::Program("curl", "curl"),
     Need::Program("tcpdump", "tcpdump"),
 ];
 
@@ -48,6 +50,7 @@ const TESTS: &[Test] = &[
     network("curl_is_served_by_turns_and_not_by_one_that_is_down", balance::shared),
     network("a_backend_that_drains_ends_what_it_has_begun", balance::drained),
     network("guests_are_given_leases_routers_and_names", answers::leases_and_names),
+    network("curl_is_told_who_its_guest_is_and_no_other", metadata::told),
     network("guests_reach_the_outside_and_are_reached_from_it", outside::reached),
     network("errors_come_back_through_translation", outside::errors),
     network("an_external_address_moves_and_ends", outside::unbound),
