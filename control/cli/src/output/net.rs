@@ -43,11 +43,12 @@ fn status(view: &Status) -> String {
         }
         text += &table.print();
     }
-    let AnswerCounts { questions, answers, forwarded, advertisements, lost } = view.answers;
+    let AnswerCounts { questions, answers, forwarded, metadata, advertisements, lost } =
+        view.answers;
     let _ = writeln!(
         text,
         "answers to guests: questions {questions} answered {answers} forwarded {forwarded} \
-         advertisements {advertisements} lost {lost}"
+         metadata {metadata} advertisements {advertisements} lost {lost}"
     );
     text
 }
@@ -153,8 +154,14 @@ mod tests {
 
     #[test]
     fn a_status_ends_with_what_the_switch_answered() {
-        let counts =
-            AnswerCounts { questions: 9, answers: 7, forwarded: 2, advertisements: 4, lost: 1 };
+        let counts = AnswerCounts {
+            questions: 9,
+            answers: 7,
+            forwarded: 2,
+            metadata: 3,
+            advertisements: 4,
+            lost: 1,
+        };
         let view = Status {
             process: 12,
             version: "0.1.0".to_owned(),
@@ -166,7 +173,7 @@ mod tests {
         assert_eq!(
             status(&view),
             "switch 0.1.0 process 12 ordinary pages\nanswers to guests: questions 9 answered 7 \
-             forwarded 2 advertisements 4 lost 1\n"
+             forwarded 2 metadata 3 advertisements 4 lost 1\n"
         );
     }
 }
