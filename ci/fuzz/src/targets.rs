@@ -9,6 +9,7 @@
 //! | `wire-headers` | a guest or the wire | `dataplane/wire` |
 //! | `switch-handed` | the process before | `dataplane/vswitch` |
 //! | `switch-guest`, `switch-uplink` | a guest, the wire | `dataplane/vswitch` |
+//! | `switch-outside` | a guest or the wire, between a VPC and the outside | `dataplane/vswitch` |
 //! | `answers-question`, `answers-stream` | a guest | `dataplane/answers` |
 //! | `answers-upstream` | a name server | `dataplane/answers` |
 //! | `control-frame` | anyone who reaches the QUIC port | `control/api` |
@@ -42,6 +43,11 @@ pub fn all() -> Vec<Target> {
             name: "switch-uplink",
             run: plinth_vswitch::fuzz::uplink_packet,
             seeds: switch_packets,
+        },
+        Target {
+            name: "switch-outside",
+            run: plinth_vswitch::fuzz::outside_packet,
+            seeds: plinth_vswitch::fuzz::outside_stories,
         },
         Target { name: "answers-question", run: answers::question, seeds: answers::frames },
         Target { name: "answers-stream", run: streams::stream, seeds: streams::conversations },

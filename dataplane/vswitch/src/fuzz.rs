@@ -5,6 +5,11 @@
 //! is good in one is as good as it can be in the other. The first has a router, and its ports are
 //! filtered by rules that come and go.
 
+mod outside;
+mod seen;
+
+pub use outside::{outside_packet, outside_stories};
+
 use crate::{DropReason, Limits, Offload, Packet, PortIndex, Switch, Verdict};
 use plinth_ids::{Epoch, GroupId, MacAddress, Moment, PortId, Vni};
 use plinth_switch_api::{
