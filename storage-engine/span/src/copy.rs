@@ -34,7 +34,7 @@ const ATTRIBUTES: usize = 30;
 /// Pairs of keys that one transaction sets, and their bytes: with the longest pairs some twenty
 /// pages of the journal, of which the smallest one takes 32 at once.
 const KEYS: usize = 256;
-const KEY_BYTES: usize = 16 << 10;
+pub(crate) const KEY_BYTES: usize = 16 << 10;
 
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 

@@ -21,6 +21,7 @@ mod copy;
 mod log;
 mod map;
 mod mover;
+mod pace;
 mod plan;
 mod route;
 mod seats;

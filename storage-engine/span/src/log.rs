@@ -14,7 +14,7 @@ use plinth_store::{ObjectStore, Operation, PgId, StoreAnswer, StoreRefusal, Stor
 
 /// Entries of one transaction, and their bytes: what the smallest journal takes at once.
 const ENTRIES: usize = 30;
-const ENTRY_BYTES: usize = 16 << 10;
+pub(crate) const ENTRY_BYTES: usize = 16 << 10;
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 enum Step {
@@ -40,12 +40,19 @@ pub(crate) struct LogCopy {
     pub(crate) is_dirty: bool,
     /// It began anew since then.
     is_new: bool,
+    /// No run has begun.
+    is_first: bool,
 }
 
 impl LogCopy {
     /// A group's that has not been copied.
     pub(crate) fn first() -> Self {
-        Self { is_dirty: true, ..Self::default() }
+        Self { is_dirty: true, is_first: true, ..Self::default() }
+    }
+
+    /// Whether the first run is still to come.
+    pub(crate) const fn is_first(&self) -> bool {
+        self.is_first
     }
 
     pub(crate) fn soil(&mut self, is_new: bool) {
@@ -65,7 +72,7 @@ impl<S: ObjectStore> Span<S> {
         let (pool, Some(pg)) = (self.pool, self.moving_pg()) else { return };
         let Some(many) = &mut self.many else { return };
         let log = &mut many.mover.log;
-        log.is_dirty = false;
+        (log.is_dirty, log.is_first) = (false, false);
         if self.omit == Omit::Log && log.at > 0 {
             return;
         }
@@ -82,7 +89,8 @@ impl<S: ObjectStore> Span<S> {
         let Some(many) = &mut self.many else { return };
         many.mover.log.step = Step::Reading;
         let after = many.mover.log.at;
-        self.call_source(LOG_CALL, StoreRequest::ReadLog { pool, pg, after, limit: ENTRIES });
+        let request = StoreRequest::ReadLog { pool, pg, after, limit: ENTRIES };
+        self.call_source_in_time(LOG_CALL, request);
     }
 
     pub(crate) fn log_answer(&mut self, result: Result<StoreAnswer, StoreRefusal>) {

@@ -16,6 +16,7 @@
 use crate::clear::Clearing;
 use crate::copy::{Action, Copier, Task};
 use crate::log::LogCopy;
+use crate::pace::Pace;
 use crate::route::Dirt;
 use crate::span::{Omit, Op, Span, first_of, last_of};
 use plinth_ids::{DiskId, Moment};
@@ -27,7 +28,7 @@ use std::time::Duration;
 pub const RATE_DEFAULT: u64 = 64 << 20;
 
 /// Objects copied at once.
-const COPIERS: usize = 4;
+pub(crate) const COPIERS: usize = 4;
 /// Objects listed at once.
 const LISTED: usize = 30;
 /// What may be left to copy while the group's requests wait.
@@ -100,8 +101,6 @@ pub(crate) struct Mover {
     pub(crate) heads: bool,
     waiting: VecDeque<(ObjectKey, Task)>,
     copiers: [Option<Copier>; COPIERS],
-    /// Reads that wait for the rate.
-    throttled: VecDeque<(u32, StoreRequest)>,
     pub(crate) calls: usize,
     /// Changed since it was copied.
     dirty: BTreeMap<ObjectKey, Task>,
@@ -114,9 +113,7 @@ pub(crate) struct Mover {
     rounds: u32,
     pub(crate) objects: u64,
     pub(crate) failed: Option<StoreRefusal>,
-    pub(crate) rate: u64,
-    allowance: u64,
-    filled_at: Moment,
+    pub(crate) pace: Pace,
     pub(crate) is_paused: bool,
 }
 
@@ -141,7 +138,6 @@ impl Mover {
             heads: false,
             waiting: VecDeque::new(),
             copiers: [const { None }; COPIERS],
-            throttled: VecDeque::new(),
             calls: 0,
             dirty: BTreeMap::new(),
             copied: BTreeMap::new(),
@@ -151,9 +147,7 @@ impl Mover {
             rounds: 0,
             objects: 0,
             failed: None,
-            rate: RATE_DEFAULT,
-            allowance: 0,
-            filled_at: Moment::ZERO,
+            pace: Pace::new(),
             is_paused: false,
         }
     }
@@ -169,7 +163,8 @@ impl Mover {
     /// Whether it does nothing, and would not begin anything by itself.
     pub(crate) fn is_resting(&self) -> bool {
         if self.is_paused {
-            self.calls == 0 && !self.must_end()
+            // What waits for the rate waits on.
+            self.calls == self.pace.waiting() && !self.must_end()
         } else {
             self.is_done() && self.look_at.is_none()
         }
@@ -251,16 +246,6 @@ impl Mover {
         self.objects = 0;
         self.failed = None;
     }
-
-    /// Adds what the time since the last call allows; at most a quarter of a second's worth.
-    fn refill(&mut self, now: Moment) {
-        let passed = now.saturating_sub(self.filled_at);
-        self.filled_at = now;
-        let more = u128::from(self.rate) * passed.as_micros() / 1_000_000;
-        let most = (self.rate / 4).max(u64::from(crate::copy::PIECE));
-        let sum = self.allowance.saturating_add(u64::try_from(more).unwrap_or(u64::MAX));
-        self.allowance = sum.min(most);
-    }
 }
 
 impl<S: ObjectStore> Span<S> {
@@ -269,7 +254,7 @@ impl<S: ObjectStore> Span<S> {
         // A few transitions a round; each that waits for an answer ends the loop.
         for _ in 0..8 {
             let Some(many) = &mut self.many else { return has_moved };
-            many.mover.refill(now);
+            many.mover.pace.refill(now);
             if many.mover.look_at.is_some_and(|at| at <= now) {
                 many.mover.look_at = None;
                 many.mover.looks = true;
@@ -367,11 +352,14 @@ impl<S: ObjectStore> Span<S> {
         if let Some(from) = mover.cursor {
             let range = from..=last_of(self.pool, moving.group);
             self.call_source(LIST_CALL, StoreRequest::List { range, limit: LISTED });
-        } else if mover.heads {
-            mover.stage = Stage::Again;
-        } else {
+        } else if !mover.heads {
             mover.heads = true;
             mover.cursor = Some(first_of(self.pool, moving.group));
+        } else if mover.log.is_first() {
+            // At the rate of all the rest; what is appended meanwhile is copied with what changes.
+            self.copy_log();
+        } else {
+            mover.stage = Stage::Again;
         }
         true
     }
@@ -405,16 +393,7 @@ impl<S: ObjectStore> Span<S> {
         let Some(many) = &mut self.many else { return };
         let call = u32::try_from(number).unwrap_or(0);
         match action {
-            Action::Source(request) => {
-                let is_limited = many.mover.stage == Stage::Copy;
-                if is_limited && matches!(request, StoreRequest::Read { .. }) {
-                    many.mover.throttled.push_back((call, request));
-                    many.mover.calls += 1;
-                    self.release_throttled();
-                } else {
-                    self.call_source(call, request);
-                }
-            }
+            Action::Source(request) => self.call_source_in_time(call, request),
             Action::Target(request) => self.call_target(call, request),
             Action::Done => {
                 let Some(copier) = many.mover.copiers[number].take() else { return };
@@ -428,25 +407,6 @@ impl<S: ObjectStore> Span<S> {
                 many.mover.copiers[number] = None;
                 many.mover.failed = many.mover.failed.or(Some(refusal));
             }
-        }
-    }
-
-    fn release_throttled(&mut self) {
-        loop {
-            let Some(many) = &mut self.many else { return };
-            let mover = &mut many.mover;
-            let Some((_, StoreRequest::Read { length, .. })) = mover.throttled.front() else {
-                return;
-            };
-            let cost = u64::from(*length);
-            let is_limited = mover.stage == Stage::Copy && mover.failed.is_none();
-            if is_limited && mover.allowance < cost {
-                return;
-            }
-            mover.allowance = mover.allowance.saturating_sub(cost);
-            let Some((call, request)) = mover.throttled.pop_front() else { return };
-            mover.calls -= 1;
-            self.call_source(call, request);
         }
     }
 
@@ -479,6 +439,7 @@ impl<S: ObjectStore> Span<S> {
     ) {
         let Some(many) = &mut self.many else { return };
         many.mover.calls -= 1;
+        many.mover.pace.heard(call, &result);
         match call {
             LIST_CALL => self.listed(result),
             CLEAR_CALL => self.cleared(result),

@@ -13,7 +13,7 @@ impl<S: ObjectStore> Span<S> {
     /// Limits how fast groups are copied, in bytes a second. 0 is taken as 1.
     pub fn set_rate(&mut self, rate: u64) {
         if let Some(many) = &mut self.many {
-            many.mover.rate = rate.max(1);
+            many.mover.pace.rate = rate.max(1);
         }
     }
 

@@ -7,6 +7,7 @@ mod support;
 
 use plinth_ids::DiskId;
 use plinth_store::{IoBuffer, ObjectKey, ObjectStore, Operation, PgId, StoreAnswer, StoreRequest};
+use std::time::Duration;
 use support::{Life, POOL, key};
 
 const PG: PgId = PgId(0);
@@ -109,4 +110,86 @@ fn a_log_of_which_nothing_is_left_remembers_its_last_version_on_its_new_disk() {
     drain(&mut life, 2, 3);
     assert_eq!(log(&mut life), StoreAnswer::Log { entries: Vec::new(), last: 0, more: false });
     apply(&mut life, vec![append(1)]);
+}
+
+/// Moves what is on the only disk to another one, and says how long that took.
+fn timed(life: &mut Life, rate: u64) -> Duration {
+    life.join(2).unwrap();
+    life.span.set_rate(rate);
+    let begin = life.now;
+    life.span.set_draining(DiskId(1), true).unwrap();
+    life.come_to_rest().unwrap();
+    life.now - begin
+}
+
+/// A pool of one disk with what `fill` puts there, moved at two rates: it takes as long as the rate
+/// wants, and at the higher one less than that.
+fn check_rate(what: &str, fill: impl Fn(&mut Life) -> usize) {
+    // At most a quarter of a megabyte goes at once.
+    let (rate, burst) = (64_u64 << 10, 256_u64 << 10);
+    // What groups without anything take, whose maps are written one after the other.
+    let nothing = timed(&mut Life::quiet(1), rate);
+    let [slow, fast] = [rate, 1 << 40].map(|rate| {
+        let mut life = Life::quiet(1);
+        let bytes = fill(&mut life) as u64;
+        (bytes, timed(&mut life, rate))
+    });
+    let seconds = |bytes: u64| Duration::from_millis(bytes * 1000 / rate);
+    let (least, most) = (seconds(slow.0 - burst), seconds(slow.0 * 9 / 8));
+    let is_right = slow.1 > nothing + least && slow.1 < fast.1 + most;
+    assert!(
+        is_right,
+        "{what}: {slow:?} at {rate} bytes/s, {fast:?} without, {nothing:?} of nothing"
+    );
+    assert!(fast.1 < nothing + least, "{what}: {fast:?} is no less than {least:?} and {nothing:?}");
+}
+
+#[test]
+fn keys_and_logs_are_copied_at_the_rate_of_all_the_rest() {
+    check_rate("keys", |life| {
+        set(life, key(0, 0, 0), 0..700, 0);
+        (0..700).map(|number| name(number).len() + value(number).len()).sum()
+    });
+    let entry = |version: u64| value(u32::try_from(version).unwrap());
+    check_rate("a log", |life| {
+        for first in (1..=600_u64).step_by(20) {
+            let append = |version| Operation::LogAppend {
+                pool: POOL,
+                pg: PG,
+                version,
+                entry: entry(version),
+            };
+            apply(life, (first..first + 20).map(append).collect());
+        }
+        (1..=600).map(|version| entry(version).len()).sum()
+    });
+    // An object without keys owes nothing besides its data.
+    check_rate("data", |life| {
+        for object in 0..100 {
+            let (length, buffer) = (4096, IoBuffer::zeroed(4096));
+            let key = key(0, object, 0);
+            apply(life, vec![Operation::WriteFull { key, length, buffer }]);
+        }
+        100 * 4096
+    });
+}
+
+#[test]
+fn a_move_that_is_paused_while_it_waits_for_its_rate_is_settled_and_goes_on_later() {
+    let mut life = Life::quiet(1);
+    set(&mut life, key(0, 0, 0), 0..700, 0);
+    let before = keys(&mut life, key(0, 0, 0));
+    life.join(2).unwrap();
+    // A run takes 16 KiB of it: a quarter of a minute each.
+    life.span.set_rate(1 << 10);
+    life.span.set_draining(DiskId(1), true).unwrap();
+    life.rest(60_000).unwrap();
+    assert!(life.span.moving().is_some(), "it waits in the middle of a move");
+    life.span.pause(true);
+    life.rest(1000).unwrap();
+    assert!(life.span.is_settled(), "{:?}", life.span.moving());
+    life.span.pause(false);
+    life.span.set_rate(1 << 40);
+    life.come_to_rest().unwrap();
+    assert_eq!(keys(&mut life, key(0, 0, 0)), before);
 }

@@ -140,7 +140,7 @@ pub(crate) struct Life {
     model: Model,
     asked: BTreeMap<u64, Asked>,
     tag: u64,
-    now: Duration,
+    pub(crate) now: Duration,
     disks: u32,
     /// Disks whose store turned read-only, until the next start.
     broken: BTreeSet<DiskId>,
@@ -623,6 +623,11 @@ impl Life {
             self.poll()?;
         }
         Err(format!("stuck: {:?}", self.asked))
+    }
+
+    /// Lets so many milliseconds pass.
+    pub(crate) fn rest(&mut self, milliseconds: u64) -> Fallible<()> {
+        (0..milliseconds).try_for_each(|_| self.poll())
     }
 
     pub(crate) fn come_to_rest(&mut self) -> Fallible<()> {
