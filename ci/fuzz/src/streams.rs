@@ -5,7 +5,7 @@
 //! guest would be, so that the deep states of the stack are reached and left in every wrong way.
 
 use crate::answers::{DIRECTORY, MAC, PORT, ROUTER};
-use plinth_answers::{Answer, Effect, LIFE, REQUEST_MAX, StreamId, Streams};
+use plinth_answers::{Answer, Effect, LIFE, REQUEST_MAX, Service, StreamId, Streams};
 use plinth_ids::Moment;
 use plinth_wire::{PROTOCOL_TCP, TcpHeader, checksum};
 use std::time::Duration;
@@ -18,6 +18,8 @@ const SYN: u8 = TcpHeader::SYN;
 const ACK: u8 = TcpHeader::ACK;
 const FIN: u8 = 0x01;
 const PUSH: u8 = 0x08;
+/// A question for a name, with its length in front.
+const QUESTION: &[u8] = b"\x00\x23\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03web\x04shop\x08internal\x00\x00\x01\x00\x01";
 const REQUEST: &[u8] = b"GET /latest/ HTTP/1.1\r\nHost: a\r\n\r\n";
 
 struct Guest {
@@ -52,12 +54,13 @@ impl Guest {
         &mut self,
         [flags, sequence, acknowledgment, window, length, option, port, after]: [u8; STEP],
     ) {
-        let payload: Vec<u8> =
-            REQUEST.iter().cycle().copied().take(usize::from(length) * 6).collect();
+        let is_dns = port & 0x80 != 0;
+        let said = if is_dns { QUESTION } else { REQUEST };
+        let payload: Vec<u8> = said.iter().cycle().copied().take(usize::from(length) * 6).collect();
         let signed = |byte: u8| i32::from(byte.cast_signed()).pow(3).cast_unsigned();
         let header = TcpHeader::new(
             40_000 + u16::from(port % 16),
-            80,
+            if is_dns { 53 } else { 80 },
             self.sequence.wrapping_add(signed(sequence)),
             flags,
         )
@@ -84,7 +87,7 @@ impl Guest {
             let length = u32::try_from(payload.len()).unwrap_or(0);
             self.sequence = self.sequence.wrapping_add(length);
         }
-        if let Answer::Segment(segment) = DIRECTORY.answer(PORT, &frame(&segment)) {
+        if let Answer::Segment(segment) = DIRECTORY.answer(PORT, &frame(&segment, is_dns)) {
             self.streams.take(self.now, ((), PORT), &segment);
         }
         self.carry_out();
@@ -109,8 +112,12 @@ impl Guest {
                     assert!(frame.len() <= 1464, "{} bytes fit no NIC", frame.len());
                     self.hear(&frame);
                 }
-                Effect::Ask { stream, request, .. } => {
-                    assert!(request.len() <= REQUEST_MAX && request.ends_with(b"\r\n\r\n"));
+                Effect::Ask { stream, request, service, .. } => {
+                    let is_http = request.ends_with(b"\r\n\r\n");
+                    assert!(request.len() <= REQUEST_MAX);
+                    assert!(service == Service::Dns || is_http, "a head is whole");
+                    // However it reads, it is answered or not.
+                    let _ = DIRECTORY.answer_stream(PORT, &request);
                     self.asked.push(stream);
                 }
             }
@@ -140,14 +147,23 @@ pub(crate) fn conversations() -> Vec<Vec<u8>> {
         [syn, ack, ask, more, more, ack, fin, ack].concat(),
         [syn, ack, pieces, pieces, pieces, pieces, pieces, pieces, more, fin].concat(),
         [syn, ack, fin, ack, syn, syn, long, long, long, long].concat(),
+        // Names.
+        [syn, ack, ask, more, ask, more, fin]
+            .map(|mut step| {
+                step[4] = if step[4] == 0 { 0 } else { 7 };
+                step[6] = 0x80;
+                step
+            })
+            .concat(),
     ]
 }
 
-fn frame(segment: &[u8]) -> Vec<u8> {
+fn frame(segment: &[u8], is_dns: bool) -> Vec<u8> {
     let length = u16::try_from(20 + segment.len()).unwrap_or(u16::MAX);
     let mut frame = [&ROUTER[..], &MAC, &[8, 0, 0x45, 0]].concat();
     frame.extend(length.to_be_bytes());
-    frame.extend([0, 1, 0x40, 0, 64, PROTOCOL_TCP, 0, 0, 10, 0, 0, 5, 169, 254, 169, 254]);
+    frame.extend([0, 1, 0x40, 0, 64, PROTOCOL_TCP, 0, 0, 10, 0, 0, 5]);
+    frame.extend(if is_dns { [10, 0, 0, 1] } else { [169, 254, 169, 254] });
     let sum = checksum::checksum(&frame[14..34]);
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
     frame.extend(segment);

@@ -141,15 +141,29 @@ impl Directory {
     /// What a guest of a VPC has a connection to at an address and port.
     fn service(&self, vni: Vni, address: IpAddr, port: u16) -> Option<Service> {
         let is_metadata = address == METADATA_IPV4 || address == METADATA_IPV6;
-        let has_metadata = is_metadata && port == METADATA_PORT && self.metadata.contains(&vni);
-        has_metadata.then_some(Service::Metadata)
+        match port {
+            METADATA_PORT if is_metadata && self.metadata.contains(&vni) => Some(Service::Metadata),
+            DNS_PORT if self.zones.get(&vni)?.is_at(address) => Some(Service::Dns),
+            _ => None,
+        }
+    }
+
+    /// Answers what the guest at `port` asked over a connection of [`Service::Dns`]; a reply is
+    /// what is to be said on it.
+    pub fn answer_stream(&self, port: PortId, message: &[u8]) -> Answer {
+        let zone = self.nics.get(&port).and_then(|nic| self.zones.get(&nic.vni));
+        zone.map_or(Answer::Silence(Silence::NotServed), |zone| dns::answer_stream(zone, message))
     }
 
     /// Whether what was begun with a guest may go on: its NIC is what it was, and the service is
     /// still there for it.
     pub fn still_serves(&self, port: PortId, whose: (Vni, MacAddress), service: Service) -> bool {
-        let Service::Metadata = service;
-        self.nic(port) == Some(whose) && self.metadata.contains(&whose.0)
+        let (vni, _) = whose;
+        let is_there = match service {
+            Service::Metadata => self.metadata.contains(&vni),
+            Service::Dns => self.zones.contains_key(&vni),
+        };
+        self.nic(port) == Some(whose) && is_there
     }
 
     /// Of the port whose guest is answered: its VPC and its MAC.

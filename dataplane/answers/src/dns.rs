@@ -2,8 +2,8 @@
 //! DNS (RFC 1035): names of the VPC's own NICs, both ways; other names go upstream.
 
 use crate::directory::{Answer, DNS_PORT, Silence};
-use crate::frame::{Kind, Macs, Received, datagram};
-use crate::question::Question;
+use crate::frame::{Kind, Macs, Received};
+use crate::question::{Question, STREAM_ANSWER_MAX, Way};
 use crate::settings::Settings;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, PTR, SOA};
@@ -62,6 +62,11 @@ impl Zone {
         }
     }
 
+    /// Whether it is asked at this address.
+    pub(crate) fn is_at(&self, address: IpAddr) -> bool {
+        self.gateways.contains(&address)
+    }
+
     fn is_own(&self, name: &Name) -> bool {
         self.name.as_ref().is_some_and(|zone| zone.zone_of(name))
     }
@@ -87,9 +92,23 @@ pub(crate) fn answer(zone: &Zone, received: &Received<'_>, payload: &[u8]) -> An
     let Kind::Udp { source: client_port, .. } = received.kind else {
         return Answer::Silence(Silence::Malformed);
     };
-    if !zone.gateways.contains(&received.destination) {
+    if !zone.is_at(received.destination) {
         return Answer::Silence(Silence::NotServed);
     }
+    let way = Way::Datagram {
+        macs: Macs { source: zone.router_mac, destination: received.macs.source },
+        client: SocketAddr::new(received.source, client_port),
+        server: SocketAddr::new(received.destination, DNS_PORT),
+    };
+    resolve(zone, way, payload)
+}
+
+/// Answers a message that came over TCP: what is said is for the connection.
+pub(crate) fn answer_stream(zone: &Zone, message: &[u8]) -> Answer {
+    resolve(zone, Way::Stream, message)
+}
+
+fn resolve(zone: &Zone, way: Way, payload: &[u8]) -> Answer {
     let Ok(question) = Message::from_vec(payload) else {
         return Answer::Silence(Silence::Malformed);
     };
@@ -97,10 +116,9 @@ pub(crate) fn answer(zone: &Zone, received: &Received<'_>, payload: &[u8]) -> An
     if question.metadata.message_type != MessageType::Query {
         return Answer::Silence(Silence::Malformed);
     }
-    let way = Way {
-        macs: Macs { source: zone.router_mac, destination: received.macs.source },
-        client: SocketAddr::new(received.source, client_port),
-        server: SocketAddr::new(received.destination, DNS_PORT),
+    let limit = match way {
+        Way::Datagram { .. } => usize::from(question.max_payload().min(ANSWER_MAX)),
+        Way::Stream => STREAM_ANSWER_MAX,
     };
     let reply = match judge(zone, &question) {
         Judged::Said(code, answers) => respond(zone, &question, code, answers),
@@ -111,27 +129,18 @@ pub(crate) fn answer(zone: &Zone, received: &Received<'_>, payload: &[u8]) -> An
             return Answer::Forward(Question {
                 upstream: zone.upstream.clone(),
                 message: payload.to_vec(),
-                answer_max: question.max_payload().min(ANSWER_MAX).into(),
-                macs: way.macs,
-                client: way.client,
-                server: way.server,
+                answer_max: limit,
+                way,
             });
         }
     };
-    let limit = usize::from(question.max_payload().min(ANSWER_MAX));
     let bytes = match reply.to_vec() {
         Ok(bytes) if bytes.len() <= limit => Ok(bytes),
         Ok(_) => reply.truncate().to_vec(),
         Err(error) => Err(error),
     };
-    let frame = bytes.ok().and_then(|bytes| datagram(way.macs, way.server, way.client, &bytes));
-    frame.map_or(Answer::Silence(Silence::Malformed), Answer::Reply)
-}
-
-struct Way {
-    macs: Macs,
-    client: SocketAddr,
-    server: SocketAddr,
+    let carried = bytes.ok().and_then(|bytes| way.carry(&bytes));
+    carried.map_or(Answer::Silence(Silence::Malformed), Answer::Reply)
 }
 
 enum Judged {

@@ -28,18 +28,21 @@ pub const UNDER_WAY_OF_ONE_MAX: usize = 64;
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Ticket(pub usize);
 
-/// What is to be sent, from a new socket that is connected to this server.
+/// What is to be sent, from a new socket that is connected to this server: over TCP with its length
+/// in front, as the guest's question came.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Send {
     pub ticket: Ticket,
     pub server: SocketAddr,
     pub message: Vec<u8>,
+    pub is_stream: bool,
 }
 
 /// An answer found its question, which is over.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Reply<O> {
     pub origin: O,
+    /// Or, over TCP, what is to be said on the connection.
     pub frame: Vec<u8>,
 }
 
@@ -100,12 +103,12 @@ impl<O> Forwarder<O> {
             self.places.push(None);
             self.places.len() - 1
         });
-        let message = with_id(&question.message, id);
+        let (message, is_stream) = (with_id(&question.message, id), question.is_stream());
         let deadline = now + PATIENCE;
         self.places[place] = Some(Pending { origin, port, question, id, server: 0, deadline });
         self.deadlines.insert((deadline, place));
         self.of_port.insert(port, of_one + 1);
-        Ok(Send { ticket: Ticket(place), server, message })
+        Ok(Send { ticket: Ticket(place), server, message, is_stream })
     }
 
     /// Takes a datagram from the ticket's server. `None` if it is not the answer: the question
@@ -132,7 +135,8 @@ impl<O> Forwarder<O> {
         pending.id = id;
         pending.deadline = now + PATIENCE;
         self.deadlines.insert((pending.deadline, ticket.0));
-        Some(Send { ticket, server, message: with_id(&pending.question.message, id) })
+        let is_stream = pending.question.is_stream();
+        Some(Send { ticket, server, message: with_id(&pending.question.message, id), is_stream })
     }
 
     /// A question whose server has taken too long: to be told to [`Self::failed`].

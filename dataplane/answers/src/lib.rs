@@ -37,4 +37,4 @@ pub use forwarder::{
 pub use question::Question;
 pub use schedule::Schedule;
 pub use stack::{CONNECTIONS_MAX, LIFE, REQUEST_MAX};
-pub use streams::{Effect, STACKS_MAX, Segment, Service, StreamId, Streams};
+pub use streams::{Effect, RESPONSE_MAX, STACKS_MAX, Segment, Service, StreamId, Streams};

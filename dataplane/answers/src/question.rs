@@ -2,6 +2,7 @@
 //! A guest's question for a name that is not its VPC's.
 
 use crate::frame::{Macs, datagram};
+use crate::streams::RESPONSE_MAX;
 use std::net::SocketAddr;
 
 /// What must be asked upstream, and the way back. The message is checked: it is one question in
@@ -15,9 +16,31 @@ pub struct Question {
     pub message: Vec<u8>,
     /// The longest answer that the guest takes, in bytes of DNS message.
     pub answer_max: usize,
-    pub(crate) macs: Macs,
-    pub(crate) client: SocketAddr,
-    pub(crate) server: SocketAddr,
+    pub(crate) way: Way,
+}
+
+/// How an answer goes back, and its question goes upstream: over UDP or TCP, as it was asked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Way {
+    Datagram { macs: Macs, client: SocketAddr, server: SocketAddr },
+    Stream,
+}
+
+/// The longest answer over TCP.
+pub(crate) const STREAM_ANSWER_MAX: usize = RESPONSE_MAX - 2;
+
+impl Way {
+    /// What carries an answer: a whole frame, or what is said on the connection (RFC 1035, section
+    /// 4.2.2). `None` for what is too long for either.
+    pub(crate) fn carry(self, answer: &[u8]) -> Option<Vec<u8>> {
+        match self {
+            Self::Datagram { macs, client, server } => datagram(macs, server, client, answer),
+            Self::Stream => {
+                let length = u16::try_from(answer.len()).ok()?;
+                Some([&length.to_be_bytes(), answer].concat())
+            }
+        }
+    }
 }
 
 impl Question {
@@ -26,7 +49,12 @@ impl Question {
         self.message.first_chunk().copied().unwrap_or_default()
     }
 
-    /// The whole frame of an answer. An answer that is too long for the guest is cut to its
+    /// Whether it came over TCP, and is to be asked so.
+    pub const fn is_stream(&self) -> bool {
+        matches!(self.way, Way::Stream)
+    }
+
+    /// The whole frame of an answer, or what is to be said on the connection. An answer that is too long for the guest is cut to its
     /// header and question, and marked so, and the guest is free to ask over TCP; `None` for an
     /// answer without a header.
     pub fn reply(&self, answer: &[u8]) -> Option<Vec<u8>> {
@@ -42,7 +70,7 @@ impl Question {
             let end = question_end(answer)?;
             bytes.truncate(end);
         }
-        datagram(self.macs, self.server, self.client, &bytes)
+        self.way.carry(&bytes)
     }
 }
 

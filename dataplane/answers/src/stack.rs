@@ -6,7 +6,8 @@
 //!
 //! ```text
 //!  Listening ──SYN─▶ Hearing ──whole request─▶ Asked ──answer─▶ Telling ──all told─▶ gone
-//!                       │ too long ──────────────────────────────▲
+//!                     │  ▲ too long ───────────────────────────────▲│
+//!                     │  └──────────── names: all told ─────────────┘
 //!                       └ closed by the guest, or LIFE is over ─▶ gone
 //! ```
 
@@ -65,11 +66,13 @@ struct Connection {
     service: Service,
     handle: SocketHandle,
     state: Progress,
+    /// Not yet a whole request.
+    heard: Vec<u8>,
     until: Moment,
 }
 
 enum Progress {
-    Hearing(Vec<u8>),
+    Hearing,
     Asked,
     Telling { response: Vec<u8>, told: usize },
 }
@@ -135,8 +138,9 @@ impl Stack {
             } else {
                 let stream = StreamId(*next);
                 *next += 1;
-                let (state, until) = (Progress::Hearing(Vec::new()), now + LIFE);
-                self.connections.push(Connection { stream, service, handle, state, until });
+                let (state, heard, until) = (Progress::Hearing, Vec::new(), now + LIFE);
+                let begun = Connection { stream, service, handle, state, heard, until };
+                self.connections.push(begun);
             }
         }
         self.settle(now);
@@ -184,9 +188,6 @@ impl Stack {
             self.interface.poll_egress(now_there, &mut self.wire, &mut self.sockets);
             if self.wire.outgoing.len() == said {
                 break;
-            }
-            for connection in &mut self.connections {
-                connection.tell(self.sockets.get_mut(connection.handle));
             }
         }
         self.forget();
@@ -243,43 +244,91 @@ impl Connection {
             socket.abort();
             return None;
         }
+        // What it asks next may have been heard with what it asked before.
+        self.tell(socket);
         let mut whole = None;
-        if let Progress::Hearing(heard) = &mut self.state {
+        if matches!(self.state, Progress::Hearing) {
             // Room for what is in the window; what is beyond the bound is not a request.
+            let heard = &mut self.heard;
             while let Ok(true) = socket.recv(|bytes| {
                 heard.extend_from_slice(bytes);
                 (bytes.len(), !bytes.is_empty())
             }) {}
-            if let Some(end) = head_end(heard) {
-                heard.truncate(end);
-                whole = Some(std::mem::take(heard));
-                self.state = Progress::Asked;
-            } else if heard.len() > REQUEST_MAX {
-                self.state = Progress::Telling { response: TOO_LONG.to_vec(), told: 0 };
-            } else if !socket.may_recv() && socket.state() != State::SynReceived {
-                socket.close();
+            match next_request(self.service, &mut self.heard) {
+                Next::Whole(request) => {
+                    whole = Some(request);
+                    self.state = Progress::Asked;
+                }
+                Next::Never => match self.service {
+                    Service::Metadata => {
+                        self.state = Progress::Telling { response: TOO_LONG.to_vec(), told: 0 };
+                    }
+                    Service::Dns => socket.abort(),
+                },
+                Next::Later if !socket.may_recv() && socket.state() != State::SynReceived => {
+                    socket.close();
+                }
+                Next::Later => {}
             }
         }
         self.tell(socket);
         whole
     }
 
-    /// Says as much of the response as there is room for, and ends after its end.
+    /// Says as much of the response as there is room for. After its end the connection ends, or
+    /// hears the next question.
     fn tell(&mut self, socket: &mut Socket<'_>) {
         let Progress::Telling { response, told } = &mut self.state else { return };
         if let Ok(taken) = socket.send_slice(&response[*told..]) {
             *told += taken;
         }
         if *told == response.len() {
-            socket.close();
+            match self.service {
+                Service::Metadata => socket.close(),
+                Service::Dns => self.state = Progress::Hearing,
+            }
         }
     }
 }
 
-/// Where the head of an HTTP request ends (RFC 9112, section 2.1), if it does within the bound.
-fn head_end(heard: &[u8]) -> Option<usize> {
-    let end = heard.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
-    (end <= REQUEST_MAX).then_some(end)
+enum Next {
+    Whole(Vec<u8>),
+    Later,
+    /// It is too long, or none.
+    Never,
+}
+
+/// Takes the next request out of what was heard.
+fn next_request(service: Service, heard: &mut Vec<u8>) -> Next {
+    match service {
+        // Up to the empty line (RFC 9112, section 2.1).
+        Service::Metadata => {
+            let end = heard.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
+            match end {
+                Some(end) if end <= REQUEST_MAX => {
+                    heard.truncate(end);
+                    Next::Whole(std::mem::take(heard))
+                }
+                _ if heard.len() > REQUEST_MAX => Next::Never,
+                _ => Next::Later,
+            }
+        }
+        // Its length is in front (RFC 1035, section 4.2.2).
+        Service::Dns => {
+            let Some(length) = heard.first_chunk() else { return Next::Later };
+            let end = 2 + usize::from(u16::from_be_bytes(*length));
+            if end > REQUEST_MAX {
+                return Next::Never;
+            }
+            if heard.len() < end {
+                return Next::Later;
+            }
+            let rest = heard.split_off(end);
+            let mut request = std::mem::replace(heard, rest);
+            request.drain(..2);
+            Next::Whole(request)
+        }
+    }
 }
 
 /// The link: one packet in, some out.

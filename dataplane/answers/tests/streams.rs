@@ -38,7 +38,11 @@ fn directory(guests: u32) -> Directory {
     };
     let config = serde_json::json!({
         "version": 1, "epoch": 1, "underlay": null, "remotes": [], "ports": ports,
-        "vpcs": [vpc(7), vpc(8)], "answers": {"metadata": [7]},
+        "vpcs": [vpc(7), vpc(8)], "answers": {
+            "metadata": [7],
+            "dns": [{"vni": 7, "zone": "shop.internal", "upstreams": ["192.0.2.53:53"]}],
+            "names": [{"vni": 7, "mac": client::mac(2), "name": "web"}],
+        },
     });
     let config: SwitchConfig = serde_json::from_value(config).unwrap();
     Directory::new(&config)
@@ -77,6 +81,21 @@ impl Network {
         while let Some(effect) = self.streams.next_effect() {
             match effect {
                 Effect::Say(port, frame) => frames.push((port.0, frame)),
+                Effect::Ask { stream, origin, service: Service::Dns, request } => {
+                    self.asked.push((stream, origin, request.clone()));
+                    let said = match self.directory.answer_stream(origin, &request) {
+                        Answer::Reply(reply) => reply,
+                        Answer::Forward(question) => {
+                            assert!(question.is_stream());
+                            let mut answer = question.message.clone();
+                            answer[2] |= 0x80;
+                            answer.resize(answer.len() + self.padding, 0);
+                            question.reply(&answer).unwrap()
+                        }
+                        _ => Vec::new(),
+                    };
+                    assert!(self.streams.answer(now, stream, said));
+                }
                 Effect::Ask { stream, origin, service: Service::Metadata, request } => {
                     self.asked.push((stream, origin, request.clone()));
                     if !self.is_silent {
@@ -382,4 +401,107 @@ fn so_many_guests_speak_at_once() {
     let heard = numbers.filter(|number| !begin(&mut network, now, *number, 40_000).1.is_empty());
     assert_eq!(heard.count(), STACKS_MAX);
     assert_eq!(network.streams.guests(), STACKS_MAX);
+}
+
+/// A question for the addresses of a name, with its length in front.
+fn question(id: u8, name: &str) -> Vec<u8> {
+    let mut message = vec![0, id, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        message.push(u8::try_from(label.len()).unwrap());
+        message.extend(label.as_bytes());
+    }
+    message.extend([0, 0, 1, 0, 1]);
+    let length = u16::try_from(message.len()).unwrap();
+    [&length.to_be_bytes(), &message[..]].concat()
+}
+
+/// The messages in what was heard.
+fn messages(mut heard: &[u8]) -> Vec<Vec<u8>> {
+    let mut messages = Vec::new();
+    while let Some((length, rest)) = heard.split_first_chunk() {
+        let (message, rest) = rest.split_at(usize::from(u16::from_be_bytes(*length)));
+        messages.push(message.to_vec());
+        heard = rest;
+    }
+    messages
+}
+
+fn resolve(network: &mut Network, request: Vec<u8>, line: &mut Line) -> (Client, Vec<Vec<u8>>) {
+    let gateway: IpAddr = "10.0.255.254".parse().unwrap();
+    let own = client::address(1).into();
+    let count = messages(&request).len();
+    let mut client = Client::connect_to(1, own, (gateway, 53), request, 40_000);
+    let mut now = Duration::from_secs(1);
+    for _ in 0..1000 {
+        for frame in client.speak(now) {
+            line.outward.put(frame);
+        }
+        while let Some(frame) = line.outward.take() {
+            network.hear(now, 1, &frame).into_iter().for_each(|(_, said)| line.inward.put(said));
+        }
+        network.tick(now).into_iter().for_each(|(_, said)| line.inward.put(said));
+        while let Some(frame) = line.inward.take() {
+            client.hear(now, &frame);
+        }
+        if client.is_over() {
+            break;
+        }
+        if is_whole(&client.heard) && messages(&client.heard).len() == count {
+            client.close();
+        }
+        now += Duration::from_millis(20);
+    }
+    let heard = if is_whole(&client.heard) { messages(&client.heard) } else { Vec::new() };
+    (client, heard)
+}
+
+fn is_whole(mut heard: &[u8]) -> bool {
+    while let Some((length, rest)) = heard.split_first_chunk() {
+        let Some(rest) = rest.get(usize::from(u16::from_be_bytes(*length))..) else { return false };
+        heard = rest;
+    }
+    heard.is_empty()
+}
+
+#[test]
+fn names_are_asked_for_one_after_the_other_over_one_connection() {
+    for line in [Line::good(), Line::bad(3), Line::bad(4)] {
+        let mut line = line;
+        let mut network = Network::new();
+        network.padding = 5000;
+        // All three at once, as resolvers do who ask for both families.
+        let names = ["web.shop.internal", "example.org", "nobody.shop.internal"];
+        let request = (1..).zip(names).flat_map(|(id, name)| question(id, name)).collect();
+        let (_, heard) = resolve(&mut network, request, &mut line);
+        assert_eq!(heard.len(), 3);
+        for (id, message) in (1..).zip(&heard) {
+            assert_eq!((message[1], message[2] & 0x82), (id, 0x80), "whole, and in order");
+        }
+        assert!(heard[0].ends_with(&client::address(2).octets()));
+        assert!(heard[1].len() > 5000, "longer than any answer over UDP");
+        assert_eq!(heard[2][3] & 15, 3, "no such name");
+        network.tick(Duration::from_secs(100));
+        assert_eq!(network.streams.guests(), 0);
+    }
+}
+
+#[test]
+fn an_answer_that_is_too_long_even_for_tcp_is_cut_and_says_so() {
+    let mut network = Network::new();
+    network.padding = 17_000;
+    let (_, heard) = resolve(&mut network, question(1, "example.org"), &mut Line::good());
+    assert_eq!((heard[0].len(), heard[0][2] & 0x82), (29, 0x82));
+}
+
+#[test]
+fn what_is_no_question_ends_the_connection() {
+    for nonsense in [vec![0, 0], vec![0xff, 0xff, 1], [&[0, 9], &[7; 9][..]].concat()] {
+        let mut network = Network::new();
+        let gateway: IpAddr = "10.0.255.254".parse().unwrap();
+        let own = client::address(1).into();
+        let mut client = Client::connect_to(1, own, (gateway, 53), nonsense, 40_000);
+        let heard = converse(&mut network, &mut client, &mut Line::good());
+        assert_eq!(heard, Some(Vec::new()));
+        assert!(client.is_reset());
+    }
 }

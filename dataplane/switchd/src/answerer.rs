@@ -7,12 +7,12 @@
 //! the worker has no buffer for an answer, the answer is lost and counted, and the guest asks again.
 
 use crate::inquiries::{self, Inquiries};
-use mio::net::UdpSocket;
+use crate::upstream::Line;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use plinth_answers::{
-    Answer, Directory, Effect, Forwarder, Schedule, Segment, Send, Service, StreamId, Streams,
-    Ticket,
+    Answer, Directory, Effect, Forwarder, Question, Schedule, Segment, Send, Service, StreamId,
+    Streams, Ticket,
 };
 use plinth_ids::{Moment, PortId};
 use plinth_ports::AnsweringPort;
@@ -21,7 +21,6 @@ use plinth_switch_api::{AnswerCounts, MetadataAsker, SwitchConfig};
 use plinth_vswitch::Origin;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -34,9 +33,6 @@ const ROUND: usize = 64;
 
 /// Sockets that can be ready at once.
 const EVENTS: usize = 64;
-
-/// Of an answer from upstream. A longer one is cut by the system, and then it is not whole.
-const ANSWER_MAX: usize = 4096;
 
 const QUESTIONS: Token = Token(usize::MAX - 1);
 
@@ -121,6 +117,14 @@ impl Answerer {
     }
 }
 
+/// Who waits for an answer from upstream.
+#[derive(Clone, Copy, Debug)]
+enum Asker {
+    Datagram(Origin),
+    /// A connection, which is gone if it is not known any more.
+    Stream(StreamId),
+}
+
 /// What is the thread's own.
 struct Own {
     port: AnsweringPort,
@@ -128,9 +132,9 @@ struct Own {
     poll: Poll,
     directory: Directory,
     schedule: Schedule,
-    forwarder: Forwarder<Origin>,
+    forwarder: Forwarder<Asker>,
     /// By ticket.
-    sockets: Vec<Option<UdpSocket>>,
+    lines: Vec<Option<Line>>,
     streams: Streams<Origin>,
     inquiries: Inquiries,
     /// Ids of questions are drawn here.
@@ -153,7 +157,7 @@ impl Own {
             directory: Directory::default(),
             schedule: Schedule::new(u64::from_le_bytes(seed)),
             forwarder: Forwarder::default(),
-            sockets: Vec::new(),
+            lines: Vec::new(),
             streams: Streams::new(u64::from_be_bytes(seed)),
             inquiries: Inquiries::new(metadata),
             entropy,
@@ -227,20 +231,24 @@ impl Own {
             match answer {
                 Answer::Reply(frame) => self.say(origin, &frame),
                 Answer::Forward(question) => {
-                    let (now, id) = (self.now(), self.draw());
-                    match self.forwarder.ask(now, (origin, origin.port), question, id) {
-                        Ok(send) => {
-                            count(&self.shared.counts.forwarded);
-                            self.send(send);
-                        }
-                        Err(_) => count(&self.shared.counts.lost),
-                    }
+                    self.ask_upstream(Asker::Datagram(origin), origin.port, question);
                 }
                 Answer::Segment(segment) => self.converse(origin, &segment),
                 Answer::Silence(_) => {}
             }
         }
         true
+    }
+
+    fn ask_upstream(&mut self, asker: Asker, port: PortId, question: Question) {
+        let (now, id) = (self.now(), self.draw());
+        match self.forwarder.ask(now, (asker, port), question, id) {
+            Ok(send) => {
+                count(&self.shared.counts.forwarded);
+                self.send(send);
+            }
+            Err(_) => count(&self.shared.counts.lost),
+        }
     }
 
     fn converse(&mut self, origin: Origin, segment: &Segment) {
@@ -273,6 +281,16 @@ impl Own {
         while let Some(effect) = self.streams.next_effect() {
             match effect {
                 Effect::Say(origin, frame) => self.say(origin, &frame),
+                Effect::Ask { stream, origin, service: Service::Dns, request } => {
+                    match self.directory.answer_stream(origin.port, &request) {
+                        Answer::Reply(reply) => self.respond(stream, reply),
+                        Answer::Forward(question) => {
+                            self.ask_upstream(Asker::Stream(stream), origin.port, question);
+                        }
+                        // It is no question, and there is no other that can be told.
+                        Answer::Segment(_) | Answer::Silence(_) => self.respond(stream, Vec::new()),
+                    }
+                }
                 Effect::Ask { stream, origin, service: Service::Metadata, request } => {
                     count(&self.shared.counts.metadata);
                     let Origin { port, vni, mac, .. } = origin;
@@ -364,45 +382,41 @@ impl Own {
     }
 
     fn open(&mut self, send: &Send) -> io::Result<()> {
-        let any: IpAddr = match send.server {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let mut socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
-        socket.connect(send.server)?;
         let Ticket(place) = send.ticket;
-        self.poll.registry().register(&mut socket, Token(place), Interest::READABLE)?;
-        socket.send(&send.message)?;
-        if self.sockets.len() <= place {
-            self.sockets.resize_with(place + 1, || None);
+        let line = Line::open(send, self.poll.registry(), Token(place))?;
+        if self.lines.len() <= place {
+            self.lines.resize_with(place + 1, || None);
         }
-        self.sockets[place] = Some(socket);
+        self.lines[place] = Some(line);
         Ok(())
     }
 
     fn close(&mut self, ticket: Ticket) {
-        if let Some(socket) = self.sockets.get_mut(ticket.0) {
+        if let Some(line) = self.lines.get_mut(ticket.0) {
             // The system forgets that it was waited for when it is closed.
-            *socket = None;
+            *line = None;
         }
     }
 
     fn receive(&mut self, ticket: Ticket) {
-        let mut bytes = [0; ANSWER_MAX];
         loop {
-            let Some(Some(socket)) = self.sockets.get(ticket.0) else { return };
-            match socket.recv(&mut bytes) {
-                Ok(length) => {
-                    let datagram = &bytes[..length];
-                    if let Some(reply) = self.forwarder.answered(ticket, datagram) {
-                        self.say(reply.origin, &reply.frame);
+            let Some(Some(line)) = self.lines.get_mut(ticket.0) else { return };
+            match line.next() {
+                Ok(Some(message)) => {
+                    if let Some(reply) = self.forwarder.answered(ticket, &message) {
+                        match reply.origin {
+                            Asker::Datagram(origin) => self.say(origin, &reply.frame),
+                            Asker::Stream(stream) => {
+                                self.respond(stream, reply.frame);
+                                self.carry_out();
+                            }
+                        }
                     }
                     if !self.forwarder.is_under_way(ticket) {
                         return self.close(ticket);
                     }
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(None) => return,
                 // As where nobody listens.
                 Err(_) => return self.ask_next(ticket),
             }

@@ -21,6 +21,7 @@ mod nic;
 mod refusal;
 mod service;
 mod uplink;
+mod upstream;
 mod worker;
 
 use answerer::Answerer;

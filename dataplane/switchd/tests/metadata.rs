@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #![allow(clippy::unwrap_used, reason = "the helper functions of a test are test code too")]
-//! The real process carries guests' requests for their metadata to whoever answers for the node.
+//! The real process carries guests' requests for their metadata to whoever answers for the node, and
+//! their questions over TCP to name servers.
 
 #[path = "../../answers/tests/client/mod.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
@@ -12,6 +13,7 @@ use client::{Client, METADATA, ROUTER, ask};
 use plinth_ids::Epoch;
 use plinth_switch_api::{METADATA_SOCKET, MetadataAsker, SwitchConfig};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -155,4 +157,69 @@ fn who_has_no_metadata_any_more_is_not_heard() {
     daemon.apply(&config).unwrap();
     assert_eq!(request(&mut guest, 1, ask("/latest/"), 40_001), None);
     assert_eq!(node.try_iter().count(), 1);
+}
+
+/// Reads one message with its length in front.
+fn read_message(stream: &mut TcpStream) -> Vec<u8> {
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).unwrap();
+    let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut message).unwrap();
+    message
+}
+
+fn with_length(message: &[u8]) -> Vec<u8> {
+    [&u16::try_from(message.len()).unwrap().to_be_bytes(), message].concat()
+}
+
+#[test]
+fn a_question_over_tcp_is_asked_over_tcp_and_its_answer_comes_whole() {
+    let daemon = Daemon::start();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let refusing = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let upstream: [SocketAddr; 2] = [refusing, server.local_addr().unwrap()];
+    let mut config = served(&daemon);
+    let upstream = serde_json::to_string(&upstream).unwrap();
+    let text = format!(r#"{{"vni": 5, "zone": "five.internal", "upstreams": {upstream}}}"#);
+    config.answers.dns.push(serde_json::from_str(&text).unwrap());
+    daemon.apply(&config).unwrap();
+    let mut guest = Guest::connect(&config.ports[0].socket);
+    let question =
+        b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03org\x00\x00\x10\x00\x01";
+    let answering = std::thread::spawn(move || {
+        let (mut stream, _) = server.accept().unwrap();
+        let asked = read_message(&mut stream);
+        let mut answer = asked.clone();
+        answer[2] |= 0x80;
+        answer.resize(9000, 0);
+        // In two pieces, the first of them within the length, and a stray message before.
+        let mut forged = asked.clone();
+        forged[0] ^= 1;
+        forged[2] |= 0x80;
+        let bytes = [with_length(&forged), with_length(&answer)].concat();
+        stream.write_all(&bytes[..1]).unwrap();
+        stream.flush().unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        stream.write_all(&bytes[1..]).unwrap();
+        asked
+    });
+    let gateway: IpAddr = "10.0.0.254".parse().unwrap();
+    let own = address(1).into();
+    let mut client = Client::connect_to(1, own, (gateway, 53), with_length(question), 40_000);
+    let begin = Instant::now();
+    while client.heard.len() < 9002 && begin.elapsed() < Duration::from_secs(10) {
+        let now = Duration::from_secs(1) + begin.elapsed();
+        for frame in client.speak(now) {
+            guest.send(&frame, None);
+        }
+        while let Some((_, frame)) = guest.try_receive() {
+            client.hear(now, &frame);
+        }
+    }
+    let asked = answering.join().unwrap();
+    assert_eq!(asked[2..], question[2..], "the question, with an id of its own");
+    assert_eq!(client.heard.len(), 9002);
+    assert_eq!(client.heard[2..4], question[..2], "the guest's own id");
+    assert_eq!(client.heard[14..31], question[12..29]);
+    assert_eq!(daemon.drops(), []);
 }

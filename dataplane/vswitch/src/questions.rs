@@ -88,7 +88,8 @@ pub(crate) fn is_to_router(port: &Port, parsed: &Parsed) -> bool {
     if key.is_fragment() {
         return false;
     }
-    let is_dns = key.protocol() == PROTOCOL_UDP && key.destination_port() == DNS_PORT;
+    let is_of_dns = matches!(key.protocol(), PROTOCOL_UDP | PROTOCOL_TCP);
+    let is_dns = is_of_dns && key.destination_port() == DNS_PORT;
     port.answered.dns && is_dns || port.answered.dhcp && is_dhcp(parsed)
 }
 

@@ -9,11 +9,11 @@ use plinth_switch_api::{Subnet, SubnetPrefix, SwitchConfig, Vpc};
 use plinth_vswitch::{DropReason, Offload, Origin, Packet, PortIndex, Switch, Verdict};
 use plinth_wire::{
     ETHERTYPE_IPV6, EthernetHeader, ND_ADVERTISEMENT, ND_ROUTER_ADVERTISEMENT, NdAdvertisement,
-    NdSolicitation, PROTOCOL_ICMPV6, PROTOCOL_UDP, link_local_of, solicited_node,
+    NdSolicitation, PROTOCOL_ICMPV6, PROTOCOL_UDP, TcpHeader, link_local_of, solicited_node,
 };
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
-use support::frames::{self, unwrap};
+use support::frames::{self, Segment, unwrap};
 use support::*;
 
 const UPLINK: PortIndex = PortIndex::UPLINK;
@@ -59,11 +59,14 @@ fn questions() -> Vec<Vec<u8>> {
     let to_router = (mac(1), ROUTER);
     let gateway6: Ipv6Addr = "fd00::fe".parse().unwrap();
     let question = frames::datagram((4000, 53), &[0; 30]);
+    let (flags, sequence, acknowledgment, window, length) = (TcpHeader::SYN, 1, 0, 8192, 0);
+    let syn = Segment { flags, sequence, acknowledgment, window, length };
     vec![
         frames::udp(broadcast, (nobody, Ipv4Addr::BROADCAST), (68, 67), &[0; 300]),
         frames::udp(to_router, (v4(1), gateway), (68, 67), &[0; 300]),
         frames::udp(to_router, (v4(1), gateway), (4000, 53), &[0; 30]),
         frames::ipv6(to_router, (v6(1), gateway6), PROTOCOL_UDP, &question),
+        frames::tcp(to_router, (v4(1), gateway), (4000, 53), syn),
         frames::ipv6(
             group,
             (own, all_servers),
@@ -89,6 +92,7 @@ fn where_nobody_answers_nothing_is_handed_on() {
     let mut rig = Rig::resolved(&served());
     let reasons = [
         DropReason::DhcpUnanswered,
+        DropReason::RouterUnserved,
         DropReason::RouterUnserved,
         DropReason::RouterUnserved,
         DropReason::RouterUnserved,

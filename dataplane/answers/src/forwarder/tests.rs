@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
 use crate::frame::Macs;
+use crate::question::Way;
 use plinth_ids::MacAddress;
 
 const NOW: Moment = Moment::from_secs(1);
@@ -16,9 +17,11 @@ fn question(name: &[u8]) -> Question {
         upstream: vec!["192.0.2.1:53".parse().unwrap(), "192.0.2.2:53".parse().unwrap()],
         message: message(name),
         answer_max: 512,
-        macs: Macs { source: mac, destination: mac },
-        client: "10.0.0.5:999".parse().unwrap(),
-        server: "10.0.0.1:53".parse().unwrap(),
+        way: Way::Datagram {
+            macs: Macs { source: mac, destination: mac },
+            client: "10.0.0.5:999".parse().unwrap(),
+            server: "10.0.0.1:53".parse().unwrap(),
+        },
     }
 }
 

@@ -53,6 +53,16 @@ impl Client {
         request: Vec<u8>,
         port: u16,
     ) -> Self {
+        Self::connect_to(number, own, (server, 80), request, port)
+    }
+
+    pub(crate) fn connect_to(
+        number: u32,
+        own: IpAddr,
+        server: (IpAddr, u16),
+        request: Vec<u8>,
+        port: u16,
+    ) -> Self {
         let mut wire = Wire::default();
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = u64::from(number) << 16 | u64::from(port);
@@ -67,7 +77,7 @@ impl Client {
         let mut sockets = SocketSet::new(Vec::new());
         let handle = sockets.add(Socket::new(buffer(), buffer()));
         let socket: &mut Socket<'_> = sockets.get_mut(handle);
-        socket.connect(interface.context(), (server, 80), port).unwrap();
+        socket.connect(interface.context(), server, port).unwrap();
         let (heard, said) = (Vec::new(), 0);
         Self { number, heard, interface, sockets, handle, request, said, wire, is_reset: false }
     }
@@ -109,6 +119,11 @@ impl Client {
         assert_eq!((&frame[..6], &frame[6..12]), (&mac(self.number).0[..], &ROUTER.0[..]));
         assert!(frame.len() <= 14 + 1450, "{} bytes fit the NIC", frame.len());
         self.wire.incoming.push_back(frame[14..].to_vec());
+    }
+
+    /// Ends its side.
+    pub(crate) fn close(&mut self) {
+        self.sockets.get_mut::<Socket<'_>>(self.handle).close();
     }
 
     pub(crate) fn is_over(&self) -> bool {
