@@ -8,7 +8,8 @@ use plinth_ids::Vni;
 use plinth_stage::runner::Length;
 use plinth_stage::{Daemon, Namespace, Scratch, Switch, TapGuest, until};
 use plinth_switch_api::{
-    BACKEND_WEIGHT_DEFAULT, Backend, BackendState, Balancer, ForwardProtocol, Listener, Scheduler,
+    BACKEND_WEIGHT_DEFAULT, Backend, BackendState, Balancer, CheckKind, ForwardProtocol,
+    HealthCheck, Listener, Scheduler,
 };
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -25,7 +26,7 @@ fn vip() -> Ipv4Addr {
 
 struct Served {
     // Before the namespaces that they are in.
-    _servers: Vec<Daemon>,
+    servers: Vec<Daemon>,
     guests: [TapGuest; 3],
     switch: Switch,
     scratch: Scratch,
@@ -59,6 +60,7 @@ impl Served {
                 ports: (80, 81),
                 scheduler: Scheduler::RoundRobin,
                 stickiness: None,
+                check: None,
                 backends: vec![backend(6), backend(7)],
             }],
         }];
@@ -75,7 +77,7 @@ impl Served {
                 servers.push(serve(&guest.namespace, &scratch, (name, port), &script)?);
             }
         }
-        Ok(Self { _servers: servers, guests, switch, scratch })
+        Ok(Self { servers, guests, switch, scratch })
     }
 
     fn set(&mut self, number: usize, state: BackendState) -> Result<()> {
@@ -170,4 +172,73 @@ pub(crate) fn drained(_length: Length) -> Result<()> {
     until(PATIENCE, "the answer ends", || lines_of(&body).len() == LINES)?;
     ensure!(lines_of(&body).iter().all(|line| *line == name), "one server has answered");
     Ok(())
+}
+
+/// Sends a check every so often, and three failures are needed.
+const INTERVAL: Duration = Duration::from_millis(300);
+const FALL: u8 = 3;
+
+impl Served {
+    fn check(&mut self, kind: CheckKind) -> Result<()> {
+        let milliseconds = u32::try_from(INTERVAL.as_millis())?;
+        self.switch.config().balancers[0].listeners[0].check = Some(HealthCheck {
+            kind,
+            port: None,
+            interval_ms: milliseconds,
+            timeout_ms: milliseconds,
+            rise: 2,
+            fall: FALL,
+        });
+        self.switch.apply()
+    }
+
+    /// One of the servers answers everybody within `patience`.
+    fn all_from(&self, name: &str, patience: Duration) -> Result<()> {
+        let only = BTreeMap::from([(name.to_owned(), 4)]);
+        // A request to a server that is gone is refused, and counts as no answer.
+        until(patience, "one server answers everybody", || {
+            self.shares(4).is_ok_and(|shares| shares == only)
+        })
+    }
+}
+
+/// The time in which a check has to find out, and what asking takes.
+fn patience() -> Duration {
+    INTERVAL * u32::from(FALL + 1) + Duration::from_secs(2)
+}
+
+pub(crate) fn checked(_length: Length) -> Result<()> {
+    for kind in [CheckKind::Tcp, CheckKind::Http { path: "/".to_owned() }] {
+        let mut served = Served::new()?;
+        served.guests[0].reaches(at(2, 6), PATIENCE)?;
+        served.check(kind.clone())?;
+        // Servers that answer stay in service, however often they are asked.
+        std::thread::sleep(patience());
+        let shares = served.shares(10)?;
+        let even = BTreeMap::from([("three".to_owned(), 5), ("two".to_owned(), 5)]);
+        ensure!(shares == even, "{kind:?}: of ten requests: {shares:?}");
+        // The first server of guest 2 ends; that of guest 3 gets everybody.
+        drop(served.servers.remove(0));
+        served.all_from("three", patience()).with_context(|| format!("{kind:?}"))?;
+        let script = served.scratch.join("two-8080.sh");
+        let script = std::fs::read_to_string(script).context("the server's script")?;
+        let (_, script) = script.split_once('\n').context("two lines")?;
+        let back = serve(&served.guests[1].namespace, &served.scratch, ("two", 8080), script)?;
+        served.servers.push(back);
+        until(patience(), "the server is back in service", || {
+            served.shares(4).is_ok_and(|shares| shares.len() == 2)
+        })?;
+    }
+    Ok(())
+}
+
+pub(crate) fn pinged(_length: Length) -> Result<()> {
+    let mut served = Served::new()?;
+    served.guests[0].reaches(at(2, 6), PATIENCE)?;
+    served.check(CheckKind::Icmp)?;
+    std::thread::sleep(patience());
+    ensure!(served.shares(4)?.len() == 2, "both answer pings");
+    let deaf = "sysctl -q -w net.ipv4.icmp_echo_ignore_all=1";
+    served.guests[1].namespace.run(deaf)?;
+    served.all_from("three", patience())
 }

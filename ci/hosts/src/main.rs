@@ -49,6 +49,8 @@ const TESTS: &[Test] = &[
     network("two_subnets_are_routed_and_two_vpcs_stay_deaf", vpc::routed),
     network("curl_is_served_by_turns_and_not_by_one_that_is_down", balance::shared),
     network("a_backend_that_drains_ends_what_it_has_begun", balance::drained),
+    network("a_server_that_ends_gets_nothing_and_is_back_when_it_is", balance::checked),
+    network("a_guest_that_answers_no_pings_gets_nothing", balance::pinged),
     network("guests_are_given_leases_routers_and_names", answers::leases_and_names),
     network("curl_is_told_who_its_guest_is_and_no_other", metadata::told),
     network("guests_reach_the_outside_and_are_reached_from_it", outside::reached),

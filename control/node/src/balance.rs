@@ -68,6 +68,7 @@ fn listener(given: &ListenerSpec) -> switch::Listener {
             LbScheduler::SourceHash => switch::Scheduler::SourceHash,
         },
         stickiness: settings.stickiness,
+        check: None,
         backends: backends.collect(),
     }
 }

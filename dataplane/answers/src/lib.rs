@@ -17,6 +17,7 @@
 //!
 //! This allocates and is not for a worker's round; the switch runs it on a thread of its own.
 
+mod checks;
 mod dhcp4;
 mod dhcp6;
 mod directory;
@@ -30,6 +31,7 @@ mod settings;
 mod stack;
 mod streams;
 
+pub use checks::{CheckFrame, Checked, Checks, Opinions, WantedCheck, wanted_checks};
 pub use directory::{Answer, Directory, Silence};
 pub use forwarder::{
     Forwarder, PATIENCE, Reply, Send, Ticket, TooMany, UNDER_WAY_MAX, UNDER_WAY_OF_ONE_MAX,

@@ -34,7 +34,90 @@ pub struct Listener {
     /// For so many seconds after its last new connection, a client gets the same backend again.
     #[serde(default)]
     pub stickiness: Option<u32>,
+    /// `None`: every backend is taken for fit.
+    #[serde(default)]
+    pub check: Option<HealthCheck>,
     pub backends: Vec<Backend>,
+}
+
+/// How a node finds out whether the backends that are on it are fit to serve. One that is not gets
+/// no new connections and keeps those that it has.
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthCheck {
+    pub kind: CheckKind,
+    /// `None`: the backend's first.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// From one check to the next.
+    pub interval_ms: u32,
+    /// At most the interval.
+    pub timeout_ms: u32,
+    /// So many successes in a row make an unfit backend fit.
+    pub rise: u8,
+    /// So many failures in a row make a backend unfit.
+    pub fall: u8,
+}
+
+/// What is asked of a backend.
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum CheckKind {
+    /// That it takes a connection.
+    Tcp,
+    /// That it answers GET with a status of 2xx or 3xx.
+    Http { path: String },
+    /// That it answers an echo request.
+    Icmp,
+}
+
+/// What is thought of a backend.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Fitness {
+    /// It was not judged yet, and gets connections.
+    Unknown,
+    Fit,
+    /// It gets no new connections.
+    Unfit,
+}
+
+/// Ports of routers from which backends are checked begin here; it is also the first identifier of
+/// echo requests.
+pub const CHECK_PORT_FIRST: u16 = 61_000;
+
+/// Bounds of a [`HealthCheck`].
+pub const CHECK_INTERVAL_MS: (u32, u32) = (200, 3_600_000);
+pub const CHECK_TIMEOUT_MS_MIN: u32 = 10;
+pub const CHECK_PATH_MAX: usize = 255;
+
+impl HealthCheck {
+    /// What is wrong with it, in words, if anything is.
+    pub fn fault(&self) -> Option<&'static str> {
+        let (least, most) = CHECK_INTERVAL_MS;
+        if !(least..=most).contains(&self.interval_ms) {
+            return Some("an interval of 200 ms to one hour is needed");
+        }
+        if !(CHECK_TIMEOUT_MS_MIN..=self.interval_ms).contains(&self.timeout_ms) {
+            return Some("a timeout of 10 ms to the interval is needed");
+        }
+        if self.rise == 0 || self.fall == 0 {
+            return Some("rise and fall are 1 to 255");
+        }
+        if self.port == Some(0) {
+            return Some("0 is no port");
+        }
+        match &self.kind {
+            CheckKind::Http { path }
+                if !path.starts_with('/')
+                    || path.len() > CHECK_PATH_MAX
+                    || !path.bytes().all(|byte| byte.is_ascii_graphic()) =>
+            {
+                Some("a path begins with / and has 255 printed characters at most")
+            }
+            _ => None,
+        }
+    }
 }
 
 /// How a new connection gets its backend.

@@ -27,7 +27,8 @@ pub use answers::{
 };
 pub use balance::{
     BACKEND_WEIGHT_DEFAULT, BACKEND_WEIGHT_MAX, Backend, BackendState, BackendStatus, Balancer,
-    Listener, Scheduler, hash_places,
+    CHECK_INTERVAL_MS, CHECK_PATH_MAX, CHECK_PORT_FIRST, CHECK_TIMEOUT_MS_MIN, CheckKind, Fitness,
+    HealthCheck, Listener, Scheduler, hash_places,
 };
 pub use capture::{
     CAPTURE_PACKETS_MAX, CAPTURE_PAGE_MAX, CAPTURE_SECONDS_MAX, CAPTURE_SNAP_MAX, CaptureBegun,

@@ -11,8 +11,8 @@ use crate::upstream::Line;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use plinth_answers::{
-    Answer, Directory, Effect, Forwarder, Question, Schedule, Segment, Send, Service, StreamId,
-    Streams, Ticket,
+    Answer, Checks, Directory, Effect, Forwarder, Opinions, Question, Schedule, Segment, Send,
+    Service, StreamId, Streams, Ticket, WantedCheck, wanted_checks,
 };
 use plinth_ids::{Moment, PortId};
 use plinth_ports::AnsweringPort;
@@ -46,7 +46,9 @@ pub(crate) struct Answerer {
 #[derive(Debug)]
 struct Shared {
     /// The newest configuration, until the thread takes it.
-    next: Mutex<Option<Directory>>,
+    next: Mutex<Option<(Directory, Vec<WantedCheck>)>>,
+    /// What is thought of backends, and whether the switch was told.
+    opinions: Mutex<(Arc<Opinions>, bool)>,
     waker: Waker,
     is_over: AtomicBool,
     counts: Counts,
@@ -74,6 +76,7 @@ impl Answerer {
     pub(crate) fn start(port: AnsweringPort, metadata: PathBuf) -> io::Result<Arc<Self>> {
         let shared = Arc::new(Shared {
             next: Mutex::default(),
+            opinions: Mutex::default(),
             waker: port.waker(),
             is_over: AtomicBool::new(false),
             counts: Counts::default(),
@@ -86,9 +89,21 @@ impl Answerer {
 
     /// Guests are answered by this configuration from now on, which the switch has taken.
     pub(crate) fn publish(&self, config: &SwitchConfig) {
-        let directory = Directory::new(config);
-        *self.shared.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(directory);
+        let next = (Directory::new(config), wanted_checks(config));
+        *self.shared.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(next);
         self.shared.waker.wake();
+    }
+
+    /// What is thought of the backends that are here.
+    pub(crate) fn opinions(&self) -> Arc<Opinions> {
+        let opinions = self.shared.opinions.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&opinions.0)
+    }
+
+    /// Whether that has changed since it was asked last.
+    pub(crate) fn take_news(&self) -> bool {
+        let mut opinions = self.shared.opinions.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut opinions.1)
     }
 
     pub(crate) fn counts(&self) -> AnswerCounts {
@@ -136,6 +151,7 @@ struct Own {
     /// By ticket.
     lines: Vec<Option<Line>>,
     streams: Streams<Origin>,
+    checks: Checks,
     inquiries: Inquiries,
     /// Ids of questions are drawn here.
     entropy: File,
@@ -159,6 +175,7 @@ impl Own {
             forwarder: Forwarder::default(),
             lines: Vec::new(),
             streams: Streams::new(u64::from_be_bytes(seed)),
+            checks: Checks::new(u64::from_le_bytes(seed).rotate_left(32)),
             inquiries: Inquiries::new(metadata),
             entropy,
             began: Instant::now(),
@@ -175,11 +192,13 @@ impl Own {
             self.take_configuration();
             let is_busy = self.take_questions() | self.advertise() | self.give_up_the_late();
             self.go_on_with_streams();
+            self.check_backends();
             let due = [
                 self.schedule.deadline(),
                 self.forwarder.deadline(),
                 self.streams.deadline(),
                 self.inquiries.deadline(),
+                self.checks.deadline(),
             ];
             let due = due.into_iter().flatten().min();
             let wait = match is_busy {
@@ -206,7 +225,8 @@ impl Own {
 
     fn take_configuration(&mut self) {
         let next = self.shared.next.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(next) = next {
+        if let Some((next, checks)) = next {
+            self.checks.set(self.began.elapsed(), checks);
             self.schedule.set(self.began.elapsed(), next.advertised());
             self.streams.retain(|port, origin, service| {
                 next.still_serves(port, (origin.vni, origin.mac), service)
@@ -226,6 +246,9 @@ impl Own {
                 if self.directory.nic(origin.port) != Some((origin.vni, origin.mac)) {
                     continue;
                 }
+                if self.checks.hear(origin.port, question.frame()) {
+                    continue;
+                }
                 (origin, self.directory.answer(origin.port, question.frame()))
             };
             match answer {
@@ -238,6 +261,23 @@ impl Own {
             }
         }
         true
+    }
+
+    fn check_backends(&mut self) {
+        let now = self.now();
+        self.checks.tick(now);
+        while let Some(check) = self.checks.next_frame() {
+            let origin = Origin::unasked(check.port, check.vni, check.mac);
+            if self.port.say(origin, &check.frame).is_err() {
+                self.checks.unsaid(now, &check);
+            }
+        }
+        if let Some(news) = self.checks.take_news() {
+            let mut opinions = self.shared.opinions.lock().unwrap_or_else(PoisonError::into_inner);
+            if *opinions.0 != news {
+                *opinions = (Arc::new(news), true);
+            }
+        }
     }
 
     fn ask_upstream(&mut self, asker: Asker, port: PortId, question: Question) {

@@ -11,13 +11,14 @@ use crate::answerer::Answerer;
 use crate::nic::{Nic, NicError, NicSpec, Nics};
 use crate::uplink::{Opener, Uplink, UplinkError, UplinkSpec};
 use crate::worker::{WorkerPort, WorkerSilent};
+use plinth_answers::Checked;
 use plinth_backends::{DeviceToken, HandedDevice};
 use plinth_dpdk::{DeviceName, EthStats};
 use plinth_ids::{Epoch, PortId};
 use plinth_manage::{KeepError, Kept};
 use plinth_obs::Chain;
 use plinth_ports::{Answer, GuestPort, Message, Port, PortSet, Question, UplinkChange};
-use plinth_switch_api::SwitchConfig;
+use plinth_switch_api::{Backend, Balancer, Fitness, Listener, SwitchConfig};
 use plinth_vswitch::{ConfigError, HandedSeat, Limits, Snapshot};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -139,6 +140,36 @@ impl Control {
         }
     }
 
+    /// Takes over what is thought of backends, where that has changed.
+    pub(crate) fn heed_checks(&self) {
+        if !self.answerer.take_news() {
+            return;
+        }
+        let mut scene = self.scene();
+        let Some(config) = scene.snapshot.config().cloned() else { return };
+        if scene.is_stopping || scene.is_frozen || config.balancers.is_empty() {
+            return;
+        }
+        let wanted = scene.nics.iter().map(|(id, nic)| (*id, nic.spec.clone())).collect();
+        let compiled =
+            Snapshot::compile_with(&config, &self.limits, &scene.snapshot, self.is_unfit());
+        let done = compiled.map_err(|source| ApplyError::Config { source }).and_then(|snapshot| {
+            self.switch_over(&mut scene, Arc::new(snapshot), &wanted, Opening::default())
+        });
+        if let Err(error) = done {
+            tracing::error!(err = display(Chain(&error)), "checks of backends have no effect");
+        }
+    }
+
+    /// Says of a backend whether its checks have failed.
+    fn is_unfit(&self) -> impl Fn(&Balancer, &Listener, &Backend) -> bool {
+        let opinions = self.answerer.opinions();
+        move |balancer, listener, backend| {
+            let checked = Checked::of(balancer.vni, listener, backend);
+            checked.and_then(|checked| opinions.get(&checked).copied()) == Some(Fitness::Unfit)
+        }
+    }
+
     fn continue_with(&self, scene: &mut Scene, is_first: bool) {
         let Some(config) = scene.unfinished.clone() else { return };
         let result = self.carry_out(scene, &config, WithoutUplink::Serve);
@@ -200,7 +231,7 @@ impl Control {
         if scene.snapshot.config() == Some(config) {
             return Ok(Arc::clone(&scene.snapshot));
         }
-        Snapshot::compile(config, &self.limits, &scene.snapshot)
+        Snapshot::compile_with(config, &self.limits, &scene.snapshot, self.is_unfit())
             .map(Arc::new)
             .map_err(|source| ApplyError::Config { source })
     }

@@ -233,6 +233,7 @@ fn answerer(port: AnsweringPort, run_dir: &Path) -> Result<Arc<Answerer>, RunErr
 fn wait_until_over(signals: &StopSignals, active: &Active, control: &Control) {
     let mut mended = Instant::now();
     while !active.is_over() {
+        control.heed_checks();
         if mended.elapsed() >= MEND_EVERY {
             control.mend();
             mended = Instant::now();

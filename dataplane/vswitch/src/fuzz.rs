@@ -326,6 +326,7 @@ fn balancer(vni: Vni, epoch: u64) -> Balancer {
             ports: (first, first + 9),
             scheduler,
             stickiness: (first == 90).then_some(1),
+            check: None,
             backends: vec![backend(2, state), backend(3, BackendState::Active)],
         })
     });

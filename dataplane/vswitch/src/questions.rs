@@ -13,7 +13,9 @@ use crate::switch::Switch;
 use crate::{DropReason, Packet, PortIndex, Verdict};
 use plinth_bucket::{Bucket, Late, Rate};
 use plinth_ids::{MacAddress, Moment, Name, PortId, Vni};
-use plinth_switch_api::{Answers, GuestPort, METADATA_IPV4, METADATA_IPV6, METADATA_PORT};
+use plinth_switch_api::{
+    CHECK_PORT_FIRST, GuestPort, METADATA_IPV4, METADATA_IPV6, METADATA_PORT, SwitchConfig,
+};
 use plinth_wire::{
     DHCP_SERVER_PORT, DHCPV6_SERVER_PORT, ND_ROUTER_SOLICITATION, PROTOCOL_ICMPV6, PROTOCOL_TCP,
     PROTOCOL_UDP,
@@ -35,6 +37,8 @@ pub(crate) struct Answered {
     dhcp: bool,
     dns: bool,
     metadata: bool,
+    /// Answers to checks of it.
+    checks: bool,
 }
 
 impl Answered {
@@ -46,14 +50,22 @@ impl Answered {
 
 /// Who is answered, by what is looked for.
 pub(crate) struct AnswersIndex<'a> {
+    checked: BTreeSet<(Vni, IpAddr)>,
     subnets: BTreeSet<(Vni, &'a Name)>,
     zones: BTreeSet<Vni>,
     metadata: BTreeSet<Vni>,
 }
 
 impl<'a> AnswersIndex<'a> {
-    pub(crate) fn new(answers: &'a Answers) -> Self {
+    pub(crate) fn new(config: &'a SwitchConfig) -> Self {
+        let answers = &config.answers;
+        let checked = config.balancers.iter().flat_map(|balancer| {
+            let listeners = balancer.listeners.iter().filter(|listener| listener.check.is_some());
+            let backends = listeners.flat_map(|listener| &listener.backends);
+            backends.map(|backend| (balancer.vni, backend.address))
+        });
         Self {
+            checked: checked.collect(),
             subnets: answers.dhcp.iter().map(|dhcp| (dhcp.vni, &dhcp.subnet)).collect(),
             zones: answers.dns.iter().map(|dns| dns.vni).collect(),
             metadata: answers.metadata.iter().copied().collect(),
@@ -66,6 +78,7 @@ impl<'a> AnswersIndex<'a> {
             dhcp: port.subnet.as_ref().is_some_and(has_dhcp),
             dns: self.zones.contains(&port.vni),
             metadata: port.subnet.is_some() && self.metadata.contains(&port.vni),
+            checks: port.addresses.iter().any(|at| self.checked.contains(&(port.vni, *at))),
         }
     }
 }
@@ -90,7 +103,19 @@ pub(crate) fn is_to_router(port: &Port, parsed: &Parsed) -> bool {
     }
     let is_of_dns = matches!(key.protocol(), PROTOCOL_UDP | PROTOCOL_TCP);
     let is_dns = is_of_dns && key.destination_port() == DNS_PORT;
-    port.answered.dns && is_dns || port.answered.dhcp && is_dhcp(parsed)
+    port.answered.dns && is_dns
+        || port.answered.dhcp && is_dhcp(parsed)
+        || port.answered.checks && is_of_check(parsed)
+}
+
+/// Whether a packet answers a check: a segment to one of the router's ports, or an echo reply.
+fn is_of_check(parsed: &Parsed) -> bool {
+    let key = &parsed.key;
+    if key.is_icmp() {
+        let reply = if key.is_ipv4() { 0 } else { u16::from_be_bytes([129, 0]) };
+        return key.destination_port() == reply && key.source_port() >= CHECK_PORT_FIRST;
+    }
+    key.protocol() == PROTOCOL_TCP && key.destination_port() >= CHECK_PORT_FIRST
 }
 
 /// Whether a packet to where metadata is is a question. Nothing else is served there.

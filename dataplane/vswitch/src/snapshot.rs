@@ -13,7 +13,9 @@ use crate::validate::{check_count, is_host, is_within, validate};
 use crate::vpc::{SubnetIndex, VpcTables, is_routable};
 use crate::{ConfigError, Limits, PortIndex};
 use plinth_ids::{Epoch, MacAddress, Name, PortId, Prefix, Vni};
-use plinth_switch_api::{GuestPort, PortLimits, RateLimit, SwitchConfig};
+use plinth_switch_api::{
+    Backend, Balancer, GuestPort, Listener, PortLimits, RateLimit, SwitchConfig,
+};
 use plinth_wire::{EthernetHeader, TUNNEL_OVERHEAD, TunnelHeaders, link_local_of};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -187,6 +189,20 @@ impl Snapshot {
         limits: &Limits,
         previous: &Self,
     ) -> Result<Self, ConfigError> {
+        Self::compile_with(config, limits, previous, |_, _, _| false)
+    }
+
+    /// Like [`Self::compile`], but that backends of which `is_unfit` says so get no new
+    /// connections.
+    ///
+    /// # Errors
+    /// The first fault found, by place and remedy.
+    pub fn compile_with(
+        config: &SwitchConfig,
+        limits: &Limits,
+        previous: &Self,
+        is_unfit: impl Fn(&Balancer, &Listener, &Backend) -> bool,
+    ) -> Result<Self, ConfigError> {
         validate(config, limits, previous.config.as_ref())?;
         let mut snapshot = Self { config: Some(config.clone()), ..Self::default() };
         snapshot.vpcs = config.vpcs.iter().map(|vpc| (vpc.vni, VpcTables::new(vpc))).collect();
@@ -201,7 +217,7 @@ impl Snapshot {
         });
         snapshot.open_lines(config, previous);
         let owner = |vni, address| snapshot.owner(vni, address);
-        snapshot.balancers = BalancerTables::new(config, &previous.balancers, owner);
+        snapshot.balancers = BalancerTables::new(config, &previous.balancers, owner, is_unfit);
         Ok(snapshot)
     }
 
@@ -217,7 +233,7 @@ impl Snapshot {
         };
         let wanted = by_id(config);
         let before = previous.config.as_ref().map(by_id).unwrap_or_default();
-        let answers = AnswersIndex::new(&config.answers);
+        let answers = AnswersIndex::new(config);
         let mut slots = previous.slots.clone();
         for (slot, index) in slots.iter_mut().zip(0..) {
             let Some(id) = slot.as_ref().map(|port| port.id) else { continue };

@@ -46,6 +46,7 @@ fn listener(scheduler: Scheduler, backends: Vec<Backend>) -> Listener {
         ports: (80, 89),
         scheduler,
         stickiness: None,
+        check: None,
         backends,
     }
 }

@@ -99,11 +99,12 @@ pub(crate) struct Chosen {
 
 impl BalancerTables {
     /// Upon `previous`, whose places stay and whose tables are kept where they would be the same.
-    /// `owner` says who has an address.
+    /// `owner` says who has an address, `is_unfit` who gets no new connections.
     pub(crate) fn new(
         config: &SwitchConfig,
         previous: &Self,
         owner: impl Fn(Vni, IpAddr) -> Option<Owner>,
+        is_unfit: impl Fn(&Balancer, &Listener, &Backend) -> bool,
     ) -> Self {
         if config.balancers.is_empty() {
             return Self::default();
@@ -120,7 +121,7 @@ impl BalancerTables {
         for (balancer, listener) in all_listeners(config) {
             let name = key_of((balancer, listener));
             let at = (scope(balancer), balancer.address, name.1, name.2);
-            let made = tables.listener((balancer, listener), &previous.by_name, &owner);
+            let made = tables.listener((balancer, listener), &previous.by_name, &owner, &is_unfit);
             if let Some(hashing) = &made.hashing {
                 tables.by_name.insert(name, hashing.clone());
             }
@@ -134,6 +135,7 @@ impl BalancerTables {
         (balancer, listener): (&Balancer, &Listener),
         previous: &BTreeMap<ListenerKey, Hashing>,
         owner: impl Fn(Vni, IpAddr) -> Option<Owner>,
+        is_unfit: impl Fn(&Balancer, &Listener, &Backend) -> bool,
     ) -> ListenerTables {
         let name = key_of((balancer, listener));
         let has_nic = |backend: &Backend| {
@@ -147,6 +149,7 @@ impl BalancerTables {
             .backends
             .iter()
             .filter(|backend| backend.state == BackendState::Active && has_nic(backend))
+            .filter(|backend| !is_unfit(balancer, listener, backend))
             .map(|backend| Choice {
                 address: backend.address,
                 port: backend.port,

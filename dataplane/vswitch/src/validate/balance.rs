@@ -7,7 +7,8 @@ use crate::balance::hash_places;
 use crate::{ConfigError, Limits};
 use plinth_ids::{Name, Vni};
 use plinth_switch_api::{
-    BACKEND_WEIGHT_MAX, Backend, Balancer, ForwardProtocol, Listener, SwitchConfig, Vpc,
+    BACKEND_WEIGHT_MAX, Backend, Balancer, ForwardProtocol, HealthCheck, Listener, SwitchConfig,
+    Vpc,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -44,6 +45,8 @@ pub enum BalancerError {
     PortsOverlap { balancer: Name, first: u16, last: u16 },
     #[error("balancer {balancer}: stickiness of {found} seconds is out of range: use 1 to 86400")]
     Stickiness { balancer: Name, found: u32 },
+    #[error("balancer {balancer}: ports from {first} on: {fault} in its health check")]
+    Check { balancer: Name, first: u16, fault: &'static str },
     #[error(
         "balancer {balancer}: backend {backend} is of the other IP version: use one of the balancer's"
     )]
@@ -78,6 +81,7 @@ impl BalancerError {
             Self::Ports { .. } => "balancer-ports",
             Self::PortsOverlap { .. } => "balancer-ports-overlap",
             Self::Stickiness { .. } => "balancer-stickiness",
+            Self::Check { .. } => "balancer-check",
             Self::BackendFamily { .. } => "balancer-backend-family",
             Self::BackendPort { .. } => "balancer-backend-port",
             Self::BackendWeight { .. } => "balancer-backend-weight",
@@ -164,6 +168,9 @@ fn check_listeners(balancer: &Balancer, limit: usize) -> Result<(), BalancerErro
             && !(1..=STICKINESS_MAX).contains(&found)
         {
             return Err(BalancerError::Stickiness { balancer: name(), found });
+        }
+        if let Some(fault) = listener.check.as_ref().and_then(HealthCheck::fault) {
+            return Err(BalancerError::Check { balancer: name(), first, fault });
         }
         let found = listener.backends.len();
         if found > limit {
