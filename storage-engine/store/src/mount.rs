@@ -109,6 +109,7 @@ impl<D: Disk> Store<D> {
             scan(&mut store.io.disk, &layout, &superblock, options.omit)?;
         if options.access == Access::Rescue {
             store.lost = store.lost.or(fault);
+            store.judge_for_rescue(superblock.judged_seq.get(), &mut entries)?;
             store.rescue(&entries)?;
             return Ok(store);
         }
@@ -199,6 +200,23 @@ impl<D: Disk> Store<D> {
                 entries.truncate(index);
                 return Ok(());
             }
+        }
+        Ok(())
+    }
+
+    /// As an ordinary mount judges, for what nobody was told of must not hide what was there before;
+    /// but behind a gap there were others that vouch for all before it, whose data may be another's.
+    fn judge_for_rescue(
+        &mut self,
+        judged: u64,
+        entries: &mut Vec<Found>,
+    ) -> Result<(), MountError> {
+        if judged == 0 {
+            return if self.lost.is_none() { self.judge(entries) } else { Ok(()) };
+        }
+        entries.retain(|entry| entry.header.seq.get() <= judged);
+        if entries.last().is_none_or(|entry| entry.header.seq.get() != judged) {
+            self.lost.get_or_insert(MountError::JournalCut { seq: judged });
         }
         Ok(())
     }

@@ -30,6 +30,8 @@ mod damage;
 mod explain;
 #[path = "overwrites.rs"]
 mod overwrites;
+#[path = "rescue.rs"]
+mod rescue;
 
 const SECTOR: u32 = 512;
 pub(crate) const OBJECTS: u64 = 5;
