@@ -32,6 +32,14 @@ const NETWORK: &[Need] = &[
     Need::Program("tcpdump", "tcpdump"),
 ];
 
+const CLIENTS: &[Need] = &[
+    Need::Root,
+    Need::Path("/dev/net/tun"),
+    Need::Program("ip", "iproute2"),
+    Need::Program("dig", "bind9-dnsutils"),
+    Need::Program("dhclient", "isc-dhcp-client"),
+];
+
 const fn network(name: &'static str, run: runner::Run) -> Test {
     Test { name, needs: NETWORK, limit_seconds: 90, run }
 }
@@ -52,6 +60,12 @@ const TESTS: &[Test] = &[
     network("a_server_that_ends_gets_nothing_and_is_back_when_it_is", balance::checked),
     network("a_guest_that_answers_no_pings_gets_nothing", balance::pinged),
     network("guests_are_given_leases_routers_and_names", answers::leases_and_names),
+    Test {
+        name: "dig_and_dhclient_are_answered_over_udp_and_tcp",
+        needs: CLIENTS,
+        limit_seconds: 90,
+        run: answers::other_clients,
+    },
     network("curl_is_told_who_its_guest_is_and_no_other", metadata::told),
     network("guests_reach_the_outside_and_are_reached_from_it", outside::reached),
     network("errors_come_back_through_translation", outside::errors),
