@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Between two questions when the page before was not full. 2048 buffers stand in the switch.
-const PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 
 /// What came of it.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
@@ -107,11 +107,11 @@ async fn write(
     Ok(done)
 }
 
-fn sight(text: &str) -> Result<Sight, Failure> {
+pub(crate) fn sight(text: &str) -> Result<Sight, Failure> {
     serde_json::from_str(text).map_err(|_| Failure::Answer)
 }
 
-fn page(text: &str) -> Result<CapturePage, Failure> {
+pub(crate) fn page(text: &str) -> Result<CapturePage, Failure> {
     match sight(text)? {
         Sight::Capture(page) => Ok(page),
         _ => Err(Failure::Answer),

@@ -17,6 +17,7 @@ mod net;
 pub mod output;
 mod pcapng;
 mod run;
+mod sample;
 pub mod table;
 mod text;
 

@@ -6,6 +6,7 @@ use crate::capture::capture;
 use crate::failure::Failure;
 use crate::output::{self, net};
 use crate::run::call;
+use crate::sample::sample;
 use plinth_api::{Answer, Request};
 use plinth_client::Peer;
 use plinth_ids::Name;
@@ -28,6 +29,7 @@ pub(crate) async fn net(
             follow(peer, &node, query, (interval, count), json).await?;
             Ok(String::new())
         }
+        NetDeed::Sample { query, from } => sample(peer, &node, query, from, json).await,
         NetDeed::Capture { query, file } => capture(peer, &node, query, &file, json).await,
     }
 }

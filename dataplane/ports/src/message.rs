@@ -7,7 +7,8 @@ use plinth_backends::DeviceToken;
 use plinth_ids::{Moment, PortId};
 use plinth_switch_api::{DropCount, ExternalStatus, FlowStatus, PortStatus};
 use plinth_vswitch::{
-    FlowCopy, FlowCounters, FlowFilter, HandedPlace, Snapshot, TakeOverError, TakenConnections,
+    FlowCopy, FlowCounters, FlowFilter, HandedPlace, Scene, Snapshot, TakeOverError,
+    TakenConnections,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,6 +130,8 @@ pub enum Question {
     External,
     /// For a hand-over.
     Places,
+    /// For a trace.
+    Scene,
 }
 
 #[derive(Clone, Debug)]
@@ -140,4 +143,5 @@ pub enum Answer {
     Stages(StageCycles),
     External(Vec<ExternalStatus>),
     Places(Vec<HandedPlace>),
+    Scene(Box<Scene>),
 }

@@ -14,6 +14,7 @@ mod external;
 mod limits;
 mod look;
 mod security;
+mod trace;
 mod vpc;
 
 use plinth_ids::{Epoch, GroupId, MacAddress, Name, PortId, Prefix, Vni};
@@ -43,6 +44,7 @@ pub use limits::{
 };
 pub use look::{DropQuery, DropRow, FLOW_PAGE_MAX, FlowPage, FlowQuery, FlowRow, Look, Sight};
 pub use security::{Direction, Priority, Rule, RulePeer, RuleProtocol, RuleVerdict, SecurityGroup};
+pub use trace::{Trace, TraceFrom, TracePacket, TraceQuery, TraceStep, TraceVerdict};
 pub use vpc::{NextHop, Route, Subnet, SubnetPrefix, Vpc};
 
 /// The format version of [`SwitchConfig`] that this crate reads and writes.

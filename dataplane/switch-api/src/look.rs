@@ -4,7 +4,7 @@
 //! They are carried through the control plane as text, so that a node's switch and the operator's
 //! program are the only two that need to understand them.
 
-use crate::{CaptureBegun, CapturePage, CaptureQuery, ExternalStatus, Status};
+use crate::{CaptureBegun, CapturePage, CaptureQuery, ExternalStatus, Status, Trace, TraceQuery};
 use plinth_ids::{PortId, Prefix, Vni};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,8 @@ pub enum Look {
     CaptureRead(u64),
     /// No more of it. What is in buffers still comes.
     CaptureEnd(u64),
+    /// What would become of a packet.
+    Trace(TraceQuery),
 }
 
 /// The answer to the [`Look`] of the same name; `Capture` to reading and to the end of one.
@@ -38,6 +40,7 @@ pub enum Sight {
     External(Vec<ExternalStatus>),
     CaptureBegun(CaptureBegun),
     Capture(CapturePage),
+    Trace(Trace),
 }
 
 /// Which drops are wanted; what is `None` is not asked about.

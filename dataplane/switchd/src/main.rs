@@ -20,6 +20,7 @@ mod look;
 mod nic;
 mod refusal;
 mod service;
+mod trace;
 mod uplink;
 mod upstream;
 mod worker;

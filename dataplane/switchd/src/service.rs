@@ -6,6 +6,7 @@ use crate::capture::Captures;
 use crate::control::Control;
 use crate::look;
 use crate::refusal;
+use crate::trace;
 use crate::worker::WorkerPort;
 use plinth_dpdk::EthStats;
 use plinth_manage::{LineFault, Service};
@@ -95,6 +96,10 @@ impl Switchd {
                 self.captures.begin(&snapshot, query).map(Sight::CaptureBegun)
             }
             Look::CaptureRead(number) => self.captures.read(&snapshot, *number).map(Sight::Capture),
+            Look::Trace(query) => match self.ask(Question::Scene)? {
+                Told::Scene(scene) => trace::trace(&scene, query).map(Sight::Trace),
+                other => unreachable!("asked for a trace's scene and told {other:?}"),
+            },
             Look::CaptureEnd(number) => self.captures.end(&snapshot, *number).map(Sight::Capture),
         }
     }

@@ -51,6 +51,7 @@ mod snapshot;
 mod stages;
 mod status;
 mod switch;
+mod trace;
 mod translate;
 mod validate;
 #[allow(dead_code, reason = "the stages that route and filter take it up")]
@@ -67,6 +68,7 @@ pub use scan::{FLOW_ROOM_MIN, FlowCopy, FlowFilter};
 pub use snapshot::{PortChange, Snapshot};
 pub use status::FLOWS_LISTED_MAX;
 pub use switch::{ControlFrame, FlowCounters, Switch};
+pub use trace::{ImagineError, Imagined, Scene, Sender, Step, Traced, load_seen};
 pub use validate::{
     AnswersError, BalancerError, ExternalError, RulePlace, SecurityError, VpcError,
 };

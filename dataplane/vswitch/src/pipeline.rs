@@ -62,7 +62,7 @@ impl Waiting {
 }
 
 /// After the first pass, a packet either waits for the table or is done.
-enum Pass {
+pub(crate) enum Pass {
     Waiting,
     Done(Verdict),
 }
@@ -138,7 +138,7 @@ fn refuse(
 }
 
 /// The first pass for one packet.
-fn arrive(
+pub(crate) fn arrive(
     switch: &mut Switch,
     snapshot: &Snapshot,
     now: Moment,

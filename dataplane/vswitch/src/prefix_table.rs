@@ -3,7 +3,7 @@
 
 use plinth_ids::Prefix;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Both families, each as its lengths and, length by length, its networks in order.
 ///
@@ -57,11 +57,16 @@ impl<T> Family<T> {
     }
 
     fn get(&self, address: u128) -> Option<&T> {
+        self.longest(address).map(|(_, value)| value)
+    }
+
+    /// With the bits of the prefix's mask.
+    fn longest(&self, address: u128) -> Option<(u128, &T)> {
         self.lengths.iter().find_map(|length| {
             let entries = &self.entries[length.first..length.end];
             let network = address & length.mask;
             let place = entries.binary_search_by_key(&network, |(found, _)| *found).ok()?;
-            Some(&entries[place].1)
+            Some((length.mask, &entries[place].1))
         })
     }
 }
@@ -71,6 +76,21 @@ impl<T> PrefixTable<T> {
     pub(crate) fn get(&self, address: IpAddr) -> Option<&T> {
         let family = if address.is_ipv4() { &self.ipv4 } else { &self.ipv6 };
         family.get(bits(address))
+    }
+
+    /// The same, with the prefix.
+    pub(crate) fn longest(&self, address: IpAddr) -> Option<(Prefix, &T)> {
+        let family = if address.is_ipv4() { &self.ipv4 } else { &self.ipv6 };
+        let (mask, value) = family.longest(bits(address))?;
+        let network: IpAddr = match address {
+            IpAddr::V4(address) => {
+                let bits = address.to_bits() & u32::try_from(mask >> 96).unwrap_or(0);
+                Ipv4Addr::from_bits(bits).into()
+            }
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & mask).into(),
+        };
+        let length = u8::try_from(mask.count_ones()).unwrap_or(u8::MAX);
+        Some((Prefix::new(network, length).ok()?, value))
     }
 }
 
@@ -93,7 +113,6 @@ impl<T> FromIterator<(Prefix, T)> for PrefixTable<T> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::net::{Ipv4Addr, Ipv6Addr};
 
     /// Few distinct bits, so that prefixes overlap and addresses fall into them.
     fn address() -> impl Strategy<Value = IpAddr> {
@@ -134,6 +153,8 @@ mod tests {
                 let containing = prefixes.iter().filter(|prefix| prefix.contains(address));
                 let longest = containing.max_by_key(|prefix| prefix.length());
                 prop_assert_eq!(table.get(address), longest);
+                let named = table.longest(address).map(|(prefix, _)| prefix);
+                prop_assert_eq!(named, longest.copied());
             }
         }
     }

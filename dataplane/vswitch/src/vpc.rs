@@ -2,7 +2,7 @@
 //! A VPC as the stages see it: its router's addresses, its subnets, and the way of an address.
 
 use crate::prefix_table::PrefixTable;
-use plinth_ids::{MacAddress, Name, Vni};
+use plinth_ids::{MacAddress, Name, Prefix, Vni};
 use plinth_switch_api::{NextHop, SubnetPrefix, Vpc};
 use plinth_wire::link_local_of;
 use std::net::{IpAddr, Ipv6Addr};
@@ -133,5 +133,10 @@ impl VpcTables {
     /// Where the longest prefix of `address` leads.
     pub(crate) fn hop(&self, address: IpAddr) -> Option<Hop> {
         self.hops.get(address).copied()
+    }
+
+    /// The same, with the prefix itself.
+    pub(crate) fn longest(&self, address: IpAddr) -> Option<(Prefix, Hop)> {
+        self.hops.longest(address).map(|(prefix, hop)| (prefix, *hop))
     }
 }

@@ -58,7 +58,7 @@ impl CaptureArguments {
 }
 
 /// A filter as `tcp and port 443 and host 10.0.0.1`. Every kind of word may be there once.
-fn filter(text: &str) -> Result<CaptureWish, String> {
+pub(super) fn filter(text: &str) -> Result<CaptureWish, String> {
     let mut wish = CaptureWish::default();
     let mut words = text.split_whitespace().peekable();
     while let Some(word) = words.next() {

@@ -11,6 +11,7 @@ mod network;
 mod security;
 mod storage;
 mod switch;
+mod trace;
 mod vm;
 mod volume;
 
@@ -30,6 +31,7 @@ pub use network::{HopArguments, NicGroupVerb, NicVerb, RouteVerb, SubnetVerb, Vp
 pub use security::{DirectionWord, PriorityWord, RuleArguments, RuleVerb, SecurityGroupVerb};
 pub use storage::{ImageVerb, ImportArguments, PoolVerb};
 pub use switch::SwitchVerb;
+pub use trace::TraceArguments;
 pub use vm::VmVerb;
 pub use volume::{SnapshotArea, VolumeVerb};
 

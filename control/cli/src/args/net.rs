@@ -3,10 +3,11 @@
 
 use super::Deed;
 use super::capture::CaptureArguments;
+use super::trace::TraceArguments;
 use crate::text;
 use clap::{Args, Subcommand};
 use plinth_ids::{Name, Prefix};
-use plinth_switch_api::{CaptureQuery, DropQuery, FlowQuery, Look};
+use plinth_switch_api::{CaptureQuery, DropQuery, FlowQuery, Look, TraceFrom};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,6 +32,14 @@ pub enum NetVerb {
         -w web.pcapng\n  plinth net capture --filter dropped --time 10s -w drops.pcapng"
     )]
     Capture(CaptureArguments),
+    /// What every stage of the switch says of a packet
+    #[command(
+        after_help = "Examples:\n  plinth net trace --port web-1-0 --dst 10.0.1.2 --proto tcp \
+        --dport 443\n  plinth net trace --from-wire 172.16.0.2 --vpc blue --src 10.0.1.3 --dst \
+        10.0.0.1 --proto icmp\n  plinth net trace --port web-1-0 --sample 5 --filter 'tcp and \
+        port 443'"
+    )]
+    Trace(TraceArguments),
     /// What went through external addresses
     External {
         /// [default: the only one]
@@ -110,6 +119,11 @@ pub enum NetDeed {
         query: CaptureQuery,
         file: PathBuf,
     },
+    /// Real packets with what every stage says of them.
+    Sample {
+        query: CaptureQuery,
+        from: TraceFrom,
+    },
 }
 
 impl NetVerb {
@@ -118,6 +132,7 @@ impl NetVerb {
             Self::Status { node } => Deed::Net(node, NetDeed::Once(Look::Status)),
             Self::External { node } => Deed::Net(node, NetDeed::Once(Look::External)),
             Self::Capture(mut capture) => Deed::Net(capture.node.take(), capture.deed()),
+            Self::Trace(mut trace) => Deed::Net(trace.node.take(), trace.deed()),
             Self::Flows(flows) => {
                 let FlowArguments { node, port, vpc, address, .. } = flows;
                 let FlowArguments { protocol, number, state, limit, cursor, .. } = flows;

@@ -3,7 +3,9 @@
 
 use crate::table::Table;
 use plinth_planner::Size;
-use plinth_switch_api::{AnswerCounts, DropRow, ExternalStatus, FlowPage, Sight, Status};
+use plinth_switch_api::{
+    AnswerCounts, DropRow, ExternalStatus, FlowPage, Sight, Status, Trace, TraceVerdict,
+};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ pub(super) fn text(sight: &str) -> String {
         Ok(Sight::Drops(rows)) => drops(&rows),
         Ok(Sight::Flows(page)) => flows(&page),
         Ok(Sight::External(list)) => external(&list),
+        Ok(Sight::Trace(view)) => trace(&view),
         // Both have a verb of their own, which writes a file.
         Ok(Sight::CaptureBegun(_) | Sight::Capture(_)) | Err(_) => format!("{sight}\n"),
     }
@@ -143,6 +146,30 @@ fn flows(page: &FlowPage) -> String {
     text
 }
 
+/// A line for each stage, and the verdict.
+pub(crate) fn trace(view: &Trace) -> String {
+    let mut text = String::new();
+    for step in &view.steps {
+        let _ = match &step.refused {
+            None => writeln!(text, "{:<11} {}", step.stage, step.text),
+            Some(reason) if step.text.is_empty() => {
+                writeln!(text, "{:<11} refused: {reason}", step.stage)
+            }
+            Some(reason) => {
+                writeln!(text, "{:<11} {}: refused: {reason}", step.stage, step.text)
+            }
+        };
+    }
+    let _ = match &view.verdict {
+        TraceVerdict::Sent(to) => writeln!(text, "verdict     sent to {to}"),
+        TraceVerdict::Answered => writeln!(text, "verdict     answered by the switch"),
+        TraceVerdict::Asked => writeln!(text, "verdict     answered beside the worker"),
+        TraceVerdict::Absorbed => writeln!(text, "verdict     absorbed"),
+        TraceVerdict::Dropped(reason) => writeln!(text, "verdict     dropped: {reason}"),
+    };
+    text
+}
+
 fn tenths(milliseconds: u64) -> String {
     format!("{}.{}s", milliseconds / 1000, milliseconds % 1000 / 100)
 }
@@ -151,6 +178,30 @@ fn tenths(milliseconds: u64) -> String {
 mod tests {
     use super::*;
     use plinth_ids::Epoch;
+    use plinth_switch_api::TraceStep;
+
+    #[test]
+    fn a_trace_has_a_line_for_each_stage_and_ends_with_the_verdict() {
+        let step = |stage: &str, text: &str, refused: Option<&str>| TraceStep {
+            stage: stage.to_owned(),
+            text: text.to_owned(),
+            refused: refused.map(str::to_owned),
+        };
+        let steps = vec![
+            step("parse", "udp 10.0.0.1:1 > 10.0.0.2:2", None),
+            step("rules in", "port a: denied by rule 2 of group web", Some("denied")),
+        ];
+        let view = Trace { steps, verdict: TraceVerdict::Dropped("denied".to_owned()) };
+        assert_eq!(
+            trace(&view),
+            "parse       udp 10.0.0.1:1 > 10.0.0.2:2\n\
+             rules in    port a: denied by rule 2 of group web: refused: denied\n\
+             verdict     dropped: denied\n"
+        );
+        let steps = vec![step("output", "", Some("no-hop"))];
+        let view = Trace { steps, verdict: TraceVerdict::Sent("uplink".to_owned()) };
+        assert_eq!(trace(&view), "output      refused: no-hop\nverdict     sent to uplink\n");
+    }
 
     #[test]
     fn a_status_ends_with_what_the_switch_answered() {

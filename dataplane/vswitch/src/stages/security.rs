@@ -48,7 +48,18 @@ pub(crate) fn permit(
     key: &FlowKey,
     going: &FlowKey,
 ) -> Result<(), DropReason> {
-    let ask = |port: &Port, direction, key: &FlowKey, peer| {
+    questions(snapshot, ends, key, going)
+        .try_for_each(|(port, question)| snapshot.permits(port, &question))
+}
+
+/// What is asked of whose rules, one after the other.
+pub(crate) fn questions<'a>(
+    snapshot: &Snapshot,
+    ends: &Ends<'a>,
+    key: &FlowKey,
+    going: &FlowKey,
+) -> impl Iterator<Item = (&'a Port, Question)> {
+    let ask = |port: &'a Port, direction, key: &FlowKey, peer| {
         let question = Question {
             direction,
             protocol: key.protocol(),
@@ -56,15 +67,14 @@ pub(crate) fn permit(
             peer,
             peer_groups: groups_of(snapshot, port.vni, peer),
         };
-        snapshot.permits(port, &question)
+        (port, question)
     };
-    if let Some(port) = ends.from.filter(|port| port.is_filtered()) {
-        ask(port, Direction::Outbound, key, key.addresses().1)?;
-    }
-    if let Some(port) = ends.to.filter(|port| port.is_filtered()) {
-        ask(port, Direction::Inbound, going, going.addresses().0)?;
-    }
-    Ok(())
+    let (from, to) = (ends.from, ends.to);
+    let out = from.filter(|port| port.is_filtered());
+    let out = out.map(|port| ask(port, Direction::Outbound, key, key.addresses().1));
+    let into = to.filter(|port| port.is_filtered());
+    let into = into.map(|port| ask(port, Direction::Inbound, going, going.addresses().0));
+    [out, into].into_iter().flatten()
 }
 
 /// The groups of whoever has `address`, in this VPC or in the peer that it leads to.
