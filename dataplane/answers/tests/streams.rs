@@ -505,3 +505,21 @@ fn what_is_no_question_ends_the_connection() {
         assert!(client.is_reset());
     }
 }
+
+#[test]
+fn a_guest_that_is_there_and_says_nothing_is_ended_in_time() {
+    let mut network = Network::new();
+    let begin = Duration::from_secs(1);
+    let own = client::address(1).into();
+    let mut client = Client::connect(1, own, METADATA.into(), Vec::new(), 40_000);
+    for tenths in 0..400 {
+        let now = begin + Duration::from_millis(100 * tenths);
+        for frame in client.speak(now) {
+            network.hear(now, 1, &frame).into_iter().for_each(|(_, said)| client.hear(now, &said));
+        }
+        network.tick(now).into_iter().for_each(|(_, said)| client.hear(now, &said));
+        let is_there = network.streams.guests() == 1;
+        assert_eq!(is_there, now < begin + LIFE, "after {:?}", now - begin);
+    }
+    assert!(client.is_over());
+}
