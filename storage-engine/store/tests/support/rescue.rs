@@ -2,8 +2,7 @@
 //! Mounts for rescue at every cut of a history, whole and with a damaged journal.
 //!
 //! * After a cut alone a rescue reads what an ordinary mount reads, block by block, or refuses a
-//!   block; and refuses only where blocks are overwritten in place, for there alone an ordinary mount
-//!   takes a block as it is.
+//!   block; and refuses just those blocks that the ordinary mount took as they are, under a mark.
 //! * With one entry of the journal damaged too, each sector is what it was at some time, or its
 //!   block is refused. Numbers are written once in a history, so what is another object's is seen.
 //! * Neither writes anything.
@@ -75,6 +74,7 @@ impl Plan {
         if let Some(lost) = rescue.rescued_from() {
             return Err(format!("a cut alone loses something: {lost}"));
         }
+        let mut refused = 0;
         for object in 0..super::OBJECTS {
             let at = key(u128::from(object));
             let (right, found) = (whole.object(&at), rescue.object(&at));
@@ -85,9 +85,7 @@ impl Plan {
                 let right = read(&mut whole, object, block);
                 match read(&mut rescue, object, block) {
                     found if found == right => tally.rescued += u64::from(has_some(&found)),
-                    Err(StoreRefusal::BadBlock { .. }) if self.atomic >= BLOCK => {
-                        tally.adopted += u64::from(right.is_ok());
-                    }
+                    Err(StoreRefusal::BadBlock { .. }) => refused += 1,
                     other => {
                         let numbers = |block: Block| block.map(|bytes| number(&bytes));
                         let (found, right) = (numbers(other), numbers(right));
@@ -96,7 +94,12 @@ impl Plan {
                 }
             }
         }
-        has_not_written(&rescue, writes)
+        let adopted = whole.counters().adopted_blocks;
+        tally.adopted += adopted;
+        if refused != adopted {
+            return Err(format!("{refused} blocks are refused, {adopted} taken as they are"));
+        }
+        is_as_it_was(&rescue, writes)
     }
 
     fn look_for_foreign(
@@ -124,7 +127,7 @@ impl Plan {
                 }
             }
         }
-        has_not_written(&rescue, writes)
+        is_as_it_was(&rescue, writes)
     }
 }
 
@@ -164,7 +167,7 @@ fn has_some(block: &Block) -> bool {
     block.as_ref().is_ok_and(|bytes| bytes.iter().any(|&byte| byte != 0))
 }
 
-fn has_not_written(rescue: &Store<MemoryDisk>, before: u64) -> Result<(), String> {
+fn is_as_it_was(rescue: &Store<MemoryDisk>, before: u64) -> Result<(), String> {
     match rescue.disk().writes_completed() - before {
         0 => Ok(()),
         more => Err(format!("{more} writes for a rescue")),
