@@ -10,12 +10,13 @@ use plinth_switch_api::{
     Subnet, SubnetPrefix, SwitchConfig, Vpc,
 };
 use plinth_vswitch::{
-    DropReason, ImagineError, Imagined, Packet, PortIndex, Sender, Traced, Verdict,
+    DropReason, ImagineError, Imagined, Packet, PortIndex, Sender, Traced, Verdict, load_seen,
 };
 use plinth_wire::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, TcpHeader};
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr};
 use support::generate::{self, Random};
+use support::outside;
 use support::*;
 
 fn ip(text: &str) -> Ipv4Addr {
@@ -325,6 +326,66 @@ fn what_the_underlay_does_not_know_yet_is_told() {
     let (lines, reason) = told(&rig, Sender::Guest(rig.index(1)), &far);
     assert!(lines.iter().any(|line| line.ends_with("whose MAC is not known")), "{lines:?}");
     assert_eq!(reason, Some(DropReason::NextHopUnresolved));
+}
+
+/// What is said of a packet that was seen: `imagined` with `length` bytes, of which 256 are known.
+fn told_amid(rig: &Rig, id: u32, imagined: &Imagined) -> (Vec<String>, Verdict) {
+    let scene = rig.switch.scene();
+    let from = rig.index(id);
+    let seen = imagined.load(scene.snapshot(), Sender::Guest(from)).unwrap();
+    let (head, length) = (seen.head().to_vec(), seen.length());
+    let mut packet = load_seen(scene.snapshot(), from, &head, length).unwrap();
+    let traced = scene.trace_amid(&mut packet);
+    let lines = traced.steps.iter().map(|step| format!("{}: {}", step.stage, step.text)).collect();
+    (lines, traced.verdict)
+}
+
+#[test]
+fn a_packet_in_the_middle_passes_if_either_end_may_have_begun() {
+    let rig = story();
+    let to_first = Imagined { destination: ip("10.0.0.1").into(), ..SYN };
+    let answer = Imagined { tcp_flags: TcpHeader::ACK, ..to_first };
+    let (lines, verdict) = told_amid(&rig, 2, &answer);
+    assert_eq!(verdict, Verdict::Send(rig.index(1)), "{lines:?}");
+    let begun = "connection: taken for begun by the other end, whose rules allow it";
+    assert!(lines.iter().any(|line| line == begun), "{lines:?}");
+    let (_, verdict) = told_amid(&rig, 2, &to_first);
+    assert_eq!(verdict, Verdict::Drop(DropReason::SecurityGroupDenied));
+    let alone = told(
+        &rig,
+        Sender::Guest(rig.index(1)),
+        &Imagined { destination: SYN.destination, ..answer },
+    );
+    assert_eq!(alone.1, Some(DropReason::TcpNoConnection), "one that is imagined begins nothing");
+}
+
+#[test]
+fn a_long_packet_that_was_seen_is_one_to_be_cut() {
+    let rig = story();
+    let long = Imagined { tcp_flags: TcpHeader::ACK, payload: 6000, ..SYN };
+    assert_eq!(told_amid(&rig, 1, &long).1, Verdict::Send(rig.index(2)));
+    let datagram = Imagined { protocol: 47, ..long };
+    assert_ne!(told_amid(&rig, 1, &datagram).1, Verdict::Send(rig.index(2)));
+    let scene = rig.switch.scene();
+    let short = load_seen(scene.snapshot(), rig.index(1), &[0; 60], 61).unwrap_err();
+    assert_eq!(short, ImagineError::Short);
+}
+
+#[test]
+fn the_address_outside_is_told() {
+    let mut story = outside::Story::new();
+    story.hear_next_hop();
+    let out = Imagined { destination: outside::WEB.into(), ..SYN };
+    let first = Sender::Guest(story.rig.index(1));
+    let (lines, reason) = told(&story.rig, first, &out);
+    let translate = format!("translate: goes as tcp {}:1000 > {}:80", outside::EIP, outside::WEB);
+    assert!(lines.contains(&translate), "{lines:?}");
+    assert!(lines.contains(&"route: 0.0.0.0/0 to the outside".to_owned()), "{lines:?}");
+    assert_eq!(reason, None);
+    let back =
+        Imagined { source: Some(outside::WEB.into()), destination: outside::EIP.into(), ..SYN };
+    let (lines, reason) = told(&story.rig, Sender::Outside, &back);
+    assert_eq!((lines.last().unwrap().as_str(), reason), ("output: port nic-1, 54 bytes", None));
 }
 
 #[test]
