@@ -180,6 +180,12 @@ fn compare(rig: &mut Rig, incoming: &Incoming, traced: &Traced, packet: &Packet)
     assert_eq!(told, done, "{:#?}", traced.steps);
     let (last, others) = traced.steps.split_last().unwrap();
     assert!(others.iter().all(|step| step.refused.is_none()), "{:#?}", traced.steps);
+    // What a stage refuses is told as that stage's word.
+    let is_judged = matches!(
+        last.refused,
+        Some(DropReason::SecurityGroupDenied | DropReason::TimeToLiveExceeded)
+    );
+    assert!(!is_judged || last.stage != "output", "{:#?}", traced.steps);
     match (traced.verdict, last.refused) {
         (Verdict::Drop(reason), said) => assert_eq!(said, Some(reason), "{:#?}", traced.steps),
         // Its sender is told.
@@ -301,6 +307,15 @@ fn the_route_that_leads_nowhere_is_named() {
     let (lines, reason) = told(&rig, from, &to("8.8.8.8"));
     assert!(lines.contains(&"route: no route to 8.8.8.8".to_owned()), "{lines:?}");
     assert_eq!(reason, Some(DropReason::RouteUnknown));
+}
+
+#[test]
+fn the_end_of_a_packets_life_is_told_where_it_comes() {
+    let rig = story();
+    let from = Sender::Guest(rig.index(1));
+    let (lines, reason) = told(&rig, from, &Imagined { time_to_live: 1, ..SYN });
+    assert_eq!(lines.last().unwrap(), "route: its time to live ends here");
+    assert_eq!(reason, Some(DropReason::TimeToLiveExceeded));
 }
 
 #[test]
