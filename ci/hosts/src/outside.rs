@@ -18,7 +18,7 @@ use plinth_stage::tap_guest::NIC;
 use plinth_stage::{Daemon, Namespace, Scratch, Switch, TapGuest, until};
 use plinth_switch_api::{
     AddressLimits, Answer, Binding, ExternalAddress, ExternalStatus, Forward, ForwardProtocol,
-    Line, Look, NatGateway, NextHop, Route, Serves, Sight, Verb,
+    Line, Look, NatGateway, NextHop, PortMapping, Route, Serves, Sight, Verb,
 };
 use std::net::Ipv4Addr;
 use std::process::Stdio;
@@ -97,6 +97,7 @@ impl Outside {
             addresses: vec![SHARED],
             ports_per_nic: 1024,
             serves: Serves::Vpc,
+            mapping: PortMapping::PerConnection,
             forwards: vec![Forward {
                 address: SHARED,
                 protocol: ForwardProtocol::Tcp,

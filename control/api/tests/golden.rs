@@ -107,6 +107,7 @@ fn external() -> ExternalSpec {
             addresses: vec![[198, 51, 100, 9].into()],
             ports_per_nic: 1024,
             serves: ServesSpec::Nic(PortId(9)),
+            mapping: NatMapping::Independent,
             forwards: vec![forward],
         }],
     }

@@ -825,6 +825,7 @@ fn a_gateway_is_shown_with_its_addresses_and_forwards() {
         ],
         ports_per_nic: 1024,
         serves: NatServes::Subnet("blue-a".parse().unwrap()),
+        mapping: NatMapping::Independent,
         forwards: vec![ForwardView {
             number: 1,
             address: [198, 51, 100, 9].into(),
@@ -844,6 +845,7 @@ vpc:                        blue
 line:                       carrier
 serves:                     subnet blue-a
 ports per nic:              1024
+mapping:                    independent
 nodes that lack an address: node-2
 
 ADDRESS        NODE    OUT            IN

@@ -6,7 +6,8 @@
 
 use crate::network;
 use plinth_api::{
-    EipBinding, EipSpec, ForwardProtocol, ForwardSpec, NatSpec, NicSpec, NodeSpec, ServesSpec,
+    EipBinding, EipSpec, ForwardProtocol, ForwardSpec, NatMapping, NatSpec, NicSpec, NodeSpec,
+    ServesSpec,
 };
 use plinth_ids::PortId;
 use plinth_switch_api as switch;
@@ -85,6 +86,11 @@ impl Here<'_> {
             addresses: nat.addresses.clone(),
             ports_per_nic: nat.ports_per_nic,
             serves,
+            mapping: match nat.mapping {
+                NatMapping::PerConnection => switch::PortMapping::PerConnection,
+                NatMapping::Independent => switch::PortMapping::Independent,
+                NatMapping::Open => switch::PortMapping::Open,
+            },
             forwards,
         })
     }
@@ -194,6 +200,7 @@ mod tests {
                     addresses: vec![[198, 51, 100, 9].into()],
                     ports_per_nic: 1024,
                     serves: ServesSpec::Subnet("blue-a".parse().unwrap()),
+                    mapping: NatMapping::Open,
                     forwards: vec![forward(1, (1, 2)), forward(2, (3, 4))],
                 }],
             },

@@ -71,6 +71,7 @@ impl Cluster {
             addresses: self.plan_addresses(line, &request.addresses, request.count)?,
             ports_per_nic: request.ports_per_nic,
             serves,
+            mapping: request.mapping,
             forwards: Vec::new(),
             next_forward: 1,
             created_at: now,
@@ -402,6 +403,7 @@ impl Cluster {
                 ServesSpec::Subnet(subnet) => NatServes::Subnet(subnet.clone()),
                 ServesSpec::Nic(port) => NatServes::Nic(nic_name(*port)),
             },
+            mapping: gateway.mapping,
             forwards: forwards.collect(),
             lacking: self.lacking(gateway).into_iter().map(|node| self.node_name(node)).collect(),
             created_at: gateway.created_at,
@@ -436,6 +438,7 @@ impl Cluster {
                 addresses,
                 ports_per_nic: gateway.ports_per_nic,
                 serves: gateway.serves.clone(),
+                mapping: gateway.mapping,
             })
         };
         self.gateways.values().filter_map(part).collect()

@@ -6,8 +6,8 @@
 
 use plinth_api::{
     BalancerPlace, Boot, DhcpSpec, Durability, EipBinding, EipLimits, ForwardSpec, HopSpec,
-    ListenerSettings, NicLimits, PeerSpec, PoolAccess, PoolClass, RuleScope, Run, ScrubSchedule,
-    ServesSpec, Underlay, VolumeLimits,
+    ListenerSettings, NatMapping, NicLimits, PeerSpec, PoolAccess, PoolClass, RuleScope, Run,
+    ScrubSchedule, ServesSpec, Underlay, VolumeLimits,
 };
 use plinth_ids::{
     DiskId, Epoch, GroupId, ImageId, MacAddress, Name, NodeId, PoolId, PortId, Prefix, SnapshotId,
@@ -372,6 +372,8 @@ pub struct GatewayRecord {
     pub addresses: Vec<GatewayAddress>,
     pub ports_per_nic: u16,
     pub serves: ServesSpec,
+    #[serde(default)]
+    pub mapping: NatMapping,
     pub forwards: Vec<ForwardRecord>,
     /// The number of the next forward: a number is never given out twice in a gateway.
     pub next_forward: u32,

@@ -37,6 +37,7 @@ fn nat(gateway: &str, count: u16) -> NatCreate {
         count,
         ports_per_nic: 1024,
         serves: NatServes::Vpc,
+        mapping: NatMapping::Open,
     }
 }
 

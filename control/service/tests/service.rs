@@ -268,6 +268,7 @@ async fn external_addresses_and_gateways_reach_the_node_and_are_counted() {
         count: 1,
         ports_per_nic: 1024,
         serves: NatServes::Vpc,
+        mapping: NatMapping::PerConnection,
     };
     running.ask(Request::NatCreate(gateway)).await.unwrap();
     let forward = NatForward {

@@ -87,7 +87,23 @@ pub struct NatGateway {
     pub ports_per_nic: u16,
     pub serves: Serves,
     #[serde(default)]
+    pub mapping: PortMapping,
+    #[serde(default)]
     pub forwards: Vec<Forward>,
+}
+
+/// How long-lived the ports are under which TCP and UDP go out (RFC 4787, REQ-1 and REQ-8).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum PortMapping {
+    /// Every connection has a port found for it.
+    #[default]
+    PerConnection,
+    /// An address and port inside have one port outside, whoever is spoken to; those who were
+    /// spoken to may answer.
+    Independent,
+    /// Likewise, and as long as there is the mapping, everybody may speak to it.
+    Open,
 }
 
 /// Whom a gateway lets out. A gateway of the NIC comes before one of its subnet, and that before

@@ -37,7 +37,7 @@ pub use capture::{
 };
 pub use external::{
     AddressLimits, Binding, External, ExternalAddress, ExternalStatus, Forward, ForwardProtocol,
-    Line, NatGateway, Serves,
+    Line, NatGateway, PortMapping, Serves,
 };
 pub use limits::{
     BITS_PER_SECOND, PACKETS_PER_SECOND, PortLimits, RateLimit, WEIGHT_DEFAULT, WEIGHT_MAX,

@@ -15,7 +15,7 @@ use crate::snapshot::UplinkTables;
 use plinth_ids::{MacAddress, Moment, Name, PortId, Vni};
 use plinth_switch_api::{
     AddressLimits, Binding, ExternalStatus, Forward, ForwardProtocol, GuestPort, NatGateway,
-    Serves, SwitchConfig,
+    PortMapping, Serves, SwitchConfig,
 };
 use plinth_wire::{ArpPacket, PROTOCOL_TCP, PROTOCOL_UDP};
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,6 +53,14 @@ pub(crate) struct Block {
     pub(crate) address: Ipv4Addr,
     pub(crate) first: u16,
     pub(crate) count: u16,
+    pub(crate) mapping: PortMapping,
+}
+
+impl Block {
+    /// Whether a port is one of the block.
+    pub(crate) const fn has(&self, port: u16) -> bool {
+        port.wrapping_sub(self.first) < self.count
+    }
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -269,6 +277,31 @@ impl ExternalTables {
         self.forward(address, protocol, port).is_some()
     }
 
+    /// The block of a NIC whose ports stand for addresses and ports inside, if the packets of a
+    /// key are mapped to it.
+    pub(crate) fn mapped(&self, key: &FlowKey) -> Option<Block> {
+        let (IpAddr::V4(source), _) = key.addresses() else { return None };
+        let Some(Identity::Shared(block)) = self.identity(key.ingress().vni, source) else {
+            return None;
+        };
+        let is_mapped = block.mapping != PortMapping::PerConnection && key.mapping().is_some();
+        is_mapped.then_some(block)
+    }
+
+    /// Whether everybody outside may speak to a NIC under the address and port that a packet is
+    /// for, if there is a mapping.
+    pub(crate) fn is_open(
+        &self,
+        (vni, nic): (Vni, Ipv4Addr),
+        (address, key): (Ipv4Addr, &FlowKey),
+    ) -> bool {
+        let Some(Identity::Shared(block)) = self.identity(vni, nic) else { return false };
+        block.mapping == PortMapping::Open
+            && key.mapping().is_some()
+            && block.address == address
+            && block.has(key.destination_port())
+    }
+
     /// Whether a connection that was translated so may still be: `from` is the key of its first
     /// packet as it came in, and `to` as it went.
     pub(crate) fn holds(&self, from: &FlowKey, to: &FlowKey, vni: Vni) -> bool {
@@ -283,10 +316,9 @@ impl ExternalTables {
             match self.identity(begun, source) {
                 Some(Identity::Own(address)) => address == new_source,
                 Some(Identity::Shared(block)) => {
-                    let number = to.source_port().wrapping_sub(block.first);
                     let has_port =
                         matches!(from.protocol(), PROTOCOL_TCP | PROTOCOL_UDP) || from.is_icmp();
-                    block.address == new_source && (!has_port || number < block.count)
+                    block.address == new_source && (!has_port || block.has(to.source_port()))
                 }
                 None => false,
             }
@@ -294,11 +326,14 @@ impl ExternalTables {
         let is_destination_right = if vni == OUTSIDE {
             new_destination == destination && self.known(destination).is_none()
         } else {
-            self.inward(from).is_some_and(|(found, _, inward)| {
-                found == vni
-                    && inward.addresses().1 == to.addresses().1
-                    && inward.destination_port() == to.destination_port()
-            })
+            match self.inward(from) {
+                Some((found, _, inward)) => {
+                    found == vni
+                        && inward.addresses().1 == to.addresses().1
+                        && inward.destination_port() == to.destination_port()
+                }
+                None => self.is_open((vni, new_destination), (destination, from)),
+            }
         };
         is_source_right && is_destination_right
     }
@@ -331,7 +366,12 @@ fn block_of(gateway: &NatGateway, seat: u32) -> Option<Block> {
     let per_address = (PORTS / u32::from(gateway.ports_per_nic)).max(1);
     let address = *gateway.addresses.get((seat / per_address) as usize)?;
     let offset = u16::try_from(seat % per_address * u32::from(gateway.ports_per_nic)).ok()?;
-    Some(Block { address, first: FIRST_PORT + offset, count: gateway.ports_per_nic })
+    Some(Block {
+        address,
+        first: FIRST_PORT + offset,
+        count: gateway.ports_per_nic,
+        mapping: gateway.mapping,
+    })
 }
 
 /// Ports here that a gateway serves.

@@ -137,6 +137,11 @@ impl Judge<'_> {
         let opposite = flows.connection(connection).entry(direction.other());
         let translation = opposite.and_then(|opposite| {
             let opposite = flows.entry(opposite).key.ingress();
+            // Who has begun it may be gone, and another have his place and address.
+            let here = self.switch.incarnations[usize::from(opposite.place)];
+            if direction == Direction::Back && here != opposite.incarnation {
+                return None;
+            }
             let is_judged = flows.connection(connection).generation == flows.generation();
             let (from, to, vni) = match direction {
                 Direction::Forward => (key, going, opposite.vni),
@@ -378,6 +383,7 @@ impl Judge<'_> {
             self.keep(decision);
             return Ok(None);
         };
+        self.map(decision, key, &going)?;
         let answer = self.switch.flows.hashed(answer);
         self.switch.flows.touch_buckets(answer.hash);
         let (tracked, tcp, direction) = self.beginning(ends, &going)?;
@@ -411,6 +417,28 @@ impl Judge<'_> {
             balancers.begun(self.now, flows, key, &chosen);
         }
         Ok(self.switch.flows.connection(index).entry(direction))
+    }
+
+    /// Has the sender's end stand for itself outside whoever it speaks to, if its gateway wants it.
+    fn map(
+        &mut self,
+        decision: &Decision,
+        key: &FlowKey,
+        going: &FlowKey,
+    ) -> Result<(), DropReason> {
+        if decision.translation.is_none() || key.ingress().vni == OUTSIDE {
+            return Ok(());
+        }
+        let block = self.snapshot.external.mapped(key);
+        if !block.is_some_and(|block| block.has(going.source_port())) {
+            return Ok(());
+        }
+        let outside = self.switch.outside();
+        let mapped = self.switch.flows.map(self.now, (key, going), outside, decision.owner);
+        mapped.map_err(|reason| {
+            self.refused(reason);
+            DropReason::ConnectionTableFull
+        })
     }
 
     /// What kind of connection begins with the packet, if one may, and which way the packet goes

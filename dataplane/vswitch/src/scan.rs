@@ -144,6 +144,9 @@ impl Switch {
         idle: u32,
         filter: &FlowFilter,
     ) -> Option<FlowCopy> {
+        if entry.key.is_mapping() {
+            return None;
+        }
         let link = entry.link.get();
         let connection = link.map(|(index, direction)| (self.flows.connection(index), direction));
         let mut back = None;

@@ -3,8 +3,8 @@
 
 use crate::balance::BalancerState;
 use crate::counters::PortCounters;
-use crate::external::ExternalCounters;
-use crate::flow::FlowTable;
+use crate::external::{ExternalCounters, OUTSIDE};
+use crate::flow::{FlowTable, Ingress};
 use crate::fragments::Fragments;
 use crate::neighbors::Neighbors;
 use crate::pipeline::Waiting;
@@ -152,6 +152,12 @@ impl Switch {
     /// When a port whose packets are held may be asked for some again, if there is one.
     pub const fn held_until(&self) -> Option<Moment> {
         self.rates.held_until()
+    }
+
+    /// Where packets of the outside come in.
+    pub(crate) fn outside(&self) -> Ingress {
+        let place = PortIndex::UPLINK;
+        Ingress { place: place.0, incarnation: self.incarnations[place.get()], vni: OUTSIDE }
     }
 
     /// A port's weight beside others.

@@ -11,9 +11,10 @@ mod support;
 
 use plinth_ids::{PortId, Vni};
 use plinth_switch_api::{
-    AddressLimits, Binding, ExternalAddress, Forward, ForwardProtocol, SwitchConfig,
+    AddressLimits, Binding, ExternalAddress, Forward, ForwardProtocol, PortMapping, SwitchConfig,
 };
 use plinth_wire::{PROTOCOL_ICMP, PROTOCOL_UDP};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use support::outside::*;
 use support::*;
@@ -57,20 +58,35 @@ const REMOTES: [Ipv4Addr; 2] = [WEB, Ipv4Addr::new(203, 0, 113, 7)];
 const REMOTE_PORTS: [u16; 2] = [53, 4000];
 const OURS: [Ipv4Addr; 4] = [EIP, SHARED, CARRIED, Ipv4Addr::new(198, 51, 100, 30)];
 
+/// An address and a port.
+type End = (Ipv4Addr, u16);
+
 struct Race {
     story: Story,
     flows: Vec<Flow>,
+    /// Of a gateway whose ports are mapped: the end outside of an end inside.
+    ends: BTreeMap<(u8, u8, End), End>,
+    mapping: PortMapping,
     random: Random,
     passed: u64,
     refused: u64,
 }
 
 impl Race {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, mapping: PortMapping) -> Self {
         let mut config = outside();
+        config.external.gateways[0].mapping = mapping;
         as_datagrams(&mut config);
         let story = Story::of(config);
-        Self { story, flows: Vec::new(), random: Random(seed), passed: 0, refused: 0 }
+        Self {
+            story,
+            flows: Vec::new(),
+            ends: BTreeMap::new(),
+            mapping,
+            random: Random(seed),
+            passed: 0,
+            refused: 0,
+        }
     }
 
     fn config(&self) -> &SwitchConfig {
@@ -111,9 +127,37 @@ impl Race {
         let forwards = self.config().external.gateways.iter().flat_map(|one| &one.forwards);
         let mut fitting = forwards
             .filter(|one| one.address == address && (one.ports.0..=one.ports.1).contains(&port));
-        let forward = fitting.next().filter(|_| protocol == PROTOCOL_UDP)?;
+        if protocol != PROTOCOL_UDP {
+            return None;
+        }
+        let Some(forward) = fitting.next() else {
+            return self.maps_to((address, port)).filter(|_| self.mapping == PortMapping::Open);
+        };
         let nic = forward.nic.octets()[3];
         Some((nic, forward.nic, forward.nic_port + (port - forward.ports.0)))
+    }
+
+    /// The end inside for which a port of the gateway stands.
+    fn maps_to(&self, end: (Ipv4Addr, u16)) -> Option<(u8, Ipv4Addr, u16)> {
+        let mut all = self.ends.iter().filter(|(_, outside)| **outside == end);
+        let (&(_, nic, inside), _) = all.next()?;
+        assert!(all.next().is_none(), "{end:?} stands for two");
+        let (address, block) = self.leaves_as(nic, inside.0)?;
+        let (first, last) = block?;
+        let is_its = address == end.0 && (first..=last).contains(&end.1);
+        is_its.then_some((nic, inside.0, inside.1))
+    }
+
+    /// An end inside stands for itself outside under one port, if the gateway maps ports.
+    fn map(&mut self, flow: &Flow, has_block: bool) {
+        if self.mapping == PortMapping::PerConnection || flow.protocol != PROTOCOL_UDP || !has_block
+        {
+            return;
+        }
+        let key = (flow.protocol, flow.nic, flow.inside);
+        let before = self.ends.insert(key, flow.outside);
+        assert!(before.is_none_or(|end| end == flow.outside), "{flow:?} had {before:?} before");
+        assert!(self.maps_to(flow.outside).is_some());
     }
 
     /// Takes a packet for a carried address, if somebody carries it: the guest is not filtered, so
@@ -230,6 +274,7 @@ impl Race {
                     && self.holds(other)
             });
             assert!(twin.is_none(), "{flow:?} is on the line as {twin:?} is");
+            self.map(&flow, block.is_some());
             if source != CARRIED {
                 self.begin(flow);
             }
@@ -241,7 +286,13 @@ impl Race {
 
     /// Somebody outside speaks to one of our addresses: an answer, or what nobody asked for.
     fn hear(&mut self) {
-        let (protocol, outside, remote, is_answer) = match self.random.below(3) {
+        let (protocol, outside, remote, is_answer) = match self.random.below(4) {
+            1 if !self.ends.is_empty() => {
+                let nth = self.random.below(self.ends.len());
+                let end = self.ends.values().nth(nth).copied().unwrap();
+                let remote = (self.random.one(&REMOTES), self.random.one(&REMOTE_PORTS));
+                (PROTOCOL_UDP, end, remote, false)
+            }
             0 if !self.flows.is_empty() => {
                 let flow = self.flows[self.random.below(self.flows.len())];
                 (flow.protocol, flow.outside, flow.remote, !flow.is_inward)
@@ -360,6 +411,7 @@ impl Race {
         let (has_gateway, first) = (self.random.below(4) > 0, self.random.one(&[8000, 8003]));
         let mut gateways = outside().external.gateways;
         gateways[0].forwards[0].ports = (first, 8009);
+        gateways[0].mapping = self.mapping;
         gateways.truncate(has_gateway.into());
         self.story.apply(|config| {
             config.external.addresses = addresses;
@@ -383,12 +435,11 @@ fn from_environment(name: &str, default: u64) -> u64 {
     found.map_or(default, |(_, text)| text.parse().unwrap())
 }
 
-#[test]
-fn nothing_passes_between_a_vpc_and_the_outside_but_what_the_model_lets_pass() {
+fn race(mapping: PortMapping) {
     let seed = from_environment("VSWITCH_MODEL_SEED", 20_261_123);
     let packets = from_environment("VSWITCH_MODEL_PACKETS", 300_000);
     println!("VSWITCH_MODEL_SEED={seed} VSWITCH_MODEL_PACKETS={packets}");
-    let mut race = Race::new(seed);
+    let mut race = Race::new(seed, mapping);
     for number in 0..packets {
         if number % 100 == 99 {
             race.reconfigure();
@@ -402,4 +453,19 @@ fn nothing_passes_between_a_vpc_and_the_outside_but_what_the_model_lets_pass() {
     }
     println!("{} passed, {} were refused", race.passed, race.refused);
     assert!(race.passed > packets / 5 && race.refused > packets / 5, "one of them is not tried");
+}
+
+#[test]
+fn nothing_passes_between_a_vpc_and_the_outside_but_what_the_model_lets_pass() {
+    race(PortMapping::PerConnection);
+}
+
+#[test]
+fn nor_where_ports_stand_for_ends_inside() {
+    race(PortMapping::Independent);
+}
+
+#[test]
+fn nor_where_these_are_open_to_all() {
+    race(PortMapping::Open);
 }

@@ -131,6 +131,7 @@ pub struct NatSpec {
     pub addresses: Vec<Ipv4Addr>,
     pub ports_per_nic: u16,
     pub serves: ServesSpec,
+    pub mapping: NatMapping,
     pub forwards: Vec<ForwardSpec>,
 }
 
@@ -207,6 +208,32 @@ pub struct NatCreate {
     pub count: u16,
     pub ports_per_nic: u16,
     pub serves: NatServes,
+    pub mapping: NatMapping,
+}
+
+/// How the ports of a gateway stand for those inside.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    Eq,
+    PartialEq,
+    rkyv::Archive,
+    rkyv::Deserialize,
+    rkyv::Serialize,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum NatMapping {
+    /// Every connection has a port found for it.
+    #[default]
+    PerConnection,
+    /// One for an address and port inside, whoever is spoken to; who was may answer.
+    Independent,
+    /// Likewise, and everybody may speak to it.
+    Open,
 }
 
 /// Whom a gateway lets out, by name.
@@ -355,6 +382,7 @@ pub struct NatView {
     pub addresses: Vec<NatAddressView>,
     pub ports_per_nic: u16,
     pub serves: NatServes,
+    pub mapping: NatMapping,
     pub forwards: Vec<ForwardView>,
     /// Nodes whose NICs it would serve and has no address for.
     #[rkyv(with = Map<Raw>)]

@@ -26,8 +26,8 @@ pub use balance::{
 pub use command::{AgentAnswer, AgentReply, AgentRequest, Command, DiskFormat, ImportSource};
 pub use external::{
     EipBinding, EipBound, EipCounters, EipLimits, EipSpec, EipView, ExternalSpec, ForwardProtocol,
-    ForwardSpec, ForwardView, LineSpec, LineView, NatAddressView, NatCreate, NatForward, NatServes,
-    NatSpec, NatView, ServesSpec,
+    ForwardSpec, ForwardView, LineSpec, LineView, NatAddressView, NatCreate, NatForward,
+    NatMapping, NatServes, NatSpec, NatView, ServesSpec,
 };
 pub use join::{Join, JoinReply, Joined};
 pub use network::{

@@ -6,7 +6,7 @@ use super::security::ports;
 use crate::text;
 use clap::{Args, Subcommand, ValueEnum};
 use plinth_api::{
-    EipBinding, EipLimits, ForwardProtocol, NatCreate, NatForward, NatServes, Request,
+    EipBinding, EipLimits, ForwardProtocol, NatCreate, NatForward, NatMapping, NatServes, Request,
 };
 use plinth_ids::{Name, Prefix};
 use std::net::Ipv4Addr;
@@ -197,6 +197,20 @@ pub struct NatArguments {
     /// Ports of an address that each NIC has to itself, 64 to 64512
     #[arg(long, default_value_t = 1024)]
     ports_per_nic: u16,
+    /// Whether an address and port inside have one port outside, whoever they speak to, and
+    /// whether everybody may speak to it
+    #[arg(long, value_enum, default_value_t = MappingWord::PerConnection)]
+    mapping: MappingWord,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum MappingWord {
+    /// A port is found for every connection
+    PerConnection,
+    /// One port for all; who was spoken to may answer
+    Independent,
+    /// One port for all, and for strangers
+    Open,
 }
 
 #[derive(Debug, Subcommand)]
@@ -287,6 +301,11 @@ impl NatArguments {
             count,
             ports_per_nic: self.ports_per_nic,
             serves,
+            mapping: match self.mapping {
+                MappingWord::PerConnection => NatMapping::PerConnection,
+                MappingWord::Independent => NatMapping::Independent,
+                MappingWord::Open => NatMapping::Open,
+            },
         })
     }
 }

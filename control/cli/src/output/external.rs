@@ -4,7 +4,7 @@
 use super::network::{list, names, rate};
 use super::word;
 use crate::table::{Details, Table};
-use plinth_api::{EipCounters, EipView, ForwardView, LineView, NatServes, NatView};
+use plinth_api::{EipCounters, EipView, ForwardView, LineView, NatMapping, NatServes, NatView};
 use plinth_planner::Size;
 
 pub(super) fn lines(views: &[LineView]) -> String {
@@ -92,6 +92,14 @@ fn serves(serves: &NatServes) -> String {
     }
 }
 
+const fn mapping(mapping: NatMapping) -> &'static str {
+    match mapping {
+        NatMapping::PerConnection => "per connection",
+        NatMapping::Independent => "independent",
+        NatMapping::Open => "open",
+    }
+}
+
 pub(super) fn gateway(view: &NatView) -> String {
     let details = Details::default()
         .line("name", &view.name)
@@ -99,6 +107,7 @@ pub(super) fn gateway(view: &NatView) -> String {
         .line("line", &view.line)
         .line("serves", serves(&view.serves))
         .line("ports per nic", view.ports_per_nic)
+        .line("mapping", mapping(view.mapping))
         .line("nodes that lack an address", names(&view.lacking));
     let mut table = Table::new(["ADDRESS", "NODE", "OUT", "IN"]);
     for one in &view.addresses {

@@ -8,6 +8,7 @@
 use super::table::Slot;
 use super::tcp::{Tcp, TcpState};
 use crate::limits::Timeouts;
+use std::time::Duration;
 
 /// Which way a flow goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -84,6 +85,8 @@ pub(crate) enum Tracked {
     Icmp,
     /// UDP, and every protocol that is not looked into.
     Datagrams,
+    /// No exchange, but the port outside of an address and port inside.
+    Mapping,
 }
 
 impl Tracked {
@@ -93,6 +96,7 @@ impl Tracked {
             Self::Tcp => 0,
             Self::Icmp => 1,
             Self::Datagrams => 2,
+            Self::Mapping => 3,
         }
     }
 
@@ -101,6 +105,7 @@ impl Tracked {
             0 => Some(Self::Tcp),
             1 => Some(Self::Icmp),
             2 => Some(Self::Datagrams),
+            3 => Some(Self::Mapping),
             _ => None,
         }
     }
@@ -138,7 +143,7 @@ impl Connection {
                 self.tcp.state,
                 TcpState::Established | TcpState::HalfClosed | TcpState::Closing
             ),
-            Tracked::Icmp | Tracked::Datagrams => self.is_answered,
+            Tracked::Icmp | Tracked::Datagrams | Tracked::Mapping => self.is_answered,
         }
     }
 
@@ -148,6 +153,7 @@ impl Connection {
             (Tracked::Icmp, _) => timeouts.icmp,
             (Tracked::Datagrams, false) => timeouts.datagrams_one_way,
             (Tracked::Datagrams, true) => timeouts.datagrams,
+            (Tracked::Mapping, _) => timeouts.mapping,
             (Tracked::Tcp, _) => match self.tcp.state {
                 TcpState::Opening | TcpState::Crossed | TcpState::Answered => timeouts.tcp_opening,
                 TcpState::Established => timeouts.tcp_established,
@@ -212,12 +218,15 @@ pub(crate) struct Milliseconds {
     datagrams_one_way: u32,
     datagrams: u32,
     icmp: u32,
+    mapping: u32,
     /// The least of all, below which nothing needs to be looked up.
     pub(crate) least: u32,
 }
 
 impl Milliseconds {
-    pub(crate) fn new(timeouts: &Timeouts) -> Self {
+    /// `sweep` is how long it takes to look at the whole table once, which is when a mapping
+    /// hears of its connections: it outlasts two of them.
+    pub(crate) fn new(timeouts: &Timeouts, sweep: Duration) -> Self {
         let of = super::table::milliseconds_of;
         let mut all = Self {
             tcp_opening: of(timeouts.tcp_opening),
@@ -228,6 +237,7 @@ impl Milliseconds {
             datagrams_one_way: of(timeouts.datagrams_one_way),
             datagrams: of(timeouts.datagrams),
             icmp: of(timeouts.icmp),
+            mapping: of(timeouts.datagrams.max(sweep * 3)),
             least: 0,
         };
         let each = [

@@ -72,6 +72,8 @@ impl FlowKind {
 
 /// The bit of the kind that pieces of packets have.
 const FRAGMENT: u64 = 0x80;
+/// And the one of mappings, which no packet has.
+const MAPPING: u64 = 0x40;
 const KIND_SHIFT: u32 = 16;
 const VNI_SHIFT: u32 = 32;
 const PROTOCOL_SHIFT: u32 = 56;
@@ -159,6 +161,24 @@ impl FlowKey {
         self.words[5] &= !(FRAGMENT << KIND_SHIFT);
     }
 
+    /// The key of the mapping of the packet's sender: his end, and of the other one nothing.
+    /// `None` for what has no ports that are mapped.
+    pub(crate) fn mapping(&self) -> Option<Self> {
+        let is_mapped = self.is_ipv4()
+            && !self.is_fragment()
+            && matches!(self.protocol(), PROTOCOL_TCP | PROTOCOL_UDP);
+        let mut key = *self;
+        key.words[0] &= 0xffff_ffff;
+        key.set_ports(self.source_port(), 0);
+        key.words[5] |= MAPPING << KIND_SHIFT;
+        is_mapped.then_some(key)
+    }
+
+    /// Whether it is of a mapping.
+    pub(crate) const fn is_mapping(&self) -> bool {
+        self.words[5] >> KIND_SHIFT & MAPPING != 0
+    }
+
     /// Whether the two are equal, word by word and without a branch: a derived comparison calls
     /// out to `memcmp`, which is most of its price for 48 bytes.
     #[inline]
@@ -215,7 +235,7 @@ impl FlowKey {
     }
 
     pub(crate) const fn is_ipv4(&self) -> bool {
-        self.words[5] >> KIND_SHIFT & 0x7f == 4
+        self.words[5] >> KIND_SHIFT & 0x3f == 4
     }
 
     /// Whether there is a number that tells one flow of two hosts from another.

@@ -6,6 +6,7 @@ mod connection;
 mod edit;
 mod handed;
 mod key;
+mod mapping;
 mod room;
 mod table;
 mod tcp;

@@ -9,7 +9,7 @@
 //!   well; afterwards never: no flood of beginnings can end what has begun.
 //! * Who has its share of the table used up takes new places from itself only.
 
-use super::connection::{ConnectionIndex, Direction, Link};
+use super::connection::{ConnectionIndex, Direction, Link, Tracked};
 use super::table::{Entry, FlowTable, NoRoom, SWEEP, Slot, WAYS, milliseconds};
 use crate::PortIndex;
 use plinth_ids::Moment;
@@ -125,6 +125,8 @@ impl FlowTable {
         if self.connections.get(connection).is_translated {
             self.count_backend(connection, -1);
         }
+        let is_mapping = self.connections.get(connection).tracked == Tracked::Mapping;
+        self.mappings -= u32::from(is_mapping);
         self.connections.give_back(connection);
     }
 
@@ -146,8 +148,13 @@ impl FlowTable {
             let bucket = self.sweep_at;
             for way in 0..WAYS {
                 let slot = Slot::of(bucket, way);
-                if self.buckets[bucket].tags[way] != 0 && self.has_aged(slot, time) {
+                if self.buckets[bucket].tags[way] == 0 {
+                    continue;
+                }
+                if self.has_aged(slot, time) {
                     self.remove(slot);
+                } else if self.mappings > 0 {
+                    self.prolong_mapping(slot, time);
                 }
             }
             self.sweep_at = (bucket + 1) % self.buckets.len();

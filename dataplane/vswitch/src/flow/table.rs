@@ -199,6 +199,8 @@ pub(crate) struct FlowTable {
     pub(super) entries: Box<[Entry]>,
     pub(super) connections: Connections,
     pub(super) edits: Edits,
+    /// How many of the connections are mappings.
+    pub(super) mappings: u32,
     /// Connections that each backend of a balancer has, by its place.
     backends: Box<[u32]>,
     seed: [u64; 4],
@@ -226,11 +228,12 @@ impl FlowTable {
             // One more than a full table has, for the one that takes the place of another.
             connections: Connections::new(buckets * WAYS / 2 + 1),
             edits: Edits::new(buckets * WAYS / 2 + 1),
+            mappings: 0,
             backends: vec![0; limits.balancers.backends as usize].into(),
             seed: expand(seed),
             generation: 0,
             idle_max: milliseconds_of(idle),
-            timeouts: Milliseconds::new(&limits.timeouts),
+            timeouts: Milliseconds::new(&limits.timeouts, idle),
             share_max: limits.flows_per_port,
             shares: vec![0; usize::from(limits.ports) + 1].into(),
             live: 0,
@@ -408,6 +411,7 @@ impl FlowTable {
     ) -> Result<ConnectionIndex, NoRoom> {
         // There is one for every two entries, but some may have lost one.
         let index = self.connections.take(connection).ok_or(NoRoom::TableFull)?;
+        self.mappings += u32::from(connection.tracked == super::Tracked::Mapping);
         self.connections.get_mut(index).is_translated = edits.is_some();
         for (flow, direction) in flows.iter().zip([Direction::Forward, Direction::Back]) {
             let link = Link::new(index, direction);

@@ -15,7 +15,7 @@ use crate::{DropReason, Limits, Offload, Packet, PortIndex, Switch, Verdict};
 use plinth_ids::{Epoch, MacAddress, Moment, Name, PortId, Prefix, Vni};
 use plinth_switch_api::{
     AddressLimits, Binding, ExternalAddress, Forward, ForwardProtocol, Line, NatGateway, NextHop,
-    PortLimits, Route, Serves, SwitchConfig, Underlay,
+    PortLimits, PortMapping, Route, Serves, SwitchConfig, Underlay,
 };
 use plinth_wire::{ArpPacket, TcpHeader, UdpHeader};
 use std::collections::BTreeMap;
@@ -34,6 +34,8 @@ const SEGMENTS: [u32; 2] = [100, 200];
 const NICS: [u8; 4] = [1, 2, 5, 1];
 /// In the upper half of a preamble's second byte: another configuration comes first.
 const NEW_CONFIGURATION: u8 = 5;
+/// As a whole byte.
+const FRESH: u8 = NEW_CONFIGURATION << 4;
 /// In the lower half: the header's sum is left as it is.
 const SUM_AS_IT_IS: u8 = 8;
 /// Gateway, address translated and address carried are all there.
@@ -96,7 +98,6 @@ pub fn outside_stories() -> Vec<Vec<u8>> {
         let content = [&[3, 3, 0, 0, 0, 0, 0, 0][..], &inside[14..14 + 28]].concat();
         example_packet(macs, ends, ICMP, &content)
     };
-    let fresh = NEW_CONFIGURATION << 4;
     vec![
         tell(&[
             (1, 0, ALL, &udp(out(1, WEB), (1000, 53))),
@@ -129,11 +130,18 @@ pub fn outside_stories() -> Vec<Vec<u8>> {
         // Of 14 among 64 ports, two would have one, if nobody asked whether it is free.
         tell(&(0..14).map(|nth| (2, 0, ALL, udp(out(2, WEB), (nth, 53)))).collect::<Vec<_>>()),
         tell(&[
+            (2, FRESH, [0b1000_1101, 0, 0x1f, 0x40], &udp(out(2, WEB), (1000, 53))),
+            (2, 0, ALL, &udp(out(2, LINE), (1000, 53))),
+            (3, 0, ALL, &udp(out(5, SHARED[0]), (1000, 1094))),
+            (0, 0, ALL, &udp(come(SHARED[0]), (99, 1094))),
+            (0, FRESH, [0b100_1101, 0, 0x1f, 0x40], &udp(come(SHARED[0]), (77, 1094))),
+        ]),
+        tell(&[
             (1, 0, ALL, &udp(out(1, WEB), (1000, 53))),
-            (1, fresh, [0b1110, 9, 0x1f, 0x40], &udp(out(1, WEB), (1000, 53))),
+            (1, FRESH, [0b1110, 9, 0x1f, 0x40], &udp(out(1, WEB), (1000, 53))),
             (2, 0, ALL, &udp(out(2, WEB), (1000, 53))),
-            (2, fresh, [0b11_1000, 0, 4, 0], &udp(out(2, WEB), (1000, 53))),
-            (1, fresh, [0, 0, 0, 0], &udp(out(1, WEB), (1000, 53))),
+            (2, FRESH, [0b11_1000, 0, 4, 0], &udp(out(2, WEB), (1000, 53))),
+            (1, FRESH, [0, 0, 0, 0], &udp(out(1, WEB), (1000, 53))),
         ]),
     ]
 }
@@ -216,6 +224,8 @@ fn config(epoch: u64, [a, b, c, d]: [u8; 4]) -> SwitchConfig {
         line: name("line"),
         addresses: SHARED[..if a & 16 != 0 { 2 } else { 1 }].to_vec(),
         ports_per_nic: 64 + u16::from(b) * 200,
+        mapping: [PortMapping::PerConnection, PortMapping::Independent, PortMapping::Open]
+            [usize::from(a >> 6) % 3],
         serves: if a & 32 != 0 { Serves::Nic(nic_v4(2)) } else { Serves::Vpc },
         forwards: [ForwardProtocol::Tcp, ForwardProtocol::Udp].map(forward).to_vec(),
     };
@@ -472,7 +482,12 @@ impl Outside {
         };
         let remote = (remote.0, if protocol == ICMP { 0 } else { remote.1 });
         let speaker = self.spoken.get(&(protocol, ours, remote));
-        let may = is_forwarded(gateway, nic, ours) || speaker.is_some_and(|one| one.0 == id);
+        let is_open = gateway.mapping == PortMapping::Open && protocol != ICMP;
+        let all = self.spoken.iter().filter(|((of, end, _), _)| (*of, *end) == (protocol, ours));
+        let mut open = all.filter(|_| is_open);
+        let may = is_forwarded(gateway, nic, ours)
+            || speaker.is_some_and(|one| one.0 == id)
+            || open.any(|(_, one)| one.0 == id);
         assert!(may, "a stranger came in to NIC {nic}: {before:?}");
     }
 }
@@ -518,7 +533,7 @@ mod tests {
             outside.switch.counters.iter().map(|counters| counters.forwarded).sum::<u64>()
         });
         let told: Vec<u64> = told.collect();
-        assert_eq!(told, [16, 10, 12, 12, 56, 16]);
+        assert_eq!(told, [16, 10, 12, 12, 56, 14, 16]);
     }
 
     /// Mutations of the stories, a short run of what ci/fuzz does for long.

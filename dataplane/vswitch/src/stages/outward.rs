@@ -14,6 +14,7 @@ use crate::switch::Switch;
 use crate::vpc::is_routable;
 use crate::{DropReason, PortIndex};
 use plinth_ids::{Moment, Vni};
+use plinth_switch_api::PortMapping;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// What becomes of the packets of a connection that is translated.
@@ -102,7 +103,9 @@ pub(crate) fn inward(
                 Class::Error => DropReason::IcmpUnrelated,
                 _ => DropReason::NatNoConnection,
             };
-            let (vni, nic, key) = snapshot.external.inward(key).ok_or(unknown)?;
+            let found = snapshot.external.inward(key);
+            let found = found.or_else(|| inward_mapped(switch, snapshot, key));
+            let (vni, nic, key) = found.ok_or(unknown)?;
             Translation { key, vni, nic: nic.into(), backend: None }
         }
     };
@@ -155,7 +158,9 @@ fn choose(switch: &Switch, snapshot: &Snapshot, flow: &Waiting) -> Result<Transl
     let identity = identity.ok_or(DropReason::ExternalAddressMissing)?;
     // To an external address of this node it would come back at once.
     let (vni, nic, going) = if snapshot.external.known(destination).is_some() {
-        snapshot.external.inward(key).ok_or(DropReason::NatNoConnection)?
+        let found = snapshot.external.inward(key);
+        let found = found.or_else(|| inward_mapped(switch, snapshot, key));
+        found.ok_or(DropReason::NatNoConnection)?
     } else {
         (OUTSIDE, destination, *key)
     };
@@ -166,7 +171,18 @@ fn choose(switch: &Switch, snapshot: &Snapshot, flow: &Waiting) -> Result<Transl
         Identity::Shared(block) => {
             translation.key.set_ipv4(join(block.address, destination));
             let answers = answers_of(switch, snapshot, &translation)?;
-            take_port(switch, snapshot, &mut translation.key, &block, (answers, flow.hash))?;
+            match mapped_port(switch, snapshot, key, &block) {
+                Some(port) => {
+                    translation.key.set_ports(port, translation.key.destination_port());
+                    if !is_free(switch, &translation.key, answers) {
+                        return Err(DropReason::NatPortsExhausted);
+                    }
+                }
+                None => {
+                    let hash = flow.hash;
+                    take_port(switch, snapshot, &mut translation.key, &block, (answers, hash))?;
+                }
+            }
         }
     }
     Ok(translation)
@@ -191,6 +207,50 @@ fn answers_of(
     Ok(Ingress { place: place.0, incarnation: switch.incarnations[place.get()], vni })
 }
 
+/// Whether nobody else waits for the answers to packets that go as `key`.
+fn is_free(switch: &Switch, key: &FlowKey, answers: Ingress) -> bool {
+    key.answer(answers).is_some_and(|answer| {
+        let answer = switch.flows.hashed(answer);
+        switch.flows.locate(answer.hash, &answer.key).is_none()
+    })
+}
+
+/// The port that stands for the sender's address and port already, if they are mapped.
+fn mapped_port(switch: &Switch, snapshot: &Snapshot, key: &FlowKey, block: &Block) -> Option<u16> {
+    if block.mapping == PortMapping::PerConnection {
+        return None;
+    }
+    let (address, port) = switch.flows.mapped_end(key)?;
+    let is_valid = address == block.address
+        && block.has(port)
+        && !snapshot.external.is_forwarded(address, key.protocol(), port);
+    is_valid.then_some(port)
+}
+
+/// To which NIC a packet goes that is for a mapped port, if everybody may speak to it.
+fn inward_mapped(
+    switch: &Switch,
+    snapshot: &Snapshot,
+    key: &FlowKey,
+) -> Option<(Vni, Ipv4Addr, FlowKey)> {
+    let (source, destination) = ipv4(key).ok()?;
+    let inside = switch.flows.inside_of(key, switch.outside())?;
+    let (nic, _) = ipv4(&inside).ok()?;
+    let Ingress { place, incarnation, vni } = inside.ingress();
+    let Destination::Local(to) = snapshot.owner(vni, nic.into())?.destination else {
+        return None;
+    };
+    // Who has the NIC's place now may be another than who made the mapping.
+    let is_its = to.0 == place && switch.incarnations.get(to.get()) == Some(&incarnation);
+    if !is_its || !snapshot.external.is_open((vni, nic), (destination, key)) {
+        return None;
+    }
+    let mut to = *key;
+    to.set_ipv4(join(source, nic));
+    to.set_ports(key.source_port(), inside.source_port());
+    Some((vni, nic, to))
+}
+
 /// Takes the first port of the block, from a place that the hash says, whose answers nobody else
 /// waits for. A protocol without ports has one try.
 fn take_port(
@@ -200,11 +260,10 @@ fn take_port(
     block: &Block,
     (answers, hash): (Ingress, u64),
 ) -> Result<(), DropReason> {
+    let is_mapped = block.mapping != PortMapping::PerConnection;
     let is_free = |key: &FlowKey| {
-        key.answer(answers).is_some_and(|answer| {
-            let answer = switch.flows.hashed(answer);
-            switch.flows.locate(answer.hash, &answer.key).is_none()
-        })
+        is_free(switch, key, answers)
+            && !(is_mapped && switch.flows.is_end_taken(key, switch.outside()))
     };
     let protocol = going.protocol();
     if !going.has_ports() {

@@ -5,7 +5,7 @@ use super::frames::{self, Macs};
 use super::*;
 use plinth_switch_api::{
     AddressLimits, Binding, ExternalAddress, Forward, ForwardProtocol, Line, NatGateway, NextHop,
-    Route, Serves, Subnet, SubnetPrefix, Vpc,
+    PortMapping, Route, Serves, Subnet, SubnetPrefix, Vpc,
 };
 use plinth_wire::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, TcpHeader, checksum};
 
@@ -66,6 +66,7 @@ pub(crate) fn outside() -> SwitchConfig {
         line: line(),
         addresses: vec![SHARED],
         ports_per_nic: 64,
+        mapping: PortMapping::PerConnection,
         serves: Serves::Vpc,
         forwards: vec![Forward {
             address: SHARED,

@@ -8,8 +8,8 @@ use plinth_ids::{GroupId, MacAddress, Name, Prefix, Vni};
 use plinth_stage::{Scratch, Switch};
 use plinth_switch_api::{
     AddressLimits, Answer, Binding, Direction, External, ExternalAddress, Line, NatGateway,
-    NextHop, Priority, Route, Rule, RulePeer, RuleProtocol, RuleVerdict, SecurityGroup, Serves,
-    Subnet, SubnetPrefix, Underlay, Verb, Vpc,
+    NextHop, PortMapping, Priority, Route, Rule, RulePeer, RuleProtocol, RuleVerdict,
+    SecurityGroup, Serves, Subnet, SubnetPrefix, Underlay, Verb, Vpc,
 };
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -117,6 +117,7 @@ fn translate(switch: &mut Switch) -> Result<PathBuf> {
             // All of them: 100 000 flows differ in their target port as well.
             ports_per_nic: 64_512,
             serves: Serves::Subnet("inside".parse()?),
+            mapping: PortMapping::PerConnection,
             forwards: Vec::new(),
         }],
     };
