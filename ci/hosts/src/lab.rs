@@ -7,21 +7,40 @@ use plinth_stage::{Daemon, Scratch};
 use serde_json::Value;
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// A cluster of one node without a switch, in a folder of its own. Its VMs are processes that sleep:
-/// their disks are attached, and nobody is at the sockets.
+/// A cluster of one node, in a folder of its own. Its VMs are processes that sleep: their disks and
+/// NICs are attached, and nobody is at the sockets.
 pub(crate) struct Lab {
     pub(crate) scratch: Scratch,
     plinthd: Daemon,
 }
 
+const STORE: &str = "plinth-stored";
+const SWITCH: &str = "plinth-switchd";
+
 impl Lab {
+    /// One without a switch.
     pub(crate) fn start() -> Result<Self> {
+        let lab = Self::begin(Path::new("/bin/false"))?;
+        lab.until("the store is up", |lab| lab.is_up(STORE))?;
+        Ok(lab)
+    }
+
+    pub(crate) fn with_switch() -> Result<Self> {
+        let lab = Self::begin(&program(SWITCH)?)?;
+        for daemon in [STORE, SWITCH] {
+            lab.until("store and switch are up", |lab| lab.is_up(daemon))?;
+        }
+        Ok(lab)
+    }
+
+    fn begin(switchd: &Path) -> Result<Self> {
         let scratch = Scratch::new()?;
         let address = |socket: &UdpSocket| Ok(socket.local_addr()?.to_string());
         let sockets = (0..3).map(|_| UdpSocket::bind("127.0.0.1:0"));
@@ -38,20 +57,30 @@ impl Lab {
         output(&mut init)?;
         let mut plinthd = Command::new(program("plinthd")?);
         plinthd.arg("--state-dir").arg(&state).arg("--run-dir").arg(scratch.join("run"));
-        // Storage needs no switch, and what a VM's disks are asked is the test's to choose.
+        // What a VM's disks and NICs are asked is the test's to choose.
         let idle = scratch.join("idle");
         std::fs::write(&idle, "#!/bin/sh\nexec sleep 1000\n")?;
         std::fs::set_permissions(&idle, std::fs::Permissions::from_mode(0o755))?;
-        plinthd.args(["--switchd", "/bin/false", "--qemu"]).arg(&idle);
+        plinthd.arg("--switchd").arg(switchd).arg("--qemu").arg(&idle);
         let plinthd = Daemon::start("plinthd", plinthd, &scratch.join("plinthd.log"))?;
-        let lab = Self { scratch, plinthd };
-        lab.until("the store is up", |lab| {
-            let node = lab.plinth("node show node-1").ok()?;
-            let daemons = node["status"]["daemons"].as_array()?.clone();
-            let stored = daemons.into_iter().find(|one| one["name"] == "plinth-stored")?;
-            (stored["state"] == "up").then_some(())
-        })?;
-        Ok(lab)
+        Ok(Self { scratch, plinthd })
+    }
+
+    /// What the node last said of a daemon.
+    fn daemon(&self, name: &str) -> Result<Value> {
+        let node = self.plinth("node show node-1")?;
+        let daemons = node["status"]["daemons"].as_array().context("no daemons")?;
+        daemons.iter().find(|one| one["name"] == name).cloned().with_context(|| name.to_owned())
+    }
+
+    fn is_up(&self, daemon: &str) -> Option<()> {
+        (self.daemon(daemon).ok()?["state"] == "up").then_some(())
+    }
+
+    /// The process of a daemon, as the node last said it.
+    pub(crate) fn process(&self, daemon: &str) -> Result<u64> {
+        let process = self.daemon(daemon)?["process"].as_u64();
+        process.with_context(|| format!("{daemon} has no process"))
     }
 
     /// One command; its JSON.
@@ -92,19 +121,19 @@ impl Lab {
         bail!("never: {what}\n{}", self.plinthd.tail())
     }
 
-    /// Ends plinthd, and then the store, which outlives it.
+    /// Ends plinthd, and then store and switch, which outlive it.
     pub(crate) fn stop(mut self) -> Result<()> {
         let node = self.plinth("node show node-1")?;
         let daemons = node["status"]["daemons"].as_array().context("no daemons")?.clone();
         self.plinthd.stop()?;
-        for daemon in daemons.iter().filter(|one| one["name"] == "plinth-stored") {
-            let process = daemon["process"].as_u64().context("the store has no process")?;
+        // A switch that was never started has no process.
+        for process in daemons.iter().filter_map(|one| one["process"].as_u64()) {
             // What the node last said may be a process that has ended since: nothing to end then.
             let _ = output(Command::new("kill").arg(process.to_string()));
             let begin = Instant::now();
             let folder = format!("/proc/{process}/exe");
             while std::fs::read_link(&folder).is_ok() {
-                ensure!(begin.elapsed() < LIMIT, "the store does not end");
+                ensure!(begin.elapsed() < LIMIT, "process {process} does not end");
                 thread::sleep(Duration::from_millis(20));
             }
         }

@@ -15,6 +15,7 @@ mod network;
 mod operator;
 mod outside;
 mod storage;
+mod upgrade;
 mod vpc;
 
 use plinth_stage::runner::{self, Need, Test};
@@ -53,6 +54,8 @@ const TESTS: &[Test] = &[
     network("the_kernels_vxlan_device_is_a_remote_vtep", network::kernel_vtep),
     network("guests_on_two_nodes_meet_in_vxlan", network::two_nodes),
     network("ping_resumes_after_the_switch_was_killed", network::killed_switch),
+    network("connections_outlive_upgrades_of_the_switch", upgrade::under_streams),
+    network("a_switch_that_does_not_take_over_leaves_the_old_one", upgrade::failed),
     network("lying_packets_are_counted_and_harm_nobody", hostile::lying_packets),
     network("two_subnets_are_routed_and_two_vpcs_stay_deaf", vpc::routed),
     network("curl_is_served_by_turns_and_not_by_one_that_is_down", balance::shared),

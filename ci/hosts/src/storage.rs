@@ -67,10 +67,7 @@ impl Lab {
     }
 
     fn store_process(&self) -> Result<u64> {
-        let node = self.plinth("node show node-1")?;
-        let daemons = node["status"]["daemons"].as_array().context("no daemons")?.clone();
-        let stored = daemons.into_iter().find(|one| one["name"] == "plinth-stored");
-        stored.and_then(|one| one["process"].as_u64()).context("the store has no process")
+        self.process("plinth-stored")
     }
 }
 

@@ -2,13 +2,14 @@
 //! Commands: acts on pools and images, and questions to the switch.
 
 use crate::agent::{Inner, lock};
+use crate::daemon::{ReplaceError, Replaced};
 use crate::keeper::Trouble;
 use crate::storage;
 use crate::store::Store;
 use crate::switch::Switch;
 use plinth_api::{
-    AgentAnswer, Code, Command, DiskFormat, PoolAccess, PoolSpec, Refusal, ScrubSchedule,
-    StoreUpgrade,
+    AgentAnswer, Code, Command, DaemonUpgrade, DiskFormat, PoolAccess, PoolSpec, Refusal,
+    ScrubSchedule,
 };
 use plinth_ids::{Name, PoolId, SnapshotId, VolumeId};
 use plinth_store_api::{Answer, Verb};
@@ -98,6 +99,7 @@ impl Inner {
             | Command::Metrics
             | Command::SlowRequests { .. }) => self.ask_store(question),
             Command::StoreUpgrade => return self.upgrade_store(),
+            Command::SwitchUpgrade => return self.upgrade_switch(),
             Command::SwitchPorts => self.switch_socket().ports().map(AgentAnswer::SwitchPorts),
             Command::SwitchFlows { limit } => {
                 self.switch_socket().flows(limit).map(AgentAnswer::SwitchFlows)
@@ -123,20 +125,12 @@ impl Inner {
         Ok(AgentAnswer::SwitchSight(text))
     }
 
-    /// A new store process takes over from the one that runs.
     fn upgrade_store(&self) -> Result<AgentAnswer, Refusal> {
-        let replaced = self.store.replace().map_err(|error| {
-            Refusal::new(Code::Failed, error.to_string())
-                .remedy("see the log of plinth-stored on the node")
-        })?;
-        let took_ms = u32::try_from(replaced.took.as_millis()).unwrap_or(u32::MAX);
-        Ok(AgentAnswer::StoreUpgraded(StoreUpgrade {
-            process_before: replaced.before,
-            process: replaced.process,
-            version_before: replaced.version_before,
-            version: replaced.version,
-            took_ms,
-        }))
+        upgraded(self.store.replace(), "plinth-stored").map(AgentAnswer::StoreUpgraded)
+    }
+
+    fn upgrade_switch(&self) -> Result<AgentAnswer, Refusal> {
+        upgraded(self.switch.replace(), "plinth-switchd").map(AgentAnswer::SwitchUpgraded)
     }
 
     /// Commands that the store answers with something to show.
@@ -414,6 +408,24 @@ fn forgiving(result: Result<AgentAnswer, Trouble>, expected: &str) -> Result<Age
         Err(Trouble::Refused { code, .. }) if code == expected => Ok(AgentAnswer::Done),
         other => other,
     }
+}
+
+/// What an operator hears of a daemon whose process was to be replaced.
+fn upgraded(
+    outcome: Result<Replaced, ReplaceError>,
+    daemon: &str,
+) -> Result<DaemonUpgrade, Refusal> {
+    let replaced = outcome.map_err(|error| {
+        Refusal::new(Code::Failed, error.to_string())
+            .remedy(format!("see the log of {daemon} on the node"))
+    })?;
+    Ok(DaemonUpgrade {
+        process_before: replaced.before,
+        process: replaced.process,
+        version_before: replaced.version_before,
+        version: replaced.version,
+        took_ms: u32::try_from(replaced.took.as_millis()).unwrap_or(u32::MAX),
+    })
 }
 
 /// What a daemon's no means to an operator.

@@ -29,7 +29,8 @@ const DIFF_RANGES_MAX: usize = 250_000;
 
 pub(crate) async fn answer(shared: &Shared, request: Request) -> Result<Answer, Refusal> {
     match request {
-        Request::NodeUpgradeStore(name) => upgrade_store(shared, &name).await,
+        Request::NodeUpgradeStore(name) => upgrade(shared, &name, Command::StoreUpgrade).await,
+        Request::NodeUpgradeSwitch(name) => upgrade(shared, &name, Command::SwitchUpgrade).await,
         Request::NodeStoreCores { node, cores } => {
             let plan = |cluster: &Cluster, observed: &Observed| {
                 cluster.node_store_cores(&node, cores.clone(), observed)
@@ -165,15 +166,16 @@ async fn perform_on(
     }
 }
 
-/// Has a node's agent replace the store process. Nothing is recorded: who does not hear the answer
-/// can see the process in `node show`, and ask again.
-async fn upgrade_store(shared: &Shared, name: &Name) -> Result<Answer, Refusal> {
+/// Has a node's agent replace the store's or the switch's process. Nothing is recorded: who does not
+/// hear the answer can see the process in `node show`, and ask again.
+async fn upgrade(shared: &Shared, name: &Name, command: Command) -> Result<Answer, Refusal> {
     let node = {
         let state = shared.store.state().await;
         plinth_planner::find(&state.cluster.nodes, "node", "NODE", name)?.id
     };
-    match perform(shared, node, Command::StoreUpgrade, ACT_LIMIT).await? {
+    match perform(shared, node, command, ACT_LIMIT).await? {
         AgentAnswer::StoreUpgraded(upgrade) => Ok(Answer::StoreUpgraded(upgrade)),
+        AgentAnswer::SwitchUpgraded(upgrade) => Ok(Answer::SwitchUpgraded(upgrade)),
         _ => Err(confused()),
     }
 }

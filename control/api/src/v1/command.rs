@@ -7,9 +7,9 @@
 //! console, raw, both ways, until either side ends it.
 
 use super::{
-    BadBlock, DiffRange, DropCount, Durability, FlowStatus, NodeSpec, NodeStatus, PoolClass,
-    PoolDiskSpec, Refusal, ScrubKind, ScrubView, SlowRequest, SnapshotUsage, StoreUpgrade,
-    SwitchPort, VolumeMetrics, VolumeUsage,
+    BadBlock, DaemonUpgrade, DiffRange, DropCount, Durability, FlowStatus, NodeSpec, NodeStatus,
+    PoolClass, PoolDiskSpec, Refusal, ScrubKind, ScrubView, SlowRequest, SnapshotUsage, SwitchPort,
+    VolumeMetrics, VolumeUsage,
 };
 use crate::with::Raw;
 use plinth_ids::{DiskId, Epoch, Name, PoolId, SnapshotId, VmId, VolumeId};
@@ -241,6 +241,8 @@ pub enum Command {
     /// A new store process takes over from the one that runs. Answered with
     /// [`AgentAnswer::StoreUpgraded`] when it serves.
     StoreUpgrade,
+    /// The same of the switch. Answered with [`AgentAnswer::SwitchUpgraded`].
+    SwitchUpgrade,
 }
 
 #[derive(
@@ -315,5 +317,6 @@ pub enum AgentAnswer {
     SwitchDrops(Vec<DropCount>),
     /// `Sight` of plinth-switch-api as JSON.
     SwitchSight(String),
-    StoreUpgraded(StoreUpgrade),
+    StoreUpgraded(DaemonUpgrade),
+    SwitchUpgraded(DaemonUpgrade),
 }

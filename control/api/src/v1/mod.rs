@@ -45,8 +45,8 @@ pub use spec::{
     Run, STORE_CORES_MAX, Underlay, VmSpec,
 };
 pub use status::{
-    Check, CheckState, DaemonState, DaemonStatus, DropCount, Facts, FlowStatus, Load, NodeStatus,
-    PoolStatus, StoreUpgrade, SwitchPort, VmState, VmStatus, VolumeStatus,
+    Check, CheckState, DaemonState, DaemonStatus, DaemonUpgrade, DropCount, Facts, FlowStatus,
+    Load, NodeStatus, PoolStatus, SwitchPort, VmState, VmStatus, VolumeStatus,
 };
 pub use storage::{
     BadBlock, DiffRange, DiskCounters, DiskState, DiskStatus, FoundBy, Job, JobKind, Latency,

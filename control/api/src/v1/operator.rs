@@ -6,12 +6,12 @@
 //! reply; after the reply to [`Request::VmConsole`] the stream is the console, raw, both ways.
 
 use super::{
-    BackendChange, BackendName, BalancerCreate, BalancerView, ClusterView, DhcpSpec, DiffRange,
-    DiskFormat, DropCount, Durability, EipBinding, EipLimits, EipView, EniView, FlowStatus,
-    GroupView, ImageView, ImportSource, LimitView, LineView, ListenerSettings, NatCreate,
-    NatForward, NatView, NicLimits, NodeView, PoolAccess, PoolClass, PoolDiskView, PoolView,
-    Refusal, RouteHop, RouteView, RulePeer, RuleScope, ScheduleView, ScrubKind, ScrubSchedule,
-    ScrubView, SlowRequestView, SnapshotView, StoreUpgrade, SubnetView, SwitchPort, VmView,
+    BackendChange, BackendName, BalancerCreate, BalancerView, ClusterView, DaemonUpgrade, DhcpSpec,
+    DiffRange, DiskFormat, DropCount, Durability, EipBinding, EipLimits, EipView, EniView,
+    FlowStatus, GroupView, ImageView, ImportSource, LimitView, LineView, ListenerSettings,
+    NatCreate, NatForward, NatView, NicLimits, NodeView, PoolAccess, PoolClass, PoolDiskView,
+    PoolView, Refusal, RouteHop, RouteView, RulePeer, RuleScope, ScheduleView, ScrubKind,
+    ScrubSchedule, ScrubView, SlowRequestView, SnapshotView, SubnetView, SwitchPort, VmView,
     VolumeLimits, VolumeStatsView, VolumeView, VpcView,
 };
 use crate::with::Raw;
@@ -359,6 +359,7 @@ pub enum Request {
     },
     /// Replaces a node's store process under running guests.
     NodeUpgradeStore(#[rkyv(with = Raw)] Name),
+    NodeUpgradeSwitch(#[rkyv(with = Raw)] Name),
     /// The CPUs of a node's store, one worker each. Answered with [`Answer::Node`].
     NodeStoreCores {
         #[rkyv(with = Raw)]
@@ -573,7 +574,8 @@ pub enum Answer {
     SwitchDrops(Vec<DropCount>),
     /// `Sight` of plinth-switch-api as JSON.
     SwitchSight(String),
-    StoreUpgraded(StoreUpgrade),
+    StoreUpgraded(DaemonUpgrade),
+    SwitchUpgraded(DaemonUpgrade),
     Balancers(Vec<BalancerView>),
     Balancer(BalancerView),
 }

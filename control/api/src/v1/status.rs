@@ -332,7 +332,7 @@ pub struct DropCount {
     pub packets: u64,
 }
 
-/// A node's store process was replaced by a new one, under running guests.
+/// A process of a node, its store or its switch, was replaced by a new one, under running guests.
 #[derive(
     Clone,
     Debug,
@@ -344,7 +344,7 @@ pub struct DropCount {
     serde::Deserialize,
     serde::Serialize,
 )]
-pub struct StoreUpgrade {
+pub struct DaemonUpgrade {
     pub process_before: u32,
     pub process: u32,
     pub version_before: String,

@@ -119,6 +119,13 @@ pub enum NodeVerb {
     /// some milliseconds. If it does not serve, the one that runs goes on.
     #[command(after_help = "Example:\n  plinth node upgrade-store node-1")]
     UpgradeStore { name: Name },
+    /// Replace a node's switch process by the installed one, under running VMs
+    ///
+    /// The new process takes ports, flows and connections over from the one that runs; packets wait
+    /// in the guests' queues for some milliseconds, and no connection is lost. If it does not serve,
+    /// the one that runs goes on.
+    #[command(after_help = "Example:\n  plinth node upgrade-switch node-1")]
+    UpgradeSwitch { name: Name },
     /// Choose the cores of a node's store: one worker on each
     ///
     /// Pools are spread over the workers by their numbers, and the disks of a pool over all of
@@ -166,6 +173,7 @@ impl NodeVerb {
             Self::List => Request::NodeList,
             Self::Show { name } => Request::NodeShow(name),
             Self::UpgradeStore { name } => Request::NodeUpgradeStore(name),
+            Self::UpgradeSwitch { name } => Request::NodeUpgradeSwitch(name),
             Self::StoreCores { name, cores } => {
                 Request::NodeStoreCores { node: name, cores: cores.0 }
             }

@@ -10,8 +10,8 @@ mod storage;
 use crate::table::{Details, Table};
 use crate::text::age;
 use plinth_api::{
-    Answer, CheckState, ClusterView, DropCount, Durability, FlowStatus, ImageView, NodeView,
-    PoolAccess, PoolView, Refusal, ResourceState, Run, StoreUpgrade, SwitchPort, VmState, VmView,
+    Answer, CheckState, ClusterView, DaemonUpgrade, DropCount, Durability, FlowStatus, ImageView,
+    NodeView, PoolAccess, PoolView, Refusal, ResourceState, Run, SwitchPort, VmState, VmView,
 };
 use plinth_planner::Size;
 use serde::Serialize;
@@ -65,7 +65,7 @@ pub fn json(answer: &Answer) -> String {
         Answer::SwitchDrops(rows) => line(rows),
         // It is JSON already.
         Answer::SwitchSight(sight) => sight.clone(),
-        Answer::StoreUpgraded(upgrade) => line(upgrade),
+        Answer::StoreUpgraded(upgrade) | Answer::SwitchUpgraded(upgrade) => line(upgrade),
     };
     format!("{line}\n")
 }
@@ -131,11 +131,11 @@ pub fn text(answer: &Answer, now: u64) -> String {
         Answer::SwitchFlows(rows) => flows(rows),
         Answer::SwitchDrops(rows) => drops(rows),
         Answer::SwitchSight(sight) => net::text(sight),
-        Answer::StoreUpgraded(upgrade) => upgraded(upgrade),
+        Answer::StoreUpgraded(upgrade) | Answer::SwitchUpgraded(upgrade) => upgraded(upgrade),
     }
 }
 
-fn upgraded(upgrade: &StoreUpgrade) -> String {
+fn upgraded(upgrade: &DaemonUpgrade) -> String {
     Details::default()
         .line("process", format!("{}, before {}", upgrade.process, upgrade.process_before))
         .line("version", format!("{}, before {}", upgrade.version, upgrade.version_before))

@@ -246,7 +246,14 @@ impl Fake {
                 };
                 AgentAnswer::SlowRequests((0..(*limit).min(9).into()).map(slow).collect())
             }
-            Command::StoreUpgrade => AgentAnswer::StoreUpgraded(StoreUpgrade {
+            Command::SwitchUpgrade => AgentAnswer::SwitchUpgraded(DaemonUpgrade {
+                process_before: 21,
+                process: 22,
+                version_before: "fake".to_owned(),
+                version: "fake-2".to_owned(),
+                took_ms: 7,
+            }),
+            Command::StoreUpgrade => AgentAnswer::StoreUpgraded(DaemonUpgrade {
                 process_before: 11,
                 process: 12,
                 version_before: "fake".to_owned(),
