@@ -447,6 +447,10 @@ impl Control {
     ) -> Result<Vec<(PortId, HandedDevice)>, PortId> {
         let mut scene = self.scene();
         let deadline = Instant::now() + patience;
+        // Nothing is sent to a guest whose rings have gone already. The question is answered after
+        // the word before it.
+        let _ = self.port.tell(Message::Hold(true));
+        let _ = self.port.ask(Question::Ports);
         for device in scene.nics.values().filter_map(|nic| nic.device.as_ref()) {
             device.begin_hand_over();
         }
