@@ -55,27 +55,39 @@ fn spec() -> NodeSpec {
             ],
         }],
         external: external(),
-        balancers: vec![BalancerSpec {
-            name: "front".parse().unwrap(),
-            vni: Vni::new(5).unwrap(),
-            address: [198, 51, 100, 10].into(),
-            line: Some("carrier".parse().unwrap()),
-            listeners: vec![ListenerSpec {
-                settings: ListenerSettings {
-                    protocol: ForwardProtocol::Udp,
-                    ports: (53, 54),
-                    scheduler: LbScheduler::LeastConnections,
-                    stickiness: Some(300),
-                },
-                backends: vec![BackendSpec {
-                    address: [10, 0, 0, 5].into(),
-                    port: 5353,
-                    weight: 20,
-                    is_draining: true,
-                }],
+        balancers: vec![balancer()],
+        store_cores: vec![2, 3],
+    }
+}
+
+fn balancer() -> BalancerSpec {
+    BalancerSpec {
+        name: "front".parse().unwrap(),
+        vni: Vni::new(5).unwrap(),
+        address: [198, 51, 100, 10].into(),
+        line: Some("carrier".parse().unwrap()),
+        listeners: vec![ListenerSpec {
+            settings: ListenerSettings {
+                protocol: ForwardProtocol::Udp,
+                ports: (53, 54),
+                scheduler: LbScheduler::LeastConnections,
+                stickiness: Some(300),
+                check: Some(CheckSpec {
+                    kind: CheckSpecKind::Http("/health".to_owned()),
+                    port: Some(8081),
+                    interval_ms: 2000,
+                    timeout_ms: 1000,
+                    rise: 2,
+                    fall: 3,
+                }),
+            },
+            backends: vec![BackendSpec {
+                address: [10, 0, 0, 5].into(),
+                port: 5353,
+                weight: 20,
+                is_draining: true,
             }],
         }],
-        store_cores: vec![2, 3],
     }
 }
 

@@ -20,6 +20,14 @@ fn settings() -> ListenerSettings {
         ports: (80, 81),
         scheduler: LbScheduler::RoundRobin,
         stickiness: Some(300),
+        check: Some(CheckSpec {
+            kind: CheckSpecKind::Http("/health".to_owned()),
+            port: Some(81),
+            interval_ms: 2000,
+            timeout_ms: 500,
+            rise: 2,
+            fall: 4,
+        }),
     }
 }
 
@@ -52,6 +60,7 @@ fn view() -> BalancerView {
                     ports: (53, 53),
                     scheduler: LbScheduler::SourceHash,
                     stickiness: None,
+                    check: None,
                 },
                 backends: Vec::new(),
             },
@@ -74,6 +83,7 @@ listener:   1
 ports:      tcp/80-81
 scheduler:  round-robin
 stickiness: 300 s
+check:      GET /health port 81 every 2000 ms, timeout 500 ms, rise 2, fall 4
 BACKEND  NODE    ADDRESS   TO         WEIGHT  STATE
 web-1-0  node-1  10.0.0.1  8080-8081  10      active
 web-2-0  node-1  10.0.0.2  8080-8081  20      draining
@@ -119,7 +129,8 @@ fn asked(line: &str) -> Result<Request, clap::Error> {
 #[test]
 fn every_verb_is_one_request() {
     let create = "lb create web --vpc blue --subnet blue-a --port 80-81 --scheduler round-robin \
-                  --stickiness 300 --address 10.0.0.100";
+                  --stickiness 300 --address 10.0.0.100 --check /health --check-port 81 \
+                  --check-timeout 500 --check-fall 4";
     let request = BalancerCreate {
         name: name("web"),
         vpc: name("blue"),
@@ -138,6 +149,7 @@ fn every_verb_is_one_request() {
         ports: (53, 53),
         scheduler: LbScheduler::SourceHash,
         stickiness: None,
+        check: None,
     };
     let add = Request::ListenerAdd { balancer: name("web"), listener: udp };
     assert_eq!(asked("lb listener add web --protocol udp --port 53").unwrap(), add);
@@ -158,6 +170,7 @@ fn every_verb_is_one_request() {
 
 #[test]
 fn an_address_is_inside_or_outside() {
+    assert!(asked("lb listener add web --port 80 --check health").is_err(), "no path");
     assert!(asked("lb create web --vpc blue --port 80").is_err(), "neither");
     assert!(asked("lb create web --vpc blue --port 80 --subnet a --line c").is_err(), "both");
     let Ok(Request::BalancerCreate(request)) = asked("lb create web --vpc blue --port 80 --line c")

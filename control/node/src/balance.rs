@@ -4,7 +4,10 @@
 //! What the switch would refuse all of the configuration for is left out: a balancer whose
 //! address a port still has, because the port's VM is not gone yet, or whose line is not here.
 
-use plinth_api::{BalancerSpec, ForwardProtocol, LbScheduler, ListenerSpec, NicSpec, NodeSpec};
+use plinth_api::{
+    BalancerSpec, CheckSpec, CheckSpecKind, ForwardProtocol, LbScheduler, ListenerSpec, NicSpec,
+    NodeSpec,
+};
 use plinth_switch_api as switch;
 
 /// The balancers beside these NICs.
@@ -68,8 +71,23 @@ fn listener(given: &ListenerSpec) -> switch::Listener {
             LbScheduler::SourceHash => switch::Scheduler::SourceHash,
         },
         stickiness: settings.stickiness,
-        check: None,
+        check: settings.check.as_ref().map(check),
         backends: backends.collect(),
+    }
+}
+
+fn check(given: &CheckSpec) -> switch::HealthCheck {
+    switch::HealthCheck {
+        kind: match &given.kind {
+            CheckSpecKind::Tcp => switch::CheckKind::Tcp,
+            CheckSpecKind::Http(path) => switch::CheckKind::Http { path: path.clone() },
+            CheckSpecKind::Icmp => switch::CheckKind::Icmp,
+        },
+        port: given.port,
+        interval_ms: given.interval_ms,
+        timeout_ms: given.timeout_ms,
+        rise: given.rise,
+        fall: given.fall,
     }
 }
 
@@ -113,6 +131,14 @@ mod tests {
             ports: (53, 54),
             scheduler: LbScheduler::LeastConnections,
             stickiness: Some(60),
+            check: Some(CheckSpec {
+                kind: CheckSpecKind::Http("/health".to_owned()),
+                port: Some(81),
+                interval_ms: 2000,
+                timeout_ms: 1000,
+                rise: 2,
+                fall: 3,
+            }),
         };
         NodeSpec {
             epoch: Epoch(1),
@@ -168,6 +194,15 @@ mod tests {
         assert_eq!(listener.protocol, switch::ForwardProtocol::Udp);
         assert_eq!(listener.scheduler, switch::Scheduler::LeastConnections);
         assert_eq!((listener.ports, listener.stickiness), ((53, 54), Some(60)));
+        let check = switch::HealthCheck {
+            kind: switch::CheckKind::Http { path: "/health".to_owned() },
+            port: Some(81),
+            interval_ms: 2000,
+            timeout_ms: 1000,
+            rise: 2,
+            fall: 3,
+        };
+        assert_eq!(listener.check, Some(check));
         let states: Vec<_> = listener.backends.iter().map(|one| (one.weight, one.state)).collect();
         use switch::BackendState::{Active, Draining};
         assert_eq!(states, [(2, Active), (3, Draining)]);

@@ -12,11 +12,11 @@ use crate::record::{BackendRecord, BalancerRecord, ListenerRecord, Nic, NodeReco
 use crate::spec::port_name;
 use plinth_api::{
     BackendChange, BackendName, BackendSpec, BackendView, BalancerCreate, BalancerPlace,
-    BalancerSpec, BalancerView, Code, LbScheduler, ListenerSettings, ListenerSpec, ListenerView,
-    Refusal,
+    BalancerSpec, BalancerView, CheckSpec, CheckSpecKind, Code, LbScheduler, ListenerSettings,
+    ListenerSpec, ListenerView, Refusal,
 };
 use plinth_ids::{Name, NodeId, PortId, Vni};
-use plinth_switch_api::{BACKEND_WEIGHT_MAX, hash_places};
+use plinth_switch_api::{BACKEND_WEIGHT_MAX, CheckKind, HealthCheck, hash_places};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -391,6 +391,10 @@ fn add_listener(balancer: &mut BalancerRecord, given: &ListenerSettings) -> Resu
         let remedy = format!("give 1 to {STICKINESS_MAX}, or leave it out");
         return refuse(Code::Invalid, "--stickiness", text, remedy);
     }
+    if let Some(fault) = given.check.as_ref().and_then(|check| switch_check(check).fault()) {
+        let remedy = "see `plinth lb listener add --help`";
+        return refuse(Code::Invalid, "--check", fault, remedy);
+    }
     let overlaps = |one: &&ListenerRecord| {
         let ports = one.settings.ports;
         one.settings.protocol == given.protocol && ports.0 <= last && first <= ports.1
@@ -403,6 +407,22 @@ fn add_listener(balancer: &mut BalancerRecord, given: &ListenerSettings) -> Resu
     balancer.listeners.push(ListenerRecord { number, settings, backends: Vec::new() });
     balancer.next_listener += 1;
     Ok(())
+}
+
+/// As a switch has it, which knows what it can be.
+fn switch_check(given: &CheckSpec) -> HealthCheck {
+    HealthCheck {
+        kind: match &given.kind {
+            CheckSpecKind::Tcp => CheckKind::Tcp,
+            CheckSpecKind::Http(path) => CheckKind::Http { path: path.clone() },
+            CheckSpecKind::Icmp => CheckKind::Icmp,
+        },
+        port: given.port,
+        interval_ms: given.interval_ms,
+        timeout_ms: given.timeout_ms,
+        rise: given.rise,
+        fall: given.fall,
+    }
 }
 
 fn pick_listener(

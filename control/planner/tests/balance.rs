@@ -26,6 +26,7 @@ fn settings(first: u16, last: u16) -> ListenerSettings {
         ports: (first, last),
         scheduler: LbScheduler::SourceHash,
         stickiness: None,
+        check: None,
     }
 }
 
@@ -166,6 +167,26 @@ fn every_wrong_balancer_is_refused() {
     let sticky = ListenerSettings { stickiness: Some(86_401), ..settings(80, 80) };
     let sticky = BalancerCreate { listener: sticky, ..inside("two") };
     refused(create(sticky), Code::Invalid, "a stickiness of 86401 seconds is out of range");
+    let faults: [fn(&mut CheckSpec); 4] = [
+        |check| check.interval_ms = 199,
+        |check| check.timeout_ms = 2001,
+        |check| check.fall = 0,
+        |check| check.kind = CheckSpecKind::Http("health".to_owned()),
+    ];
+    for fault in faults {
+        let mut check = CheckSpec {
+            kind: CheckSpecKind::Tcp,
+            port: None,
+            interval_ms: 2000,
+            timeout_ms: 1000,
+            rise: 2,
+            fall: 3,
+        };
+        fault(&mut check);
+        let listener = ListenerSettings { check: Some(check), ..settings(80, 80) };
+        let request = BalancerCreate { listener, ..inside("two") };
+        refused(bench.cluster.balancer_create(&request, NOW), Code::Invalid, "--check: ");
+    }
     bench.plan(bench.cluster.vpc_create(name("red"), None, NOW)).unwrap();
     let foreign = BalancerCreate { vpc: name("red"), ..inside("two") };
     refused(bench.cluster.balancer_create(&foreign, NOW), Code::Invalid, "is of another vpc");

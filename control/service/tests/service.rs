@@ -319,6 +319,7 @@ async fn a_load_balancer_reaches_the_node_with_its_backends() {
         ports: (80, 80),
         scheduler: LbScheduler::LeastConnections,
         stickiness: None,
+        check: None,
     };
     let create = Request::BalancerCreate(BalancerCreate {
         name: name("web"),

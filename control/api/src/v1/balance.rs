@@ -67,6 +67,52 @@ pub struct ListenerSettings {
     pub scheduler: LbScheduler,
     /// For so many seconds a client gets the same backend again.
     pub stickiness: Option<u32>,
+    /// `None`: every backend is taken for fit.
+    #[serde(default)]
+    pub check: Option<CheckSpec>,
+}
+
+/// How the node of a backend finds out whether it is fit to serve.
+#[derive(
+    Clone,
+    Debug,
+    Eq,
+    PartialEq,
+    rkyv::Archive,
+    rkyv::Deserialize,
+    rkyv::Serialize,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+pub struct CheckSpec {
+    pub kind: CheckSpecKind,
+    /// `None`: the backend's first.
+    pub port: Option<u16>,
+    pub interval_ms: u32,
+    pub timeout_ms: u32,
+    /// Successes in a row that make an unfit backend fit.
+    pub rise: u8,
+    /// Failures in a row that make a backend unfit.
+    pub fall: u8,
+}
+
+#[derive(
+    Clone,
+    Debug,
+    Eq,
+    PartialEq,
+    rkyv::Archive,
+    rkyv::Deserialize,
+    rkyv::Serialize,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum CheckSpecKind {
+    Tcp,
+    /// A GET of this path.
+    Http(String),
+    Icmp,
 }
 
 /// How a new connection gets its backend.

@@ -20,8 +20,8 @@ mod view;
 pub use answers::{DhcpRouteSpec, DhcpSpec, DnsSpec, HostSpec};
 pub use balance::{
     BackendChange, BackendName, BackendSeen, BackendSpec, BackendView, BalancerCreate,
-    BalancerPlace, BalancerSpec, BalancerView, LbScheduler, LbState, ListenerSettings,
-    ListenerSpec, ListenerView,
+    BalancerPlace, BalancerSpec, BalancerView, CheckSpec, CheckSpecKind, LbScheduler, LbState,
+    ListenerSettings, ListenerSpec, ListenerView,
 };
 pub use command::{AgentAnswer, AgentReply, AgentRequest, Command, DiskFormat, ImportSource};
 pub use external::{

@@ -5,8 +5,8 @@ use super::external::ProtocolWord;
 use super::security::ports;
 use clap::{Args, Subcommand, ValueEnum};
 use plinth_api::{
-    BackendChange, BackendName, BalancerCreate, BalancerPlace, ForwardProtocol, LbScheduler,
-    ListenerSettings, Request,
+    BackendChange, BackendName, BalancerCreate, BalancerPlace, CheckSpec, CheckSpecKind,
+    ForwardProtocol, LbScheduler, ListenerSettings, Request,
 };
 use plinth_ids::Name;
 use std::net::IpAddr;
@@ -66,6 +66,34 @@ pub struct ListenerArguments {
     /// A client gets its last backend again for so long, 1 to 86400 [default: not]
     #[arg(long, value_name = "SECONDS")]
     stickiness: Option<u32>,
+    /// How a backend's node finds out whether it is fit: tcp (it takes a connection), icmp (it
+    /// answers a ping), or a path as in /health (GET answers with 2xx or 3xx) [default: not]
+    #[arg(long, value_name = "CHECK", value_parser = check_kind)]
+    check: Option<CheckSpecKind>,
+    /// The port that is checked [default: the backend's]
+    #[arg(long, value_name = "PORT", requires = "check")]
+    check_port: Option<u16>,
+    /// From one check to the next, 200 to 3600000
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 2000)]
+    check_interval: u32,
+    /// Silence for so long is a failure; at most the interval
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 1000)]
+    check_timeout: u32,
+    /// Successes in a row that make a backend fit again
+    #[arg(long, value_name = "COUNT", default_value_t = 2)]
+    check_rise: u8,
+    /// Failures in a row that make a backend unfit: it gets no new connections
+    #[arg(long, value_name = "COUNT", default_value_t = 3)]
+    check_fall: u8,
+}
+
+fn check_kind(text: &str) -> Result<CheckSpecKind, String> {
+    match text {
+        "tcp" => Ok(CheckSpecKind::Tcp),
+        "icmp" => Ok(CheckSpecKind::Icmp),
+        path if path.starts_with('/') => Ok(CheckSpecKind::Http(path.to_owned())),
+        _ => Err("give tcp, icmp or a path that begins with /".to_owned()),
+    }
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -190,6 +218,14 @@ impl ListenerArguments {
                 SchedulerWord::LeastConnections => LbScheduler::LeastConnections,
             },
             stickiness: self.stickiness,
+            check: self.check.map(|kind| CheckSpec {
+                kind,
+                port: self.check_port,
+                interval_ms: self.check_interval,
+                timeout_ms: self.check_timeout,
+                rise: self.check_rise,
+                fall: self.check_fall,
+            }),
         }
     }
 }

@@ -3,7 +3,9 @@
 
 use super::word;
 use crate::table::{Details, Table};
-use plinth_api::{BackendView, BalancerPlace, BalancerView, ListenerView};
+use plinth_api::{
+    BackendView, BalancerPlace, BalancerView, CheckSpec, CheckSpecKind, ListenerView,
+};
 
 pub(super) fn balancers(views: &[BalancerView]) -> String {
     let mut table = Table::new(["NAME", "VPC", "ADDRESS", "PLACE", "LISTENERS", "BACKENDS"]);
@@ -58,7 +60,8 @@ fn listener(view: &ListenerView) -> String {
         .line("listener", view.number)
         .line("ports", ports(view))
         .line("scheduler", word(&settings.scheduler))
-        .some("stickiness", settings.stickiness.map(|seconds| format!("{seconds} s")));
+        .some("stickiness", settings.stickiness.map(|seconds| format!("{seconds} s")))
+        .some("check", settings.check.as_ref().map(check));
     let (first, last) = settings.ports;
     let mut table = Table::new(["BACKEND", "NODE", "ADDRESS", "TO", "WEIGHT", "STATE"]);
     for backend in &view.backends {
@@ -72,6 +75,19 @@ fn listener(view: &ListenerView) -> String {
         ]);
     }
     details.print() + &table.print()
+}
+
+fn check(check: &CheckSpec) -> String {
+    let CheckSpec { kind, port, interval_ms, timeout_ms, rise, fall } = check;
+    let kind = match kind {
+        CheckSpecKind::Tcp => "tcp".to_owned(),
+        CheckSpecKind::Icmp => "icmp".to_owned(),
+        CheckSpecKind::Http(path) => format!("GET {path}"),
+    };
+    let port = port.map(|port| format!(" port {port}")).unwrap_or_default();
+    format!(
+        "{kind}{port} every {interval_ms} ms, timeout {timeout_ms} ms, rise {rise}, fall {fall}"
+    )
 }
 
 /// What an operator wants of it.
