@@ -49,7 +49,7 @@ async fn a_vm_is_made_runs_is_stopped_and_leaves_nothing() {
         if lab.agent.state().volumes.is_empty() {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     panic!("the image's volume is still there");
 }
