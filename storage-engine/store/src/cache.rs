@@ -5,6 +5,7 @@
 //! what was cleared in it is confirmed. A changed frame stays until a checkpoint has written it.
 
 use plinth_format::MapPage;
+use std::collections::VecDeque;
 
 #[derive(Debug)]
 pub(crate) struct Frame {
@@ -35,20 +36,36 @@ pub(crate) struct Frame {
     pub(crate) deferred_seq: u64,
     is_used: bool,
     was_touched: bool,
+    is_queued: bool,
+}
+
+impl Frame {
+    const fn may_go(&self) -> bool {
+        self.is_used && !self.is_dirty && !self.is_writing && self.pins == 0
+    }
 }
 
 #[derive(Debug)]
 pub(crate) struct MapCache {
     frames: Vec<Frame>,
     free: Vec<u32>,
-    hand: usize,
+    /// The clock: every frame that may go, and some that no longer may. Those fall out when the
+    /// hand comes to them and come back when they may again, so that a cache full of changes is
+    /// not searched again by each request that waits for the checkpoint.
+    clock: VecDeque<u32>,
     capacity: usize,
     dirty_count: usize,
 }
 
 impl MapCache {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { frames: Vec::new(), free: Vec::new(), hand: 0, capacity, dirty_count: 0 }
+        Self {
+            frames: Vec::new(),
+            free: Vec::new(),
+            clock: VecDeque::new(),
+            capacity,
+            dirty_count: 0,
+        }
     }
 
     pub(crate) const fn capacity(&self) -> usize {
@@ -167,6 +184,7 @@ impl MapCache {
         // change.
         frame.deferred_seq = page.seq.get();
         (frame.is_used, frame.was_touched) = (true, true);
+        self.enqueue(index);
         Some((index, evicted))
     }
 
@@ -215,26 +233,36 @@ impl MapCache {
                 deferred_seq: 0,
                 is_used: false,
                 was_touched: false,
+                is_queued: false,
             });
             let index = u32::try_from(self.frames.len() - 1).expect("frames are few");
             return Some((index, None));
         }
         // Two rounds: the first may only take marks away.
-        for _ in 0..self.frames.len() * 2 {
-            let index = self.hand;
-            self.hand = (self.hand + 1) % self.frames.len();
-            let frame = &mut self.frames[index];
-            let is_held = !frame.is_used || frame.is_dirty || frame.is_writing || frame.pins > 0;
-            if is_held || frame.clear_seq > confirmed {
+        for _ in 0..self.clock.len() * 2 {
+            let index = self.clock.pop_front()?;
+            let frame = &mut self.frames[index as usize];
+            if !frame.may_go() {
+                frame.is_queued = false;
                 continue;
             }
-            if std::mem::take(&mut frame.was_touched) {
+            if frame.clear_seq > confirmed || std::mem::take(&mut frame.was_touched) {
+                self.clock.push_back(index);
                 continue;
             }
-            let index = u32::try_from(index).expect("frames are few");
+            frame.is_queued = false;
             return Some((index, Some((frame.slot, frame.half))));
         }
         None
+    }
+
+    /// Has the hand come to a frame that may go.
+    fn enqueue(&mut self, index: u32) {
+        let frame = &mut self.frames[index as usize];
+        if frame.may_go() && !frame.is_queued {
+            frame.is_queued = true;
+            self.clock.push_back(index);
+        }
     }
 
     /// Forgets a page whose object is gone. A frame that is being written or read through is
@@ -255,6 +283,7 @@ impl MapCache {
         if !frame.is_used && !frame.is_writing && frame.pins == 0 {
             self.free.push(index);
         }
+        self.enqueue(index);
     }
 
     /// A checkpoint's write of the frame ended.
@@ -267,5 +296,74 @@ impl MapCache {
     pub(crate) fn release(&mut self, index: u32) {
         self.frames[index as usize].pins -= 1;
         self.settle(index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytemuck::Zeroable;
+
+    const ALL: u64 = u64::MAX;
+
+    fn full(capacity: u32) -> MapCache {
+        let mut cache = MapCache::new(capacity as usize);
+        for slot in 0..capacity {
+            let (index, gone) = cache.insert(slot, 0, &MapPage::zeroed(), 1, ALL).unwrap();
+            assert_eq!((index, gone), (slot, None));
+        }
+        cache
+    }
+
+    fn insert(cache: &mut MapCache, slot: u32) -> Option<(u32, Option<(u32, u32)>)> {
+        cache.insert(slot, 0, &MapPage::zeroed(), 1, ALL)
+    }
+
+    #[test]
+    fn pages_that_may_not_go_are_looked_at_once() {
+        let mut cache = full(4);
+        cache.change(0, 1);
+        cache.begin_write(1);
+        cache.touch(2).pins += 1;
+        cache.mark_dirty(3, 0);
+        assert_eq!(insert(&mut cache, 9), None);
+        assert!(cache.clock.is_empty(), "who waits for room would go through all of them again");
+    }
+
+    #[test]
+    fn a_page_may_go_when_its_last_holder_lets_go() {
+        let mut cache = full(2);
+        cache.begin_write(0);
+        cache.touch(0).pins += 1;
+        cache.change(1, 1);
+        assert_eq!(insert(&mut cache, 9), None);
+        cache.end_write(0);
+        assert_eq!(insert(&mut cache, 9), None, "it is read through");
+        cache.release(0);
+        assert_eq!(insert(&mut cache, 9), Some((0, Some((0, 0)))));
+        cache.begin_write(1);
+        cache.change(1, 2);
+        cache.end_write(1);
+        cache.touch(0).pins += 1;
+        assert_eq!(insert(&mut cache, 10), None, "it was changed while it was written");
+    }
+
+    #[test]
+    fn what_was_touched_goes_a_round_later() {
+        let mut cache = full(3);
+        // Takes all marks away, and the page that was there longest.
+        assert_eq!(insert(&mut cache, 9), Some((0, Some((0, 0)))));
+        cache.touch(1);
+        assert_eq!(insert(&mut cache, 10), Some((2, Some((2, 0)))));
+    }
+
+    #[test]
+    fn a_page_with_an_unconfirmed_clearing_stays() {
+        let mut cache = full(2);
+        cache.touch(0).clear_seq = 7;
+        assert_eq!(cache.insert(9, 0, &MapPage::zeroed(), 1, 6), Some((1, Some((1, 0)))));
+        cache.touch(1).pins += 1;
+        assert_eq!(cache.insert(10, 0, &MapPage::zeroed(), 1, 6), None);
+        assert_eq!(cache.insert(10, 0, &MapPage::zeroed(), 1, 7), Some((0, Some((0, 0)))));
     }
 }
