@@ -51,6 +51,7 @@ mod read;
 mod replay;
 mod request;
 mod rescue;
+mod rest;
 mod scan;
 mod scrub;
 mod slab;
@@ -78,6 +79,7 @@ pub use request::{
     BlockRange, LIST_MAX, OBJECT_SIZE_MAX, ObjectId, ObjectKey, ObjectStatus, Operation, PgId,
     STEPS_MAX, StoreAnswer, StoreCompletion, StoreRefusal, StoreRequest, StoreTag,
 };
+pub use rest::Rest;
 pub use scrub::{ScrubKind, ScrubProgress};
 pub use store::{
     Access, Durability, Omit, ReadOnlyReason, Store, StoreCapacity, StoreCounters, StoreOptions,

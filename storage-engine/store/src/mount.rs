@@ -17,6 +17,7 @@ use crate::disk::{Disk, DiskError};
 use crate::journal::Journal;
 use crate::replay::Replay;
 use crate::request::ObjectKey;
+use crate::rest::Rest;
 use crate::scan::{Found, Scanned, WINDOW, read_entry, read_or_lost, scan};
 use crate::store::{Access, Omit, ReadOnlyReason, Store, StoreOptions, StoreState};
 use plinth_format::journal::{BlockData, Record, RecordError, VERSION_MAX};
@@ -106,7 +107,7 @@ impl<D: Disk> Store<D> {
         let mut store = Self::new(disk, layout, id, options, placeholder, session.wrapping_add(1));
         store.load_tables(superblock.index_pages.get())?;
         let Scanned { mut entries, highest, fault } =
-            scan(&mut store.io.disk, &layout, &superblock, options.omit)?;
+            scan(&mut store.io.disk, &layout, &superblock, &options)?;
         if options.access == Access::Rescue {
             store.lost = store.lost.or(fault);
             store.judge_for_rescue(superblock.judged_seq.get(), &mut entries)?;
@@ -307,7 +308,13 @@ impl<D: Disk> Store<D> {
 
     /// Checkpoints, flushes, and gives the disk back. A store that is read-only gives it back as
     /// it is; it will be recovered.
-    pub fn unmount(mut self) -> D {
+    pub fn unmount(self) -> D {
+        self.put_away().0
+    }
+
+    /// As [`Store::unmount`]; what is known of the store afterwards spares a mount that is told of
+    /// it ([`StoreOptions::rest`]) the look through the journal.
+    pub fn put_away(mut self) -> (D, Option<Rest>) {
         self.scrub_stop();
         self.stop_discards();
         self.come_to_rest();
@@ -318,7 +325,8 @@ impl<D: Disk> Store<D> {
         }
         self.request_checkpoint();
         self.come_to_rest();
-        self.io.disk
+        let rest = self.rest();
+        (self.io.disk, rest)
     }
 
     /// Polls until nothing is on its way.

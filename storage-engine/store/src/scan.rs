@@ -18,6 +18,7 @@ use crate::buffer::IoBuffer;
 use crate::disk::{Disk, DiskError};
 use crate::mount::MountError;
 use crate::store::Omit;
+use crate::store::StoreOptions;
 use plinth_format::journal::{BlockData, EntryHeader, Record};
 use plinth_format::{BLOCK_SIZE, Layout, PAGE_SIZE, Page, PageFault, StoreId, Superblock};
 
@@ -54,7 +55,7 @@ pub(crate) fn scan<D: Disk>(
     disk: &mut D,
     layout: &Layout,
     superblock: &Superblock,
-    omit: Omit,
+    options: &StoreOptions,
 ) -> Result<Scanned, MountError> {
     let mut reader = Reader { disk, layout, id: superblock.store(), window: Window::default() };
     let mut entries = Vec::new();
@@ -65,8 +66,11 @@ pub(crate) fn scan<D: Disk>(
         entries.push(found);
         next.seq += 1;
     }
-    if omit == Omit::JournalVouched {
+    if options.omit == Omit::JournalVouched {
         let highest = next.seq - 1;
+        return Ok(Scanned { entries, highest, fault: None });
+    }
+    if let Some(highest) = options.rest.and_then(|rest| rest.highest(superblock, &entries)) {
         return Ok(Scanned { entries, highest, fault: None });
     }
     let missing = layout.journal_offset + offset;
@@ -196,7 +200,10 @@ impl<D: Disk> Reader<'_, D> {
             let address = self.layout.journal_offset + at;
             window.start = at;
             let long = WINDOW.max(length).min(room);
-            window.bytes = read_or_lost(self.disk, address, long)?;
+            // A fresh megabyte costs as much as what it is read from.
+            let old = window.bytes.take().filter(|old| old.length() == long);
+            let buffer = old.unwrap_or_else(|| IoBuffer::zeroed(long));
+            window.bytes = read_into_or_lost(self.disk, address, buffer)?;
             if window.bytes.is_none() && long > length {
                 // Some of it is lost; perhaps not this.
                 window.bytes = read_or_lost(self.disk, address, length)?;
@@ -223,7 +230,15 @@ pub(crate) fn read_or_lost<D: Disk>(
     address: u64,
     length: usize,
 ) -> Result<Option<IoBuffer>, DiskError> {
-    match blocking::read(disk, address, IoBuffer::zeroed(length)) {
+    read_into_or_lost(disk, address, IoBuffer::zeroed(length))
+}
+
+fn read_into_or_lost<D: Disk>(
+    disk: &mut D,
+    address: u64,
+    buffer: IoBuffer,
+) -> Result<Option<IoBuffer>, DiskError> {
+    match blocking::read(disk, address, buffer) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(DiskError::Device { .. } | DiskError::Short { .. }) => Ok(None),
         Err(error) => Err(error),

@@ -31,6 +31,7 @@ use crate::quiet::Quiet;
 use crate::request::{
     ObjectKey, ObjectStatus, StoreAnswer, StoreCompletion, StoreRefusal, StoreRequest, StoreTag,
 };
+use crate::rest::Rest;
 use crate::scrub::Scrub;
 use crate::slab::Slab;
 use crate::space::Space;
@@ -76,6 +77,8 @@ pub struct StoreOptions {
     /// How the device is told what is free.
     pub discard: DiscardOptions,
     pub access: Access,
+    /// What the process says that had the store before, for a mount that hears it from there.
+    pub rest: Option<Rest>,
     /// Which of the protections that the crash test must miss are left out. None of them.
     #[doc(hidden)]
     pub omit: Omit,
@@ -92,6 +95,7 @@ impl Default for StoreOptions {
             ladder: Ladder::default(),
             discard: DiscardOptions::default(),
             access: Access::Whole,
+            rest: None,
             omit: Omit::Nothing,
         }
     }

@@ -62,8 +62,9 @@ impl Keeper {
 
     fn try_join(&self, pool: &Pool, disk: &PoolDisk) -> Result<(), String> {
         let text = |error: &(dyn std::error::Error + 'static)| Chain(error).to_string();
-        let member = format::mount_disk(pool, disk, (self.purpose(), self.metrics()), self.port())
-            .map_err(|error| text(&error))?;
+        let rests = self.rests();
+        let member = format::mount_disk(pool, disk, self.means(&rests));
+        let member = member.map_err(|error| text(&error))?;
         let (pool, member) = (pool.id, Box::new(member));
         self.port()
             .ask(|answer| Message::DiskJoin { pool, member, answer })

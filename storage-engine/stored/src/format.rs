@@ -12,7 +12,7 @@ use plinth_obs::Chain;
 use plinth_span::{MapError, Span, StartError, read_map};
 use plinth_store::{
     Access, DiscardOptions, DiskError, Durability, FormatError, FormatOptions, Found, Ladder,
-    MountError, Store, StoreId, StoreOptions,
+    MountError, Rest, Store, StoreId, StoreOptions,
 };
 use plinth_store_api as api;
 use plinth_volume::Volumes;
@@ -177,6 +177,16 @@ pub(crate) enum Purpose {
     Measuring,
 }
 
+/// What a mount needs beside the pool.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Means<'a> {
+    pub(crate) purpose: Purpose,
+    pub(crate) metrics: &'a Metrics,
+    /// How the process before this one left its disks.
+    pub(crate) rests: &'a [Rest],
+    pub(crate) port: &'a WorkerPort,
+}
+
 /// A pool that was mounted.
 #[derive(Debug)]
 pub(crate) struct Mounted {
@@ -187,16 +197,12 @@ pub(crate) struct Mounted {
 
 /// Opens a pool's disks and reads what it needs of each: superblock, checkpoint, journal, map. A
 /// pool of several disks begins with those that are there.
-pub(crate) fn mount(
-    pool: &api::Pool,
-    (purpose, metrics): (Purpose, &Metrics),
-    port: &WorkerPort,
-) -> Result<Mounted, PoolMountError> {
+pub(crate) fn mount(pool: &api::Pool, means: Means<'_>) -> Result<Mounted, PoolMountError> {
     let (mut members, mut missing) = (Vec::new(), Vec::new());
     let mut faults = BTreeMap::new();
     let mut first = None;
     for disk in &pool.disks {
-        match mount_disk(pool, disk, (purpose, metrics), port) {
+        match mount_disk(pool, disk, means) {
             Ok(member) => members.push(member),
             Err(error) => {
                 missing.push(disk.id);
@@ -212,7 +218,7 @@ pub(crate) fn mount(
         Ok((span, refused)) => {
             for refused in refused {
                 faults.insert(refused.member.disk, refused.error.to_string());
-                port.unmount(refused.member.store);
+                let _ = means.port.unmount(refused.member.store);
             }
             let mut volumes = Volumes::start(span, pool.id);
             volumes.set_reclaim_rate(Some(RECLAIM_RATE));
@@ -221,7 +227,7 @@ pub(crate) fn mount(
         }
         Err((error, members)) => {
             for member in members {
-                port.unmount(member.store);
+                let _ = means.port.unmount(member.store);
             }
             Err(error.into())
         }
@@ -232,9 +238,9 @@ pub(crate) fn mount(
 pub(crate) fn mount_disk(
     pool: &api::Pool,
     disk: &api::PoolDisk,
-    (purpose, metrics): (Purpose, &Metrics),
-    port: &WorkerPort,
+    means: Means<'_>,
 ) -> Result<DiskMember, PoolMountError> {
+    let Means { purpose, metrics, rests, port } = means;
     let worker = place_of(disk.worker);
     let place = Place::parse(&disk.device)?;
     if matches!(place, Place::Null { .. }) && purpose != Purpose::Measuring {
@@ -268,7 +274,9 @@ pub(crate) fn mount_disk(
         api::PoolAccess::Whole => Access::Whole,
         api::PoolAccess::Rescue => Access::Rescue,
     };
-    let options = StoreOptions { durability, ladder, discard, access, ..StoreOptions::default() };
+    let rest = rests.iter().find(|rest| rest.store == serial).copied();
+    let options =
+        StoreOptions { durability, ladder, discard, access, rest, ..StoreOptions::default() };
     let mut store = Store::mount(disk, options)?;
     if let Some(lost) = store.rescued_from() {
         let lost = Chain(&lost).to_string();
@@ -293,16 +301,15 @@ pub(crate) fn is_volatile(pool: &api::Pool) -> bool {
     pool.disks.iter().any(is_volatile)
 }
 
-/// Writes a checkpoint on every disk and lets go of it.
-pub(crate) fn unmount(volumes: PoolVolumes, port: &WorkerPort) {
-    for (_, seat) in volumes.stop().into_stores() {
-        port.unmount(seat);
-    }
+/// Writes a checkpoint on every disk and lets go of it. Gives what is known of them afterwards.
+pub(crate) fn unmount(volumes: PoolVolumes, port: &WorkerPort) -> Vec<Rest> {
+    let stores = volumes.stop().into_stores();
+    stores.into_iter().filter_map(|(_, seat)| port.unmount(seat)).collect()
 }
 
 /// Writes a checkpoint and lets go of the disk. One that hangs is given up; its store is mended by
 /// its next mount.
-pub(crate) fn unmount_store(mut store: DiskStore) {
+pub(crate) fn unmount_store(mut store: DiskStore) -> Option<Rest> {
     store.disk_mut().be_patient(true);
-    drop(store.unmount());
+    store.put_away().1
 }

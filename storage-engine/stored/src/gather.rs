@@ -15,6 +15,7 @@ use plinth_backends::DeviceToken;
 use plinth_ids::{DiskId, PoolId};
 use plinth_relay::relay;
 use plinth_span::DiskCondition;
+use plinth_store::Rest;
 use std::time::{Duration, Instant};
 
 impl WorkerPort {
@@ -39,11 +40,14 @@ impl WorkerPort {
     }
 
     /// Takes a seat apart that its pool has let go of, and lets go of the disk, which waits for it.
-    pub(crate) fn unmount(&self, seat: DiskSeat) {
+    pub(crate) fn unmount(&self, seat: DiskSeat) -> Option<Rest> {
         match self.take_back(seat) {
             Ok(store) => unmount_store(store),
             // Only a worker that has ended does not give it back.
-            Err(error) => tracing::error!(%error, "a disk was not unmounted"),
+            Err(error) => {
+                tracing::error!(%error, "a disk was not unmounted");
+                None
+            }
         }
     }
 

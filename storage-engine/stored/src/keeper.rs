@@ -7,7 +7,7 @@
 //! stays with the pool or attachment that has it.
 
 use crate::disks::stays;
-use crate::format::{self, Mounted, Purpose};
+use crate::format::{self, Means, Mounted, Purpose};
 use crate::message::{AttachSpec, Attached, EngineRefusal, Message};
 use crate::worker::WorkerPort;
 use plinth_backends::blk::BlkClass;
@@ -15,6 +15,7 @@ use plinth_backends::{Device, DeviceOptions, DeviceToken, HandedDevice, Shrinkab
 use plinth_ids::{DiskId, PoolId, VolumeId};
 use plinth_metrics::Metrics;
 use plinth_obs::Chain;
+use plinth_store::Rest;
 use plinth_store_api::{Attachment, Pool, StoreConfig};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -44,12 +45,21 @@ struct Scene {
     /// Devices that another process has handed over and that are not served yet.
     handed: BTreeMap<VolumeKey, HandedDevice>,
     adopted: Vec<VolumeKey>,
+    /// How the process that handed them over left its disks.
+    rests: Vec<Rest>,
     /// What was wanted before it was handed over.
     given_up: Option<StoreConfig>,
 }
 
 /// What is left here of a device that was given away.
 type Parts = (Attachment, DeviceToken, Arc<BlkClass>);
+
+/// What one process hands to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Handed {
+    pub(crate) devices: Vec<(VolumeKey, HandedDevice)>,
+    pub(crate) rests: Vec<Rest>,
+}
 
 /// A volume's number is its pool's own.
 pub(crate) type VolumeKey = (PoolId, VolumeId);
@@ -117,12 +127,12 @@ impl Keeper {
         }
     }
 
-    pub(crate) const fn purpose(&self) -> Purpose {
-        self.purpose
+    pub(crate) fn rests(&self) -> Vec<Rest> {
+        self.scene().rests.clone()
     }
 
-    pub(crate) fn metrics(&self) -> &Metrics {
-        &self.metrics
+    pub(crate) fn means<'a>(&'a self, rests: &'a [Rest]) -> Means<'a> {
+        Means { purpose: self.purpose, metrics: &self.metrics, rests, port: &self.port }
     }
 
     pub(crate) const fn port(&self) -> &WorkerPort {
@@ -163,7 +173,7 @@ impl Keeper {
             tracing::error!(err, "the workers are not as they should be");
         }
         self.detach_unwanted(&wanted.attachments, &wanted.pools);
-        self.close_unwanted(&wanted.pools);
+        let _ = self.close_unwanted(&wanted.pools);
         for pool in &wanted.pools {
             if self.scene().pools.contains_key(&pool.id) {
                 self.mend_disks(pool);
@@ -188,8 +198,10 @@ impl Keeper {
     }
 
     /// Devices of the process before this one, to be taken over instead of served anew.
-    pub(crate) fn adopt(&self, devices: Vec<(VolumeKey, HandedDevice)>) {
+    pub(crate) fn adopt(&self, handed: Handed) {
+        let Handed { devices, rests } = handed;
         let mut scene = self.scene();
+        scene.rests = rests;
         scene.adopted = devices.iter().map(|(key, _)| *key).collect();
         scene.handed.extend(devices);
     }
@@ -206,10 +218,7 @@ impl Keeper {
     ///
     /// # Errors
     /// Says why nothing was given away; then everything is served as before.
-    pub(crate) fn hand_over(
-        &self,
-        patience: Duration,
-    ) -> Result<Vec<(VolumeKey, HandedDevice)>, String> {
+    pub(crate) fn hand_over(&self, patience: Duration) -> Result<Handed, String> {
         let _mending = self.mending.lock().unwrap_or_else(PoisonError::into_inner);
         let served = {
             let mut scene = self.scene();
@@ -242,8 +251,9 @@ impl Keeper {
             // Only a worker that has ended refuses, and then nothing is attached.
             let _ = self.port.detach(token);
         }
-        self.close_unwanted(&[]);
-        Ok(given.into_iter().map(|(key, handed, _)| (key, handed)).collect())
+        let rests = self.close_unwanted(&[]);
+        let devices = given.into_iter().map(|(key, handed, _)| (key, handed)).collect();
+        Ok(Handed { devices, rests })
     }
 
     /// A hand-over is called off: what was given up goes on where it was.
@@ -297,7 +307,7 @@ impl Keeper {
         let _mending = self.mending.lock().unwrap_or_else(PoisonError::into_inner);
         self.scene().wanted = None;
         self.detach_unwanted(&[], &[]);
-        self.close_unwanted(&[]);
+        let _ = self.close_unwanted(&[]);
     }
 
     fn detach_unwanted(&self, attachments: &[Attachment], pools: &[Pool]) {
@@ -359,7 +369,8 @@ impl Keeper {
         }
     }
 
-    fn close_unwanted(&self, pools: &[Pool]) {
+    fn close_unwanted(&self, pools: &[Pool]) -> Vec<Rest> {
+        let mut rests = Vec::new();
         let goes: Vec<_> = {
             let scene = self.scene();
             scene.pools.values().filter(|pool| !stays(pool, pools)).map(|pool| pool.id).collect()
@@ -370,7 +381,7 @@ impl Keeper {
             self.scene().pools.remove(&pool);
             match closed {
                 Ok(volumes) => {
-                    format::unmount(*volumes, &self.port);
+                    rests.extend(format::unmount(*volumes, &self.port));
                     tracing::info!(%pool, "pool closed");
                 }
                 Err(error) => {
@@ -379,6 +390,7 @@ impl Keeper {
                 }
             }
         }
+        rests
     }
 
     fn open(&self, pool: &Pool) {
@@ -404,8 +416,7 @@ impl Keeper {
         let home = format::place_of(pool.worker);
         self.port.settle(pool.id, home).map_err(|error| text(&error))?;
         let Mounted { volumes, faults } =
-            format::mount(pool, (self.purpose, &self.metrics), &self.port)
-                .map_err(|error| text(&error))?;
+            format::mount(pool, self.means(&self.rests())).map_err(|error| text(&error))?;
         for (disk, fault) in &faults {
             tracing::error!(pool = %pool.id, %disk, err = fault, "disk not in service");
         }

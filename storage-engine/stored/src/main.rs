@@ -186,7 +186,7 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
 /// Where that fails the process ends on the spot. A device that is dropped in good order ends its
 /// frontend's connection and removes its socket, and both are the other process's, which goes on.
 fn resume(keeper: &Keeper, mut taken: handover::TakenOver) {
-    keeper.adopt(std::mem::take(&mut taken.devices));
+    keeper.adopt(std::mem::take(&mut taken.handed));
     keeper.carry_out();
     let outcome = match keeper.unserved() {
         Some(((pool, volume), fault)) => Err(TakeOverError::NotServing { pool, volume, fault }),

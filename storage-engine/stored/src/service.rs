@@ -266,7 +266,7 @@ impl Stored {
     fn remove_disk(&self, pool: PoolId, disk: DiskId) -> Outcome {
         let left = self.port.ask(|answer| Message::DiskLeave { pool, disk, answer })?;
         if let Some(seat) = left {
-            self.port.unmount(*seat);
+            let _ = self.port.unmount(*seat);
         }
         self.keeper.forget_disk(pool, disk);
         Ok(Answer::Done)

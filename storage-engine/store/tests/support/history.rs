@@ -536,6 +536,7 @@ impl Plan {
             ladder: Ladder::default(),
             discard: self.discard(),
             omit: self.omit,
+            rest: None,
         }
     }
 
@@ -641,8 +642,11 @@ impl Plan {
                 tally.refused += 1;
             }
             if seed.one_in(16) {
-                let disk = if seed.one_in(2) { store.unmount() } else { store.abandon() };
-                let mounted = Store::mount(disk, self.options());
+                let is_clean = seed.one_in(2);
+                let (disk, rest) =
+                    if is_clean { store.put_away() } else { (store.abandon(), None) };
+                let rest = rest.filter(|_| index.is_multiple_of(2));
+                let mounted = Store::mount(disk, StoreOptions { rest, ..self.options() });
                 store = mounted.map_err(|e| format!("seed {} step {index}: {e}", self.seed))?;
                 tally.cuts += 1;
             }

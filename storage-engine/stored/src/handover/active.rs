@@ -2,8 +2,10 @@
 //! The old process's side: waits for a successor, gives everything away, and goes on if that
 //! comes to nothing.
 
-use super::{CHECKPOINT_PATIENCE, DRAIN_PATIENCE, PATIENCE, VERSION, Word, hear, say, socket_in};
-use crate::keeper::{Keeper, VolumeKey};
+use super::{
+    CHECKPOINT_PATIENCE, DRAIN_PATIENCE, DiskAtRest, PATIENCE, VERSION, Word, hear, say, socket_in,
+};
+use crate::keeper::{Handed, Keeper, VolumeKey};
 use plinth_backends::{HandOverError, HandOverLine, HandedDevice, Successor};
 use plinth_manage::{ListenError, Server};
 use plinth_obs::Chain;
@@ -130,8 +132,8 @@ impl Host {
         self.keeper.port().checkpoint(CHECKPOINT_PATIENCE);
         let started = Instant::now();
         drop(self.shared.take_management());
-        let devices = match self.keeper.hand_over(DRAIN_PATIENCE) {
-            Ok(devices) => devices,
+        let handed = match self.keeper.hand_over(DRAIN_PATIENCE) {
+            Ok(handed) => handed,
             Err(text) => {
                 tracing::warn!(err = text, "nothing was handed over");
                 let _ = say(&line, &Word::Refused { text });
@@ -142,7 +144,7 @@ impl Host {
         // The next two lines make place for the successor's own sockets.
         drop(listener);
         let _ = std::fs::remove_file(&self.path);
-        match give(&line, &devices) {
+        match give(&line, &handed) {
             Ok(()) => {
                 tracing::info!(took = ?started.elapsed(), "the successor serves; this one ends");
                 self.shared.is_over.store(true, Ordering::Release);
@@ -153,7 +155,7 @@ impl Host {
                 tracing::error!(err, "the successor does not serve; it is ended, and we go on");
                 // It must not have a disk when this process opens it.
                 process.end();
-                self.go_on(devices);
+                self.go_on(handed.devices);
                 Successor::wait_at(&self.path).map_err(|error| {
                     tracing::error!(err = %error, "no successor can be waited for any more");
                     Over
@@ -194,14 +196,15 @@ fn greet(stream: UnixStream) -> Result<(HandOverLine, Successor), HandOverError>
 }
 
 /// Gives everything away and waits until the other serves.
-fn give(line: &HandOverLine, devices: &[(VolumeKey, HandedDevice)]) -> Result<(), HandOverError> {
-    for (key, device) in devices {
+fn give(line: &HandOverLine, handed: &Handed) -> Result<(), HandOverError> {
+    for (key, device) in &handed.devices {
         let (pool, volume) = *key;
         say(line, &Word::Device { pool, volume })?;
         let (body, descriptors) = device.emit();
         line.send(&body, &descriptors)?;
     }
-    say(line, &Word::Ready)?;
+    let disks = handed.rests.iter().copied().map(DiskAtRest::from).collect();
+    say(line, &Word::Ready { disks })?;
     match hear(line)? {
         Word::Serving => Ok(()),
         _ => Err(HandOverError::Ended),

@@ -8,8 +8,8 @@
 //!   management stops                           │
 //!   rings back from the worker, pools closed   │
 //!     │ ── device + descriptors (each) ───────▶│
-//!     │ ── ready ─────────────────────────────▶│  kept configuration, pools mounted,
-//!     │                                        │  rings polled
+//!     │ ── ready, how the disks are left ─────▶│  kept configuration, pools mounted without
+//!     │                                        │  a look through journals, rings polled
 //!     │ ◀──────────── serving ─────────────────│
 //!   ends                                       │
 //! ```
@@ -26,12 +26,13 @@ pub(crate) use standby::{TakeOverError, TakenOver, take_over};
 
 use plinth_backends::{HandOverError, HandOverLine};
 use plinth_ids::{PoolId, VolumeId};
+use plinth_store::{Rest, StoreId};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The version of the words below.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// How long each side waits for the other's next word. Mounting is the longest of it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -64,8 +65,32 @@ enum Word {
         pool: PoolId,
         volume: VolumeId,
     },
-    Ready,
+    /// That was all of them, and the disks are free.
+    Ready {
+        disks: Vec<DiskAtRest>,
+    },
     Serving,
+}
+
+/// A [`Rest`] as it is said.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct DiskAtRest {
+    store: StoreId,
+    generation: u64,
+    last_seq: u64,
+}
+
+impl From<Rest> for DiskAtRest {
+    fn from(Rest { store, generation, last_seq }: Rest) -> Self {
+        Self { store, generation, last_seq }
+    }
+}
+
+impl From<DiskAtRest> for Rest {
+    fn from(DiskAtRest { store, generation, last_seq }: DiskAtRest) -> Self {
+        Self { store, generation, last_seq }
+    }
 }
 
 fn say(line: &HandOverLine, word: &Word) -> Result<(), HandOverError> {

@@ -2,8 +2,9 @@
 //! The new process's side.
 
 use super::{PATIENCE, VERSION, Word, hear, say, socket_in};
-use crate::keeper::VolumeKey;
+use crate::keeper::Handed;
 use plinth_backends::{HandOverError, HandOverLine, HandedDevice};
+use plinth_store::Rest;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -23,11 +24,11 @@ pub(crate) enum TakeOverError {
     NotServing { pool: plinth_ids::PoolId, volume: plinth_ids::VolumeId, fault: String },
 }
 
-/// The devices of the process before this one, which waits to hear that they are served.
+/// What the process before this one served, which waits to hear that they are served.
 #[derive(Debug)]
 pub(crate) struct TakenOver {
     line: HandOverLine,
-    pub(crate) devices: Vec<(VolumeKey, HandedDevice)>,
+    pub(crate) handed: Handed,
 }
 
 /// Asks the running process for everything that it serves. Afterwards the disks are free.
@@ -46,7 +47,10 @@ pub(crate) fn take_over(run_dir: &Path) -> Result<TakenOver, TakeOverError> {
                 let device = HandedDevice::parse(&body, descriptors).map_err(fault)?;
                 devices.push(((pool, volume), device));
             }
-            Word::Ready => return Ok(TakenOver { line, devices }),
+            Word::Ready { disks } => {
+                let rests = disks.into_iter().map(Rest::from).collect();
+                return Ok(TakenOver { line, handed: Handed { devices, rests } });
+            }
             Word::Refused { text } => return Err(TakeOverError::Refused { text }),
             word @ (Word::Hello { .. } | Word::Serving) => {
                 return Err(TakeOverError::OutOfTurn { word: format!("{word:?}") });
