@@ -15,8 +15,8 @@ mod keys;
 use crate::route::Dirt;
 use crate::span::Omit;
 use plinth_store::{
-    BlockRange, BufferPool, IoBuffer, ObjectId, ObjectKey, Operation, StoreAnswer, StoreRefusal,
-    StoreRequest,
+    BlockRange, BufferPool, IoBuffer, KEY_MAX, ObjectId, ObjectKey, Operation, StoreAnswer,
+    StoreRefusal, StoreRequest, VALUE_MAX,
 };
 use std::collections::VecDeque;
 
@@ -35,6 +35,9 @@ const ATTRIBUTES: usize = 30;
 /// pages of the journal, of which the smallest one takes 32 at once.
 const KEYS: usize = 256;
 pub(crate) const KEY_BYTES: usize = 16 << 10;
+
+// A run that took no pair would end the copy before its last key.
+const _: () = assert!(KEY_MAX + VALUE_MAX <= KEY_BYTES, "a run takes any one pair");
 
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 

@@ -10,11 +10,16 @@
 
 use crate::mover::{FLUSH_CALL, LIFT_CALL, LOG_CALL};
 use crate::span::{Omit, Span};
-use plinth_store::{ObjectStore, Operation, PgId, StoreAnswer, StoreRefusal, StoreRequest};
+use plinth_store::{
+    ObjectStore, Operation, PgId, StoreAnswer, StoreRefusal, StoreRequest, VALUE_MAX,
+};
 
 /// Entries of one transaction, and their bytes: what the smallest journal takes at once.
 const ENTRIES: usize = 30;
 pub(crate) const ENTRY_BYTES: usize = 16 << 10;
+
+// A run that took no entry would end the copy before the log's last. An entry is a value.
+const _: () = assert!(VALUE_MAX <= ENTRY_BYTES, "a run takes any one entry");
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 enum Step {

@@ -124,7 +124,7 @@ fn family(key: &ObjectKey) -> u64 {
 }
 
 impl Mover {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(rate: u64) -> Self {
         Self {
             stage: Stage::Rest,
             now: None,
@@ -147,7 +147,7 @@ impl Mover {
             rounds: 0,
             objects: 0,
             failed: None,
-            pace: Pace::new(),
+            pace: Pace::new(rate),
             is_paused: false,
         }
     }

@@ -8,7 +8,7 @@
 
 use crate::copy::KEY_BYTES;
 use crate::log::ENTRY_BYTES;
-use crate::mover::{COPIERS, LOG_CALL, RATE_DEFAULT, Stage};
+use crate::mover::{COPIERS, LOG_CALL, Stage};
 use crate::span::Span;
 use plinth_ids::Moment;
 use plinth_store::{ObjectStore, StoreAnswer, StoreRefusal, StoreRequest};
@@ -42,9 +42,9 @@ fn place(call: u32) -> Option<usize> {
 }
 
 impl Pace {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(rate: u64) -> Self {
         Self {
-            rate: RATE_DEFAULT,
+            rate,
             allowance: 0,
             filled_at: Moment::ZERO,
             waiting: VecDeque::new(),

@@ -10,10 +10,12 @@ use plinth_store::ObjectStore;
 
 /// What the owner of the pool may say and ask.
 impl<S: ObjectStore> Span<S> {
-    /// Limits how fast groups are copied, in bytes a second. 0 is taken as 1.
+    /// Limits how fast groups are copied, in bytes a second. 0 is taken as 1. It may be said before
+    /// there is a second disk.
     pub fn set_rate(&mut self, rate: u64) {
+        self.rate = rate.max(1);
         if let Some(many) = &mut self.many {
-            many.mover.pace.rate = rate.max(1);
+            many.mover.pace.rate = self.rate;
         }
     }
 

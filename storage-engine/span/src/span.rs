@@ -147,6 +147,8 @@ pub struct Span<S> {
     pub(crate) joining: Vec<Member<S>>,
     pub(crate) buffers: BufferPool,
     pub(crate) omit: Omit,
+    /// Bytes a second that moves may read, which a mover that is yet to come begins with.
+    pub(crate) rate: u64,
     /// Rises whenever a disk comes or goes.
     pub(crate) version: u64,
     /// The seat of the last sight, which expects bytes.
@@ -202,6 +204,7 @@ impl<S: ObjectStore> Span<S> {
             joining: Vec::new(),
             buffers: BufferPool::new(BUFFER_BYTES),
             omit: Omit::Nothing,
+            rate: crate::mover::RATE_DEFAULT,
             version: 0,
             sighted: 0,
             answers: Vec::new(),

@@ -200,7 +200,7 @@ impl<S: ObjectStore> Span<S> {
             lists: 0,
             limit: limit.map_or(usize::MAX, |room| room.saturating_sub(OWN_REQUESTS)),
             held: VecDeque::new(),
-            mover: Mover::new(),
+            mover: Mover::new(self.rate),
             writing: Writing { is_wanted: true, ..Writing::default() },
             completions: Vec::new(),
         }));

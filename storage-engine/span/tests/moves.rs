@@ -6,7 +6,10 @@
 mod support;
 
 use plinth_ids::DiskId;
-use plinth_store::{IoBuffer, ObjectKey, ObjectStore, Operation, PgId, StoreAnswer, StoreRequest};
+use plinth_store::{
+    IoBuffer, KEY_MAX, ObjectKey, ObjectStore, Operation, PgId, StoreAnswer, StoreRequest,
+    VALUE_MAX,
+};
 use std::time::Duration;
 use support::{Life, POOL, key};
 
@@ -112,10 +115,50 @@ fn a_log_of_which_nothing_is_left_remembers_its_last_version_on_its_new_disk() {
     apply(&mut life, vec![append(1)]);
 }
 
+#[test]
+fn the_longest_keys_values_and_entries_arrive_and_longer_ones_are_refused() {
+    let mut life = Life::quiet(1);
+    let head = key(0, 0, 0);
+    let name = |number: u8| vec![number; KEY_MAX];
+    for number in 1..=40 {
+        let pairs = vec![(name(number), vec![number; VALUE_MAX])];
+        let (version, entry) = (u64::from(number), vec![number; VALUE_MAX]);
+        let append = Operation::LogAppend { pool: POOL, pg: PG, version, entry };
+        apply(&mut life, vec![Operation::SetKeys { key: head, pairs }, append]);
+    }
+    let too_long = [
+        Operation::SetKeys { key: head, pairs: vec![(name(99), vec![1; VALUE_MAX + 1])] },
+        Operation::LogAppend { pool: POOL, pg: PG, version: 99, entry: vec![1; VALUE_MAX + 1] },
+    ];
+    for operation in too_long {
+        let transaction = vec![operation];
+        life.run(StoreRequest::Apply { transaction }).unwrap().result.unwrap_err();
+    }
+    drain(&mut life, 1, 2);
+    // The store cuts a list by its bytes, too.
+    for number in 1..=40_u8 {
+        let after = (number > 1).then(|| name(number - 1));
+        let request = StoreRequest::ListKeys { key: head, after, limit: 1 };
+        let Ok(StoreAnswer::Keys { pairs, more }) = life.run(request).unwrap().result else {
+            panic!("keys were refused");
+        };
+        assert_eq!(pairs, [(name(number), vec![number; VALUE_MAX])]);
+        assert_eq!(more, number < 40);
+        let after = u64::from(number) - 1;
+        let request = StoreRequest::ReadLog { pool: POOL, pg: PG, after, limit: 1 };
+        let Ok(StoreAnswer::Log { entries, last: 40, .. }) = life.run(request).unwrap().result
+        else {
+            panic!("the log was refused, or ends early");
+        };
+        assert_eq!(entries, [(u64::from(number), vec![number; VALUE_MAX])]);
+    }
+}
+
 /// Moves what is on the only disk to another one, and says how long that took.
 fn timed(life: &mut Life, rate: u64) -> Duration {
-    life.join(2).unwrap();
+    // Before there is a second disk: the rate must not get lost.
     life.span.set_rate(rate);
+    life.join(2).unwrap();
     let begin = life.now;
     life.span.set_draining(DiskId(1), true).unwrap();
     life.come_to_rest().unwrap();
