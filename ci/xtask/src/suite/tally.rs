@@ -5,6 +5,7 @@
 //! that cannot run here prints a line that starts with `skipped:` and returns, and is counted
 //! as skipped although the harness calls it passed. Our own runners print
 //! `test NAME ... ok|FAILED|skipped: WHY` and end with `N passed, N failed, N skipped`.
+//! A test of either that holds packets against a model says how many: `N packets: …`.
 
 use crate::shell::Outcome;
 
@@ -16,6 +17,8 @@ pub(crate) struct Tally {
     unnamed_failures: u64,
     skips: Vec<String>,
     unnamed_skips: u64,
+    /// That were held against models.
+    packets: u64,
 }
 
 impl Tally {
@@ -52,6 +55,9 @@ impl Tally {
         for failure in &self.failures {
             println!("FAILED {failure}");
         }
+        if self.packets > 0 {
+            println!("{} packets were held against models", self.packets);
+        }
     }
 
     /// Takes what one test program printed and how it ended. Prints the output where something
@@ -61,6 +67,7 @@ impl Tally {
         let is_whole = report.results > 0;
         let ended_well = outcome.status.is_some_and(|status| status.success());
         self.passed += report.passed;
+        self.packets += report.packets;
         self.unnamed_skips += report.skipped.saturating_sub(report.skip_reasons.len() as u64);
         self.skips.extend(report.skip_reasons.iter().map(|reason| format!("{program} {reason}")));
         let named = report.failed_names.len() as u64;
@@ -94,6 +101,7 @@ struct Report {
     skipped: u64,
     failed_names: Vec<String>,
     skip_reasons: Vec<String>,
+    packets: u64,
 }
 
 impl Report {
@@ -113,6 +121,8 @@ impl Report {
                 own_skips += 1;
                 // One reason a test, however often it says it.
                 section = None;
+            } else if let Some((count, _)) = line.split_once(" packets: ") {
+                report.packets += count.parse::<u64>().unwrap_or(0);
             } else {
                 report.result(line);
             }
@@ -190,6 +200,16 @@ mod tests {
         );
         assert_eq!((report.passed, report.skipped), (1, 1));
         assert_eq!(report.skip_reasons, ["b: no /dev/kvm"]);
+    }
+
+    #[test]
+    fn packets_of_models_add_up() {
+        let report = Report::read(
+            "---- a stdout ----\n500 packets: 300 passed, 200 were refused\nmany packets: none\n\
+             ---- b stdout ----\n1000 packets: {}\n\
+             test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n",
+        );
+        assert_eq!((report.packets, report.passed), (1500, 2));
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub(crate) fn up(options: &UpOptions) -> Result<()> {
         node::configure(&layout, number, &cli)?;
         node::start(&layout, number)?;
         if number == 1 {
-            cli.wait_for_service()?;
+            cli.wait_for_service().map_err(|error| node::explain(&layout, number, error))?;
         }
     }
     steps.begin("waits for every node");

@@ -72,6 +72,21 @@ pub(super) fn is_running(layout: &Layout, number: u8) -> bool {
     process(&record(layout, number)).is_some()
 }
 
+/// Why a node does not answer: what its plinthd has said last, if it has ended.
+pub(super) fn explain(layout: &Layout, number: u8, error: anyhow::Error) -> anyhow::Error {
+    if is_running(layout, number) {
+        return error;
+    }
+    let path = layout.run(number).join("plinthd.log");
+    let log = std::fs::read_to_string(&path).unwrap_or_default();
+    let last = log.lines().last().unwrap_or("nothing");
+    anyhow!(
+        "plinthd of {} has ended, and said last in {}: {last}",
+        layout.name(number),
+        text(&path)
+    )
+}
+
 /// The living process that a file tells of.
 pub(super) fn process(record: &Path) -> Option<Process> {
     let text = std::fs::read(record).ok()?;
