@@ -14,6 +14,7 @@ mod metadata;
 mod network;
 mod operator;
 mod outside;
+mod peers;
 mod storage;
 mod upgrade;
 mod vpc;
@@ -74,6 +75,13 @@ const TESTS: &[Test] = &[
     network("errors_come_back_through_translation", outside::errors),
     network("an_external_address_moves_and_ends", outside::unbound),
     network("a_changed_rule_cuts_an_open_connection", vpc::rules),
+    Test {
+        name: "peers_and_a_routing_guest_meet_over_both_families",
+        needs: CLIENTS,
+        limit_seconds: 120,
+        run: peers::both_families,
+    },
+    network("groups_reach_through_vxlan_while_the_wire_loses", peers::groups_over_a_lossy_wire),
     network("a_spoofing_guest_is_dropped_and_counted", hostile::spoofing_guest),
     disk("every_byte_survives_kills_of_the_store", 120, disk::killed_store),
     disk("a_disk_is_added_drained_and_removed_from_the_command_line", 180, operator::disks),

@@ -209,6 +209,7 @@ fn vpc() -> VpcSpec {
             zone: "blue.internal".to_owned(),
             upstreams: vec!["192.0.2.53:53".parse().unwrap()],
         }),
+        has_metadata: true,
         hosts: vec![HostSpec {
             mac: MacAddress([2, 0x50, 0, 0, 0, 8]),
             name: "web-1".parse().unwrap(),

@@ -431,13 +431,14 @@ fn networks_are_listed() {
             zone: "blue.internal".to_owned(),
             upstreams: vec!["192.0.2.53:53".parse().unwrap(), "192.0.2.54:5353".parse().unwrap()],
         },
+        has_metadata: true,
         created_at: NOW,
     };
     assert_eq!(
         text(&Answer::Vpcs(vec![vpc]), NOW),
         "\
-NAME  VNI  SUBNETS  ROUTES  NICS  DOMAIN         UPSTREAMS
-blue  1    1        3       2     blue.internal  192.0.2.53:53,192.0.2.54:5353
+NAME  VNI  SUBNETS  ROUTES  NICS  METADATA  DOMAIN         UPSTREAMS
+blue  1    1        3       2     on        blue.internal  192.0.2.53:53,192.0.2.54:5353
 "
     );
     let subnet = SubnetView {

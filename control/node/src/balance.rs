@@ -166,6 +166,7 @@ mod tests {
                 }],
                 routes: Vec::new(),
                 dns: None,
+                has_metadata: true,
                 hosts: Vec::new(),
             }],
             groups: Vec::new(),

@@ -134,6 +134,25 @@ mod tests {
         }
     }
 
+    fn blue() -> VpcSpec {
+        let gateway =
+            GatewaySpec { prefix: "10.0.0.0/24".parse().unwrap(), gateway: [10, 0, 0, 1].into() };
+        VpcSpec {
+            vni: Vni::new(5).unwrap(),
+            name: "blue".parse().unwrap(),
+            router_mac: MacAddress([2, 0x52, 0, 0, 0, 5]),
+            subnets: vec![SubnetSpec {
+                name: "blue-a".parse().unwrap(),
+                prefixes: vec![gateway],
+                dhcp: None,
+            }],
+            routes: Vec::new(),
+            dns: None,
+            has_metadata: true,
+            hosts: Vec::new(),
+        }
+    }
+
     fn spec() -> NodeSpec {
         let carrier = || "carrier".parse().unwrap();
         let eip = |last, port, binding| EipSpec {
@@ -153,8 +172,6 @@ mod tests {
             port: PortId(port),
             nic_port: 80,
         };
-        let gateway =
-            GatewaySpec { prefix: "10.0.0.0/24".parse().unwrap(), gateway: [10, 0, 0, 1].into() };
         NodeSpec {
             epoch: Epoch(1),
             node: NodeId(1),
@@ -172,19 +189,7 @@ mod tests {
             store_cores: Vec::new(),
             vms: Vec::new(),
             remotes: Vec::new(),
-            vpcs: vec![VpcSpec {
-                vni: Vni::new(5).unwrap(),
-                name: "blue".parse().unwrap(),
-                router_mac: MacAddress([2, 0x52, 0, 0, 0, 5]),
-                subnets: vec![SubnetSpec {
-                    name: "blue-a".parse().unwrap(),
-                    prefixes: vec![gateway],
-                    dhcp: None,
-                }],
-                routes: Vec::new(),
-                dns: None,
-                hosts: Vec::new(),
-            }],
+            vpcs: vec![blue()],
             groups: Vec::new(),
             external: ExternalSpec {
                 lines: vec![LineSpec { name: carrier(), next_hop: [172, 16, 0, 254].into() }],

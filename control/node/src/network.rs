@@ -59,7 +59,7 @@ pub(crate) fn answers(vpcs: &[VpcSpec]) -> switch::Answers {
             zone: dns.zone.clone(),
             upstreams: dns.upstreams.clone(),
         }));
-        answers.metadata.push(vni);
+        answers.metadata.extend(vpc.has_metadata.then_some(vni));
         let told = vpc.subnets.iter().filter_map(|subnet| Some((subnet, subnet.dhcp.as_ref()?)));
         answers.dhcp.extend(told.map(|(subnet, dhcp)| switch::SubnetDhcp {
             vni,
@@ -199,6 +199,7 @@ mod tests {
                     zone: "blue.internal".to_owned(),
                     upstreams: vec!["192.0.2.53:53".parse().unwrap()],
                 }),
+                has_metadata: true,
                 hosts: vec![HostSpec { mac: nic().mac, name: "web-1".parse().unwrap() }],
             }],
             groups: vec![GroupSpec {
@@ -227,6 +228,8 @@ mod tests {
         assert_eq!(config.metadata, [vni]);
         spec.vpcs[0].subnets[0].dhcp = None;
         assert_eq!(answers(&spec.vpcs).dhcp, []);
+        spec.vpcs[0].has_metadata = false;
+        assert_eq!(answers(&spec.vpcs).metadata, []);
     }
 
     #[test]

@@ -43,6 +43,13 @@ impl Cluster {
         Ok(Change::default().put(Record::Vpc(VpcRecord { upstreams, ..vpc.clone() })))
     }
 
+    /// Whether a VPC's guests are told their metadata from now on.
+    pub fn vpc_metadata(&self, name: &Name, is_told: bool) -> Result<Change, Refusal> {
+        let vpc = names::find(&self.vpcs, "vpc", "NAME", name)?;
+        let is_metadata_off = !is_told;
+        Ok(Change::default().put(Record::Vpc(VpcRecord { is_metadata_off, ..vpc.clone() })))
+    }
+
     /// What guests of a subnet are told from now on; `None`: nothing.
     pub fn subnet_dhcp(&self, name: &Name, dhcp: Option<DhcpSpec>) -> Result<Change, Refusal> {
         let subnet = names::find(&self.subnets, "subnet", "NAME", name)?;

@@ -277,6 +277,9 @@ pub struct VpcRecord {
     /// Who is asked about names that are no VM's.
     #[serde(default)]
     pub upstreams: Vec<SocketAddr>,
+    /// Its guests are told no metadata.
+    #[serde(default)]
+    pub is_metadata_off: bool,
     pub created_at: u64,
 }
 

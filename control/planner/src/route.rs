@@ -195,6 +195,7 @@ impl Cluster {
                     .collect(),
                 routes: vpc.routes.iter().map(|route| self.route_spec(vpc, route, vnis)).collect(),
                 dns: Some(vpc.dns_spec()),
+                has_metadata: !vpc.is_metadata_off,
                 hosts: self.host_specs(vpc.vni),
             })
             .collect()

@@ -253,6 +253,7 @@ impl Cluster {
             nics: nics.count() as u64,
             router_mac: router_mac(vpc.vni),
             dns: vpc.dns_spec(),
+            has_metadata: !vpc.is_metadata_off,
             created_at: vpc.created_at,
         }
     }

@@ -32,6 +32,7 @@ impl Cluster {
             default_group,
             routes: Vec::new(),
             upstreams: Vec::new(),
+            is_metadata_off: false,
             created_at: now,
         };
         let change = Change::default().put(Record::Meta(meta));

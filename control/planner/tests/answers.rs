@@ -55,6 +55,13 @@ fn vms_are_named_on_every_node_of_their_vpc() {
     let spec = bench.cluster.node_spec(NodeId(1)).unwrap();
     assert_eq!(spec.vpcs[0].dns.as_ref().unwrap().upstreams, [upstream]);
     assert_eq!(spec.vpcs[0].subnets[0].dhcp, Some(dhcp()));
+    assert!(spec.vpcs[0].has_metadata, "unless it is said otherwise");
+    bench.plan(bench.cluster.vpc_metadata(&name("blue"), false)).unwrap();
+    assert!(!bench.cluster.node_spec(NodeId(1)).unwrap().vpcs[0].has_metadata);
+    let vpc = bench.cluster.vpcs.values().find(|vpc| vpc.name == name("blue")).unwrap();
+    assert!(!bench.cluster.vpc_view(vpc).has_metadata);
+    bench.plan(bench.cluster.vpc_metadata(&name("blue"), true)).unwrap();
+    assert!(bench.cluster.node_spec(NodeId(1)).unwrap().vpcs[0].has_metadata);
     bench.plan(bench.cluster.subnet_dhcp(&name("blue-a"), None)).unwrap();
     let spec = bench.cluster.node_spec(NodeId(1)).unwrap();
     assert_eq!(spec.vpcs[0].subnets[0].dhcp, None);
@@ -86,4 +93,5 @@ fn what_cannot_be_told_is_refused_by_field() {
     }
     assert!(bench.cluster.subnet_dhcp(&name("none"), None).is_err());
     assert!(bench.cluster.vpc_dns(&name("none"), Vec::new()).is_err());
+    assert!(bench.cluster.vpc_metadata(&name("none"), false).is_err());
 }

@@ -11,6 +11,28 @@ use plinth_planner::{Cluster, Observed};
 
 /// Whether [`answer`] answers it.
 pub(crate) const fn is_ours(request: &Request) -> bool {
+    is_of_ranges(request)
+        || matches!(
+            request,
+            Request::RouteAdd { .. }
+                | Request::RouteRemove { .. }
+                | Request::RouteList(_)
+                | Request::GroupCreate { .. }
+                | Request::GroupList(_)
+                | Request::GroupShow(_)
+                | Request::GroupDelete(_)
+                | Request::RuleAdd { .. }
+                | Request::RuleRemove { .. }
+                | Request::NicList(_)
+                | Request::NicShow(_)
+                | Request::NicGroup { .. }
+                | Request::NicAllow { .. }
+                | Request::NicLimit { .. }
+        )
+}
+
+/// Of VPCs and their subnets.
+const fn is_of_ranges(request: &Request) -> bool {
     matches!(
         request,
         Request::VpcCreate { .. }
@@ -18,32 +40,14 @@ pub(crate) const fn is_ours(request: &Request) -> bool {
             | Request::SubnetCreate { .. }
             | Request::SubnetDelete(_)
             | Request::VpcDns { .. }
+            | Request::VpcMetadata { .. }
             | Request::SubnetDhcp { .. }
-            | Request::RouteAdd { .. }
-            | Request::RouteRemove { .. }
-            | Request::RouteList(_)
-            | Request::GroupCreate { .. }
-            | Request::GroupList(_)
-            | Request::GroupShow(_)
-            | Request::GroupDelete(_)
-            | Request::RuleAdd { .. }
-            | Request::RuleRemove { .. }
-            | Request::NicList(_)
-            | Request::NicShow(_)
-            | Request::NicGroup { .. }
-            | Request::NicAllow { .. }
-            | Request::NicLimit { .. }
     )
 }
 
 pub(crate) async fn answer(shared: &Shared, request: Request) -> Result<Answer, Refusal> {
     match request {
-        Request::VpcCreate { .. }
-        | Request::VpcDelete(_)
-        | Request::SubnetCreate { .. }
-        | Request::SubnetDelete(_)
-        | Request::VpcDns { .. }
-        | Request::SubnetDhcp { .. } => ranges(shared, request).await,
+        request if is_of_ranges(&request) => ranges(shared, request).await,
         Request::RouteAdd { vpc, destination, next_hop } => {
             let plan = |cluster: &Cluster, _: &Observed| {
                 cluster.route_add(&vpc, destination, &next_hop, now())
@@ -133,6 +137,10 @@ async fn ranges(shared: &Shared, request: Request) -> Result<Answer, Refusal> {
         }
         Request::VpcDns { name, upstreams } => {
             shared.store.change(|cluster, _| cluster.vpc_dns(&name, upstreams.clone())).await?;
+            vpc(shared, &name).await
+        }
+        Request::VpcMetadata { name, is_told } => {
+            shared.store.change(|cluster, _| cluster.vpc_metadata(&name, is_told)).await?;
             vpc(shared, &name).await
         }
         Request::SubnetDhcp { name, dhcp } => {

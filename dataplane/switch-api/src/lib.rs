@@ -10,6 +10,7 @@
 mod answers;
 mod balance;
 mod capture;
+mod change;
 mod external;
 mod limits;
 mod look;
@@ -35,6 +36,7 @@ pub use capture::{
     CAPTURE_PACKETS_MAX, CAPTURE_PAGE_MAX, CAPTURE_SECONDS_MAX, CAPTURE_SNAP_MAX, CaptureBegun,
     CapturePage, CaptureQuery, CaptureRow, CaptureWish,
 };
+pub use change::{Change, EDITS_MAX, Edit, NotThere};
 pub use external::{
     AddressLimits, Binding, External, ExternalAddress, ExternalStatus, Forward, ForwardProtocol,
     Line, NatGateway, PortMapping, Serves,
@@ -178,6 +180,8 @@ pub struct Request {
 pub enum Verb {
     /// Carry this out and keep it. Idempotent.
     Apply(SwitchConfig),
+    /// Carry out what differs from the configuration in force, and keep it.
+    Change(Change),
     Status,
     Ports,
     /// The newest `limit` flow entries.

@@ -182,7 +182,7 @@ fn bounds(query: &CaptureQuery) -> Result<CaptureBounds, Refusal> {
 
 /// Who stands at which place. The uplink is in nobody's list.
 fn names(snapshot: &Snapshot) -> HashMap<PortIndex, (PortId, String)> {
-    let ports = snapshot.config().map(|config| &config.ports[..]).unwrap_or_default();
+    let ports = snapshot.settings().map(|config| &config.ports[..]).unwrap_or_default();
     let known = ports
         .iter()
         .filter_map(|port| Some((snapshot.port_index(port.id)?, (port.id, port.name.to_string()))));

@@ -18,8 +18,8 @@ use plinth_ids::{Epoch, PortId};
 use plinth_manage::{KeepError, Kept};
 use plinth_obs::Chain;
 use plinth_ports::{Answer, GuestPort, Message, Port, PortSet, Question, UplinkChange};
-use plinth_switch_api::{Backend, Balancer, Fitness, Listener, SwitchConfig};
-use plinth_vswitch::{ConfigError, HandedSeat, Limits, Snapshot};
+use plinth_switch_api::{Backend, Balancer, Change, Fitness, Listener, SwitchConfig};
+use plinth_vswitch::{ChangeError, ConfigError, HandedSeat, Limits, Snapshot};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,6 +29,8 @@ use tracing::field::display;
 pub(crate) enum ApplyError {
     #[error("the configuration is refused")]
     Config { source: ConfigError },
+    #[error("the change is refused")]
+    Change { source: ChangeError },
     #[error("a port of the configuration cannot be served")]
     Nic { source: NicError },
     #[error("the underlay of the configuration cannot be reached")]
@@ -125,6 +127,29 @@ impl Control {
         Ok(())
     }
 
+    /// Makes a change to the configuration in force, with all its edits or none.
+    pub(crate) fn change(&self, change: &Change) -> Result<(), ApplyError> {
+        let mut scene = self.scene();
+        if scene.is_stopping || scene.is_frozen {
+            return Err(ApplyError::Stopping);
+        }
+        // What is not wholly carried out is tried again, and would undo the change.
+        let base = scene.unfinished.as_ref().map_or(scene.snapshot.epoch(), |_| None);
+        if base.is_none() {
+            let source = ChangeError::Base { from: change.from, in_force: base };
+            return Err(ApplyError::Change { source });
+        }
+        let snapshot = scene
+            .snapshot
+            .change(change, &self.limits, self.is_unfit())
+            .map_err(|source| ApplyError::Change { source })?;
+        let config = snapshot.config().expect("its base was a configuration");
+        self.carry_out_as(&mut scene, &config, Arc::new(snapshot), WithoutUplink::Refuse)?;
+        let edits = change.edits.len();
+        tracing::debug!(epoch = change.to.0, edits, "configuration changed");
+        Ok(())
+    }
+
     /// Carries the kept configuration out as far as possible, and remembers what is left.
     pub(crate) fn resume(&self, config: SwitchConfig) {
         let mut scene = self.scene();
@@ -146,7 +171,7 @@ impl Control {
             return;
         }
         let mut scene = self.scene();
-        let Some(config) = scene.snapshot.config().cloned() else { return };
+        let Some(config) = scene.snapshot.config() else { return };
         if scene.is_stopping || scene.is_frozen || config.balancers.is_empty() {
             return;
         }
@@ -201,6 +226,17 @@ impl Control {
         without_uplink: WithoutUplink,
     ) -> Result<(), ApplyError> {
         let snapshot = self.compile(scene, config)?;
+        self.carry_out_as(scene, config, snapshot, without_uplink)
+    }
+
+    /// `snapshot` is `config`, compiled.
+    fn carry_out_as(
+        &self,
+        scene: &mut Scene,
+        config: &SwitchConfig,
+        snapshot: Arc<Snapshot>,
+        without_uplink: WithoutUplink,
+    ) -> Result<(), ApplyError> {
         let wanted: BTreeMap<PortId, NicSpec> =
             config.ports.iter().map(|port| (port.id, NicSpec::from(port))).collect();
         let mut opening = Opening::default();
@@ -209,7 +245,7 @@ impl Control {
             .and_then(|()| self.open_uplink(scene, config, without_uplink, &mut opening));
         // The same again, which is what an agent sends after its own restart: flows stay as
         // they are.
-        if opened.is_ok() && opening.is_nothing() && scene.snapshot.config() == Some(config) {
+        if opened.is_ok() && opening.is_nothing() && scene.snapshot.is_of(config) {
             return Ok(());
         }
         let is_kept = scene.unfinished.as_ref() == Some(config);
@@ -228,7 +264,7 @@ impl Control {
 
     /// Compiles a configuration; the one in force is there already.
     fn compile(&self, scene: &Scene, config: &SwitchConfig) -> Result<Arc<Snapshot>, ApplyError> {
-        if scene.snapshot.config() == Some(config) {
+        if scene.snapshot.is_of(config) {
             return Ok(Arc::clone(&scene.snapshot));
         }
         Snapshot::compile_with(config, &self.limits, &scene.snapshot, self.is_unfit())
@@ -367,7 +403,7 @@ impl Control {
         let set = port_set(scene, change);
         self.install(Arc::clone(&snapshot), set).map_err(|source| ApplyError::Worker { source })?;
         if let Some(config) = snapshot.config() {
-            self.answerer.publish(config);
+            self.answerer.publish(&config);
         }
         scene.snapshot = snapshot;
         drop(before);

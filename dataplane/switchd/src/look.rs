@@ -42,7 +42,7 @@ pub(crate) fn drops(
 ) -> Result<Vec<DropRow>, Refusal> {
     let place = port(snapshot, query.port.as_ref())?;
     let vni = vpc(snapshot, query.vpc.as_ref())?;
-    let vpcs = snapshot.config().map(|config| &config.vpcs[..]).unwrap_or_default();
+    let vpcs = snapshot.settings().map(|config| &config.vpcs[..]).unwrap_or_default();
     let mut rows = Vec::new();
     for status in ports {
         let here = snapshot.port_index(status.id).unwrap_or(PortIndex::UPLINK);
@@ -104,7 +104,7 @@ pub(crate) fn flows(
         flows.extend_from_slice(&scanned.rows);
         next = scanned.next;
     }
-    let names = snapshot.config().map(|config| &config.ports[..]).unwrap_or_default();
+    let names = snapshot.settings().map(|config| &config.ports[..]).unwrap_or_default();
     let rows = flows.iter().map(|flow| {
         let mut row = flow.row();
         let named = names.iter().find(|port| port.id == row.port);

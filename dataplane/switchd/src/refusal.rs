@@ -8,7 +8,7 @@ use crate::worker::WorkerSilent;
 use plinth_manage::LineFault;
 use plinth_obs::Chain;
 use plinth_switch_api::Refusal;
-use plinth_vswitch::ConfigError;
+use plinth_vswitch::{ChangeError, ConfigError};
 use std::error::Error;
 
 fn refused(code: &str, error: &(dyn Error + 'static)) -> Refusal {
@@ -23,6 +23,13 @@ impl ApplyError {
                 ConfigError::EpochBackwards { .. } => "config-old",
                 ConfigError::EpochReused { .. } => "config-same-epoch",
                 _ => "config-invalid",
+            },
+            Self::Change { source } => match source {
+                ChangeError::Base { .. } => "change-base",
+                ChangeError::NotNewer { .. } => "change-number",
+                ChangeError::TooMany { .. } => "change-edits",
+                ChangeError::NotThere { .. } => "change-not-there",
+                ChangeError::Refused { .. } => "config-invalid",
             },
             Self::Nic { source } => match source {
                 NicError::Relative { .. } => "socket-relative",

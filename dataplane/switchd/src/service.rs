@@ -54,6 +54,10 @@ impl Switchd {
                 self.control.apply(config).map_err(|error| refusal::of_apply(&error))?;
                 Ok(Answer::Applied { epoch })
             }
+            Verb::Change(change) => {
+                self.control.change(&change).map_err(|error| refusal::of_apply(&error))?;
+                Ok(Answer::Applied { epoch: change.to })
+            }
             Verb::Status => Ok(Answer::Status(self.status())),
             Verb::Ports => match self.ask(Question::Ports)? {
                 Told::Ports(ports) => Ok(Answer::Ports(self.with_uplink(ports))),

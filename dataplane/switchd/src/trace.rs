@@ -86,7 +86,7 @@ fn told(scene: &Scene, packet: &Packet, traced: Traced) -> Trace {
         Verdict::Send(to) if to == packet.port() => TraceVerdict::Answered,
         Verdict::Send(PortIndex::UPLINK) => TraceVerdict::Sent("uplink".to_owned()),
         Verdict::Send(to) => {
-            let ports = scene.snapshot().config().map(|config| &config.ports[..]);
+            let ports = scene.snapshot().settings().map(|config| &config.ports[..]);
             let mut ports = ports.unwrap_or_default().iter();
             let found = ports.find(|port| scene.snapshot().port_index(port.id) == Some(to));
             TraceVerdict::Sent(found.map(|port| port.name.to_string()).unwrap_or_default())

@@ -21,6 +21,11 @@ pub enum Place {
     Remote {
         index: usize,
     },
+    /// Of a change, which knows no places.
+    RemoteNic {
+        vni: Vni,
+        mac: MacAddress,
+    },
     Vpc {
         name: Name,
     },
@@ -35,6 +40,7 @@ impl fmt::Display for Place {
             Self::Underlay => f.write_str("underlay"),
             Self::Port { id, name } => write!(f, "{id} ({name})"),
             Self::Remote { index } => write!(f, "remotes[{index}]"),
+            Self::RemoteNic { vni, mac } => write!(f, "remote {mac} of vni {vni}"),
             Self::Vpc { name } => write!(f, "vpc {name}"),
             Self::External { address } => write!(f, "external address {address}"),
         }

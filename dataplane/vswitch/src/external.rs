@@ -236,6 +236,14 @@ impl ExternalTables {
         self.shared.get(&(vni, source)).copied().map(Identity::Shared)
     }
 
+    /// The address of the NIC that carries an address, or the address itself.
+    pub(crate) fn carrier(&self, vni: Vni, address: IpAddr) -> IpAddr {
+        let IpAddr::V4(carried) = address else { return address };
+        let bound = self.known(carried).and_then(|known| known.bound);
+        let is_its = |bound: &Bound| bound.binding == Binding::Carried && bound.vni == vni;
+        bound.filter(is_its).map_or(address, |bound| bound.nic.into())
+    }
+
     fn is_translated(&self, address: Ipv4Addr) -> bool {
         let bound = self.known(address).and_then(|known| known.bound);
         bound.is_some_and(|bound| bound.binding == Binding::Translated)
@@ -303,8 +311,14 @@ impl ExternalTables {
     }
 
     /// Whether a connection that was translated so may still be: `from` is the key of its first
-    /// packet as it came in, and `to` as it went.
-    pub(crate) fn holds(&self, from: &FlowKey, to: &FlowKey, vni: Vni) -> bool {
+    /// packet as it came in, and `to` as it went. `mapped` says where that would go by a mapping.
+    pub(crate) fn holds(
+        &self,
+        from: &FlowKey,
+        to: &FlowKey,
+        vni: Vni,
+        mapped: impl FnOnce() -> Option<(Vni, Ipv4Addr, FlowKey)>,
+    ) -> bool {
         let (IpAddr::V4(source), IpAddr::V4(destination)) = from.addresses() else { return false };
         let (IpAddr::V4(new_source), IpAddr::V4(new_destination)) = to.addresses() else {
             return false;
@@ -326,14 +340,11 @@ impl ExternalTables {
         let is_destination_right = if vni == OUTSIDE {
             new_destination == destination && self.known(destination).is_none()
         } else {
-            match self.inward(from) {
-                Some((found, _, inward)) => {
-                    found == vni
-                        && inward.addresses().1 == to.addresses().1
-                        && inward.destination_port() == to.destination_port()
-                }
-                None => self.is_open((vni, new_destination), (destination, from)),
-            }
+            self.inward(from).or_else(mapped).is_some_and(|(found, _, inward)| {
+                found == vni
+                    && inward.addresses().1 == to.addresses().1
+                    && inward.destination_port() == to.destination_port()
+            })
         };
         is_source_right && is_destination_right
     }

@@ -5,12 +5,13 @@
 //! rewritten by the ports' ids. What is of a port that the other does not have, or of a VPC that
 //! the port is not in there, is left out: a connection is never given to somebody else.
 
-use crate::external::OUTSIDE;
+use crate::external::{ExternalTables, OUTSIDE};
 use crate::flow::{HANDED_RECORD, Handed, Ingress};
 use crate::{PortIndex, Snapshot, Switch};
 use plinth_ids::{Moment, Name, PortId};
 use plinth_switch_api::UPLINK;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Bytes of one connection that is handed over.
 pub const HANDED_BYTES: usize = HANDED_RECORD;
@@ -49,12 +50,14 @@ impl Snapshot {
     /// two with one seat the second gets another.
     pub fn seated(seats: &[HandedSeat]) -> Self {
         let mut snapshot = Self::default();
+        let mut external = ExternalTables::default();
         let mut taken = BTreeSet::new();
         for HandedSeat { gateway, port, seat } in seats {
             if taken.insert((gateway, *seat)) {
-                snapshot.external.seats.insert((gateway.clone(), *port), *seat);
+                external.seats.insert((gateway.clone(), *port), *seat);
             }
         }
+        snapshot.external = Arc::new(external);
         snapshot
     }
 }

@@ -20,7 +20,7 @@ use crate::flow::{
 use crate::pipeline::{Waiting, Wholeness};
 use crate::snapshot::Snapshot;
 use crate::stages::forward::{self, Decision, Judgment};
-use crate::stages::outward::Translation;
+use crate::stages::outward::{self, Translation};
 use crate::stages::parse::Class;
 use crate::stages::security::{self, Ends};
 use crate::stages::{piece, related, router};
@@ -38,6 +38,14 @@ pub(crate) struct Judge<'a> {
     pub(crate) flow: &'a Waiting,
 }
 
+/// What a packet has to do with connections.
+enum Connected {
+    /// One's, or none's.
+    By(Link),
+    /// That of an ended one was found, which is gone now: the packet is to be judged as a first.
+    Anew,
+}
+
 impl Judge<'_> {
     /// The verdict about the packet; if it is sent, it has been edited.
     #[inline]
@@ -47,7 +55,7 @@ impl Judge<'_> {
         if parsed.class == Class::Error {
             return self.judge(None);
         }
-        let slot = match switch.flows.find(flow.hash, &parsed.key, parsed.expected) {
+        let slot = match switch.flows.find(flow.place, flow.hash, &parsed.key, parsed.expected) {
             Found::Fresh(slot) => slot,
             Found::Stale(slot) => return self.judge(Some(slot)),
             Found::Nothing => return self.judge(None),
@@ -102,7 +110,10 @@ impl Judge<'_> {
             Class::Error => {}
             _ if !is_tracked => self.keep(&decision),
             _ if key.is_fragment() => return self.decide_piece(),
-            _ => way.edit = self.connect(found, &decision, &ends)?,
+            _ => match self.connect(found, &decision, &ends)? {
+                Connected::By(link) => way.edit = link,
+                Connected::Anew => return self.judge(None),
+            },
         }
         if decision.translation.is_some() && way.edit == Link::NONE {
             return Err(DropReason::ConnectionTableFull);
@@ -167,16 +178,19 @@ impl Judge<'_> {
     /// Whether a connection that was translated so may still be.
     fn holds(&self, from: &FlowKey, to: &FlowKey, vni: Vni) -> bool {
         let Snapshot { balancers, external, .. } = self.snapshot;
-        balancers.holds(from, to, vni).unwrap_or_else(|| external.holds(from, to, vni))
+        let mapped = || outward::inward_mapped(self.switch, self.snapshot, from);
+        balancers.holds(from, to, vni).unwrap_or_else(|| external.holds(from, to, vni, mapped))
     }
 
-    /// Finds the packet its connection, or makes one.
+    /// Finds the packet its connection, or makes one. How the packets of one that is over were
+    /// translated is no more than how another one's would be: the far end may not begin one because
+    /// it was spoken to, and a balancer chooses once more.
     fn connect(
         &mut self,
         found: Option<Slot>,
         decision: &Decision,
         ends: &Ends<'_>,
-    ) -> Result<Link, DropReason> {
+    ) -> Result<Connected, DropReason> {
         let link = found.and_then(|slot| self.switch.flows.entry(slot).link.get());
         let is_other = |connection| {
             self.switch.flows.connection(connection).is_translated != decision.translation.is_some()
@@ -188,13 +202,19 @@ impl Judge<'_> {
                 self.switch.flows.close(connection);
                 false
             }
-            Some((connection, direction)) => self.again(connection, direction, ends)?,
+            Some((connection, direction)) => {
+                let is_kept = self.again(connection, direction, ends, &decision.way)?;
+                if !is_kept && decision.translation.is_some() {
+                    return Ok(Connected::Anew);
+                }
+                is_kept
+            }
             None => false,
         };
         let slot = if is_kept { found } else { self.begin(decision, ends)? };
-        let Some(slot) = slot else { return Ok(Link::NONE) };
+        let Some(slot) = slot else { return Ok(Connected::By(Link::NONE)) };
         self.settle(slot, decision);
-        Ok(self.switch.flows.entry(slot).way().edit)
+        Ok(Connected::By(self.switch.flows.entry(slot).way().edit))
     }
 
     /// Whether a packet that goes this way goes to whoever has begun its connection, or is from
@@ -224,7 +244,7 @@ impl Judge<'_> {
         if !self.is_openers(link, way) {
             return Err(DropReason::IcmpUnrelated);
         }
-        self.check_allowed(connection, direction, ends, &entry.key)?;
+        self.check_allowed((connection, direction), ends, &entry.key, way)?;
         Ok(entry.way().edit)
     }
 
@@ -288,8 +308,9 @@ impl Judge<'_> {
         connection: ConnectionIndex,
         direction: Direction,
         ends: &Ends<'_>,
+        way: &Way,
     ) -> Result<bool, DropReason> {
-        self.check_allowed(connection, direction, ends, &self.flow.parsed.key)?;
+        self.check_allowed((connection, direction), ends, &self.flow.parsed.key, way)?;
         if self.switch.flows.connection(connection).tracked == Tracked::Tcp {
             if self.follow(connection, direction)? == Followed::Reopens {
                 self.switch.flows.close(connection);
@@ -301,17 +322,27 @@ impl Judge<'_> {
         Ok(true)
     }
 
+    /// Whether packets of a connection that go this way come to another place than before: whom a
+    /// frame is for is said by its MAC, so the same addresses may be sent to anybody.
+    fn is_moved(&self, connection: ConnectionIndex, direction: Direction, way: &Way) -> bool {
+        let flows = &self.switch.flows;
+        let receivers = flows.connection(connection).entry(direction.other());
+        let known = receivers.map(|slot| flows.entry(slot).key.ingress());
+        known != Some(self.answers_come_in(way))
+    }
+
     /// Judges a connection by the rules in force, as if it were begun now; once for each
-    /// configuration. `key` is that of its packets in this direction.
+    /// configuration and receiver. `key` is that of its packets in this direction.
     fn check_allowed(
         &mut self,
-        connection: ConnectionIndex,
-        direction: Direction,
+        (connection, direction): (ConnectionIndex, Direction),
         ends: &Ends<'_>,
         key: &FlowKey,
+        way: &Way,
     ) -> Result<(), DropReason> {
         let generation = self.switch.flows.generation();
-        if self.switch.flows.connection(connection).generation == generation {
+        let is_judged = self.switch.flows.connection(connection).generation == generation;
+        if is_judged && !self.is_moved(connection, direction, way) {
             return Ok(());
         }
         let is_translated = self.switch.flows.connection(connection).is_translated;
@@ -383,10 +414,11 @@ impl Judge<'_> {
             self.keep(decision);
             return Ok(None);
         };
-        self.map(decision, key, &going)?;
         let answer = self.switch.flows.hashed(answer);
         self.switch.flows.touch_buckets(answer.hash);
         let (tracked, tcp, direction) = self.beginning(ends, &going)?;
+        // Not before: what may not begin must not be reachable by its port either.
+        self.map(decision, key, &going)?;
         let made = milliseconds(self.now);
         let generation = self.switch.flows.generation();
         let connection = Connection::new(tracked, tcp, generation, made);

@@ -23,6 +23,7 @@
 
 mod balance;
 mod carry;
+mod change;
 mod clamp;
 mod config_error;
 mod counters;
@@ -57,6 +58,7 @@ mod validate;
 #[allow(dead_code, reason = "the stages that route and filter take it up")]
 mod vpc;
 
+pub use change::ChangeError;
 pub use config_error::{ConfigError, Place};
 pub use counters::PortCounters;
 pub use drop_reason::DropReason;

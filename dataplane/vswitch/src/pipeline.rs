@@ -8,7 +8,7 @@
 //!    which decide once, and keeps the decision. Either way the same function carries it out.
 
 use crate::external::OUTSIDE;
-use crate::flow::Ingress;
+use crate::flow::{FlowTable, Ingress, Touched};
 use crate::judge::Judge;
 use crate::snapshot::Snapshot;
 use crate::stages::answer::{self, Answer, Asker};
@@ -33,7 +33,7 @@ pub(crate) struct Waiting {
     pub(crate) tunnel: Option<Decapsulated>,
     pub(crate) wholeness: Wholeness,
     /// Where the flow table probably has it.
-    place: usize,
+    pub(crate) place: usize,
 }
 
 /// Whether what has a flow's key is a packet.
@@ -82,12 +82,7 @@ pub(crate) fn run(switch: &mut Switch, now: Moment, packets: &mut [Packet]) {
         }
     }
     let waiting_now = &mut waiting[..packets.len()];
-    for flow in waiting_now.iter_mut().filter(|flow| flow.is_waiting) {
-        flow.place = switch.flows.touch(flow.hash);
-    }
-    for flow in waiting_now.iter().filter(|flow| flow.is_waiting) {
-        switch.flows.touch_connection(flow.place);
-    }
+    touch(&switch.flows, waiting_now);
     for (packet, flow) in packets.iter_mut().zip(&*waiting_now) {
         if flow.is_waiting {
             let verdict = Judge { switch, snapshot: &snapshot, now, packet, flow }.decide();
@@ -101,6 +96,25 @@ pub(crate) fn run(switch: &mut Switch, now: Moment, packets: &mut [Packet]) {
         hold_to_limits(switch, now, packets);
     }
     switch.waiting = waiting;
+}
+
+/// Brings close what the packets' flows need, line by line: every pass asks for lines that the one
+/// before has shown the way to, and none of them waits for another packet's.
+#[inline]
+fn touch(flows: &FlowTable, waiting: &mut [Waiting]) {
+    let mut touched = Touched::default();
+    for flow in waiting.iter().filter(|flow| flow.is_waiting) {
+        touched.and(flows.touch_bucket(flow.hash));
+    }
+    for flow in waiting.iter_mut().filter(|flow| flow.is_waiting) {
+        let (place, entry) = flows.touch(flow.hash);
+        flow.place = place;
+        touched.and(entry);
+    }
+    for flow in waiting.iter().filter(|flow| flow.is_waiting) {
+        touched.and(flows.touch_connection(flow.place));
+    }
+    touched.end();
 }
 
 /// Counts what was taken from ports, and drops what their receivers' limits do not let pass.

@@ -80,7 +80,7 @@ impl Snapshot {
     }
 
     /// The security groups, for names.
-    pub(crate) const fn security(&self) -> &SecurityTables {
+    pub(crate) fn security(&self) -> &SecurityTables {
         &self.security
     }
 }

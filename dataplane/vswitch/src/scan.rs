@@ -215,7 +215,7 @@ impl Snapshot {
 
     /// The VNI of a VPC that a person names by its name or VNI.
     pub fn named_vpc(&self, text: &str) -> Option<Vni> {
-        let vpcs = self.config().map(|config| &config.vpcs[..]).unwrap_or_default();
+        let vpcs = self.settings().map(|config| &config.vpcs[..]).unwrap_or_default();
         let named = vpcs.iter().find(|vpc| vpc.name.as_str() == text).map(|vpc| vpc.vni);
         named.or_else(|| text.parse::<u32>().ok().and_then(Vni::new))
     }

@@ -127,6 +127,8 @@ pub(crate) struct SecurityTables {
     groups: Box<[Group]>,
     /// The first is empty.
     sets: Box<[Box<[Member]>]>,
+    /// The sets' places in order of their members, so that a list finds its set.
+    order: Box<[GroupSet]>,
 }
 
 impl SecurityTables {
@@ -134,6 +136,19 @@ impl SecurityTables {
     pub(crate) fn name_of(&self, group: GroupId) -> Option<&Name> {
         let place = self.groups.binary_search_by_key(&group, |found| found.id).ok()?;
         Some(&self.groups[place].name)
+    }
+
+    /// The set of these groups, if a NIC had just these when the tables were made.
+    pub(crate) fn set_of(&self, list: &[GroupId]) -> Option<GroupSet> {
+        let members = members_of(&self.groups, list);
+        let place = self.order.binary_search_by(|&set| self.members(set).cmp(&members));
+        Some(self.order[place.ok()?])
+    }
+
+    /// The groups of a set, each with whether it has rules here.
+    #[cfg(test)]
+    pub(crate) fn described(&self, set: GroupSet) -> Vec<(GroupId, bool)> {
+        self.members(set).iter().map(|one| (one.id, one.rules != NO_RULES)).collect()
     }
 
     fn members(&self, set: GroupSet) -> &[Member] {
@@ -215,24 +230,30 @@ impl SecurityBuilder {
 
     /// The set of these groups, which is the one of any other list of the same.
     pub(crate) fn intern(&mut self, list: &[GroupId]) -> GroupSet {
-        let place = |id| match self.groups.binary_search_by_key(&id, |group| group.id) {
-            Ok(place) => u32::try_from(place).expect("groups are counted in 32 bits"),
-            Err(_) => NO_RULES,
-        };
-        let mut members: Vec<Member> =
-            list.iter().map(|&id| Member { id, rules: place(id) }).collect();
-        members.sort();
-        members.dedup();
+        let members = members_of(&self.groups, list);
         let next = u32::try_from(self.sets.len()).expect("sets are fewer than NICs");
         *self.sets.entry(members.into()).or_insert(GroupSet(next))
     }
 
     pub(crate) fn finish(self) -> SecurityTables {
+        let order = self.sets.values().copied().collect();
         let mut sets: Vec<(Box<[Member]>, GroupSet)> = self.sets.into_iter().collect();
         sets.sort_by_key(|(_, set)| set.0);
         let sets = sets.into_iter().map(|(members, _)| members).collect();
-        SecurityTables { groups: self.groups.into(), sets }
+        SecurityTables { groups: self.groups.into(), sets, order }
     }
+}
+
+/// Sorted by id, each once.
+fn members_of(groups: &[Group], list: &[GroupId]) -> Vec<Member> {
+    let place = |id| match groups.binary_search_by_key(&id, |group| group.id) {
+        Ok(place) => u32::try_from(place).expect("groups are counted in 32 bits"),
+        Err(_) => NO_RULES,
+    };
+    let mut members: Vec<Member> = list.iter().map(|&id| Member { id, rules: place(id) }).collect();
+    members.sort();
+    members.dedup();
+    members
 }
 
 fn compile_group(group: &SecurityGroup) -> Group {

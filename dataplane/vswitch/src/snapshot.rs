@@ -14,11 +14,12 @@ use crate::vpc::{SubnetIndex, VpcTables, is_routable};
 use crate::{ConfigError, Limits, PortIndex};
 use plinth_ids::{Epoch, MacAddress, Name, PortId, Prefix, Vni};
 use plinth_switch_api::{
-    Backend, Balancer, GuestPort, Listener, PortLimits, RateLimit, SwitchConfig,
+    Backend, Balancer, GuestPort, Listener, PortLimits, RateLimit, Remote, SwitchConfig,
 };
 use plinth_wire::{EthernetHeader, TUNNEL_OVERHEAD, TunnelHeaders, link_local_of};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 /// What a tunnel adds to a guest's IP packet, in bytes of the underlay's IP packet: the outer
 /// Ethernet header does not count, the inner one does.
@@ -154,28 +155,57 @@ pub(crate) struct UplinkTables {
     pub(crate) next_hops: Box<[Ipv4Addr]>,
 }
 
-/// One configuration, immutable. Compiled on any thread, shared with workers.
-#[derive(Debug, Default)]
+/// Who may send for a VNI, and the way back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct SenderVtep {
+    pub(crate) tunnel: TunnelIndex,
+    /// NICs of the VNI that are behind it.
+    pub(crate) nics: u32,
+}
+
+/// One configuration, immutable. Compiled on any thread, shared with workers. One that differs in
+/// a few remotes shares nearly everything with the one before it.
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    config: Option<SwitchConfig>,
-    changes: Vec<PortChange>,
+    pub(crate) epoch: Option<Epoch>,
+    /// The configuration without its remotes; its epoch is that of the last one compiled.
+    pub(crate) settings: Option<Arc<SwitchConfig>>,
+    pub(crate) remotes: Lookup<(Vni, MacAddress), Arc<Remote>>,
+    pub(crate) changes: Vec<PortChange>,
     /// By [`PortIndex`]; the uplink's place is empty.
-    slots: Vec<Option<Port>>,
-    indexes: BTreeMap<PortId, PortIndex>,
+    slots: Arc<[Option<Port>]>,
+    indexes: Arc<BTreeMap<PortId, PortIndex>>,
     pub(crate) uplink: Option<UplinkTables>,
-    tunnels: Box<[Tunnel]>,
+    /// In order of VTEP.
+    pub(crate) tunnels: Arc<[Tunnel]>,
     /// Whether any port has a rate that it is held to.
     pub(crate) has_limits: bool,
     /// VNIs with a port here.
     vnis: Lookup<Vni, ()>,
     /// Which VTEPs may send for a VNI, and the way back to them.
-    vteps: Lookup<(Vni, Ipv4Addr), TunnelIndex>,
-    macs: Lookup<(Vni, MacAddress), Destination>,
-    addresses: Lookup<(Vni, IpAddr), Owner>,
+    pub(crate) vteps: Lookup<(Vni, Ipv4Addr), SenderVtep>,
+    pub(crate) macs: Lookup<(Vni, MacAddress), Destination>,
+    pub(crate) addresses: Lookup<(Vni, IpAddr), Owner>,
     pub(crate) vpcs: Lookup<Vni, VpcTables>,
-    pub(crate) security: SecurityTables,
-    pub(crate) external: ExternalTables,
-    pub(crate) balancers: BalancerTables,
+    pub(crate) security: Arc<SecurityTables>,
+    pub(crate) external: Arc<ExternalTables>,
+    pub(crate) balancers: Arc<BalancerTables>,
+}
+
+/// The configuration without its remotes.
+fn settings_of(config: &SwitchConfig) -> SwitchConfig {
+    SwitchConfig {
+        version: config.version,
+        epoch: config.epoch,
+        underlay: config.underlay.clone(),
+        ports: config.ports.clone(),
+        remotes: Vec::new(),
+        vpcs: config.vpcs.clone(),
+        security_groups: config.security_groups.clone(),
+        external: config.external.clone(),
+        balancers: config.balancers.clone(),
+        answers: config.answers.clone(),
+    }
 }
 
 impl Snapshot {
@@ -203,21 +233,26 @@ impl Snapshot {
         previous: &Self,
         is_unfit: impl Fn(&Balancer, &Listener, &Backend) -> bool,
     ) -> Result<Self, ConfigError> {
-        validate(config, limits, previous.config.as_ref())?;
-        let mut snapshot = Self { config: Some(config.clone()), ..Self::default() };
+        validate(config, limits, previous)?;
+        let mut snapshot = Self {
+            epoch: Some(config.epoch),
+            settings: Some(Arc::new(settings_of(config))),
+            ..Self::default()
+        };
         snapshot.vpcs = config.vpcs.iter().map(|vpc| (vpc.vni, VpcTables::new(vpc))).collect();
         let mut security = SecurityBuilder::new(&config.security_groups);
         snapshot.place_ports(config, previous, &mut security);
         snapshot.lay_tunnels(config, limits)?;
         snapshot.fill_tables(config, &mut security);
-        snapshot.security = security.finish();
+        snapshot.security = Arc::new(security.finish());
         snapshot.has_limits = config.ports.iter().any(|port| {
             let PortLimits { outbound, inbound, .. } = port.limits;
             [outbound, inbound].iter().any(|limit| *limit != RateLimit::NONE)
         });
         snapshot.open_lines(config, previous);
         let owner = |vni, address| snapshot.owner(vni, address);
-        snapshot.balancers = BalancerTables::new(config, &previous.balancers, owner, is_unfit);
+        let balancers = BalancerTables::new(config, &previous.balancers, owner, is_unfit);
+        snapshot.balancers = Arc::new(balancers);
         Ok(snapshot)
     }
 
@@ -232,9 +267,10 @@ impl Snapshot {
             config.ports.iter().map(|port| (port.id, port)).collect()
         };
         let wanted = by_id(config);
-        let before = previous.config.as_ref().map(by_id).unwrap_or_default();
+        let before = previous.settings.as_deref().map(by_id).unwrap_or_default();
         let answers = AnswersIndex::new(config);
-        let mut slots = previous.slots.clone();
+        let mut slots = previous.slots.to_vec();
+        let mut indexes = BTreeMap::new();
         for (slot, index) in slots.iter_mut().zip(0..) {
             let Some(id) = slot.as_ref().map(|port| port.id) else { continue };
             if !wanted.contains_key(&id) {
@@ -271,9 +307,9 @@ impl Snapshot {
             let groups = port.security_groups.as_ref().map(|list| security.intern(list));
             let answered = answers.of(port);
             slots[index.get()] = Some(Port::new(port, subnet, groups, answered));
-            self.indexes.insert(id, index);
+            indexes.insert(id, index);
         }
-        self.slots = slots;
+        (self.slots, self.indexes) = (slots.into(), Arc::new(indexes));
     }
 
     /// Finds the next hop of every remote VTEP.
@@ -326,7 +362,7 @@ impl Snapshot {
             .collect();
         let place_of = |line: &Name| *places.get(line).expect("validate knows every line");
         let external = ExternalTables::new(config, &previous.external, place_of);
-        self.external = external;
+        self.external = Arc::new(external);
     }
 
     /// The external address at a place of its tables.
@@ -353,22 +389,22 @@ impl Snapshot {
             let groups = security.intern(port.security_groups.as_deref().unwrap_or_default());
             add(port.vni, port.mac, &port.addresses, Destination::Local(index), groups);
         }
-        let mut vteps = Vec::new();
+        let mut vteps: BTreeMap<(Vni, Ipv4Addr), SenderVtep> = BTreeMap::new();
         for remote in &config.remotes {
-            let place = self
-                .tunnels
-                .binary_search_by_key(&remote.vtep, |tunnel| tunnel.vtep)
-                .expect("every remote has its tunnel");
-            let tunnel = TunnelIndex(u32::try_from(place).expect("remotes are counted in 32 bits"));
+            let tunnel = self.tunnel_to(remote.vtep).expect("every remote has its tunnel");
             let groups = security.intern(&remote.security_groups);
             let destination = Destination::Remote(tunnel);
             add(remote.vni, remote.mac, &remote.addresses, destination, groups);
-            vteps.push(((remote.vni, remote.vtep), tunnel));
+            let sender = vteps.entry((remote.vni, remote.vtep));
+            sender.or_insert(SenderVtep { tunnel, nics: 0 }).nics += 1;
         }
         self.vnis = config.ports.iter().map(|port| (port.vni, ())).collect();
         self.macs = macs.into_iter().collect();
         self.addresses = addresses.into_iter().collect();
         self.vteps = vteps.into_iter().collect();
+        let remotes = config.remotes.iter();
+        self.remotes =
+            remotes.map(|remote| ((remote.vni, remote.mac), Arc::new(remote.clone()))).collect();
     }
 
     /// What the driver is to do about its ports, in this order.
@@ -376,13 +412,44 @@ impl Snapshot {
         &self.changes
     }
 
-    /// The configuration as it was given; `None` before the first.
-    pub const fn config(&self) -> Option<&SwitchConfig> {
-        self.config.as_ref()
+    /// The configuration without its remotes; `None` before the first. Its number is
+    /// [`Self::epoch`].
+    pub fn settings(&self) -> Option<&SwitchConfig> {
+        self.settings.as_deref()
     }
 
-    pub fn epoch(&self) -> Option<Epoch> {
-        self.config.as_ref().map(|config| config.epoch)
+    /// The whole configuration, its remotes in order of VNI and MAC; `None` before the first.
+    pub fn config(&self) -> Option<SwitchConfig> {
+        let mut config = SwitchConfig { epoch: self.epoch?, ..self.settings.as_deref()?.clone() };
+        config.remotes = self.remotes.values().map(|remote| Remote::clone(remote)).collect();
+        Some(config)
+    }
+
+    /// Whether it is this configuration; the order of remotes does not matter.
+    pub fn is_of(&self, config: &SwitchConfig) -> bool {
+        let Some(settings) = self.settings.as_deref() else { return false };
+        let SwitchConfig { version, underlay, ports, vpcs, security_groups, .. } = config;
+        let SwitchConfig { external, balancers, answers, remotes, epoch, .. } = config;
+        self.epoch == Some(*epoch)
+            && self.remotes.len() == remotes.len()
+            && (*version, underlay, ports)
+                == (settings.version, &settings.underlay, &settings.ports)
+            && (vpcs, security_groups) == (&settings.vpcs, &settings.security_groups)
+            && (external, balancers) == (&settings.external, &settings.balancers)
+            && *answers == settings.answers
+            && remotes.iter().all(|remote| {
+                let found = self.remotes.get(&(remote.vni, remote.mac));
+                found.is_some_and(|found| **found == *remote)
+            })
+    }
+
+    pub const fn epoch(&self) -> Option<Epoch> {
+        self.epoch
+    }
+
+    pub(crate) fn tunnel_to(&self, vtep: Ipv4Addr) -> Option<TunnelIndex> {
+        let place = self.tunnels.binary_search_by_key(&vtep, |tunnel| tunnel.vtep).ok()?;
+        Some(TunnelIndex(u32::try_from(place).expect("remotes are counted in 32 bits")))
     }
 
     /// The place of a configured port.
@@ -412,7 +479,7 @@ impl Snapshot {
 
     /// The way back to `vtep`, if it may send for `vni`.
     pub(crate) fn remote_vtep(&self, vni: Vni, vtep: Ipv4Addr) -> Option<TunnelIndex> {
-        self.vteps.get(&(vni, vtep)).copied()
+        self.vteps.get(&(vni, vtep)).map(|sender| sender.tunnel)
     }
 
     pub(crate) fn destination(&self, vni: Vni, mac: MacAddress) -> Option<Destination> {

@@ -14,7 +14,7 @@ pub const FLOWS_LISTED_MAX: usize = 4096;
 impl Switch {
     /// Every port with its counters, the uplink first. `is_up` is what the driver knows of it.
     pub fn ports(&self, is_up: impl Fn(PortIndex) -> bool) -> Vec<PortStatus> {
-        let uplink = self.snapshot.config().and_then(|config| config.underlay.as_ref());
+        let uplink = self.snapshot.settings().and_then(|config| config.underlay.as_ref());
         let uplink = uplink.map(|underlay| PortStatus {
             id: UPLINK,
             name: "uplink".to_owned(),
@@ -124,7 +124,7 @@ impl Switch {
 
     /// Backends of balancers with their connections.
     pub fn backends(&self) -> Vec<BackendStatus> {
-        let Some(config) = self.snapshot.config() else { return Vec::new() };
+        let Some(config) = self.snapshot.settings() else { return Vec::new() };
         balance::status(config, &self.snapshot.balancers, self.flows.backend_counts())
     }
 

@@ -312,7 +312,13 @@ fn a_neighbor_solicitation_is_answered_from_configuration() {
         let question = NdSolicitation::frame((mac(1), source), target).to_vec();
         // A probe carries no link-layer address (RFC 4861, section 4.3).
         let question = if source.is_unspecified() { without_option(&question) } else { question };
-        let advertisement = NdAdvertisement { owner, target, asker: mac(1), asker_address: source };
+        let advertisement = NdAdvertisement {
+            owner,
+            target,
+            asker: mac(1),
+            asker_address: source,
+            is_router: false,
+        };
         let answer = advertisement.frame().to_vec();
         assert_eq!(rig.send(rig.index(1), question).sent(), (rig.index(1), answer));
     }
@@ -438,8 +444,13 @@ fn a_tunnel_asks_by_nd_as_well() {
     };
     let (_, outer) = rig.send(UPLINK, ask(v6(2))).sent();
     let inner = unwrap(&outer, (OUR_MAC, NEAR_MAC), (OUR_VTEP, NEAR_VTEP), vni(200));
-    let advertisement =
-        NdAdvertisement { owner: mac(2), target: v6(2), asker: mac(3), asker_address: v6(3) };
+    let advertisement = NdAdvertisement {
+        owner: mac(2),
+        target: v6(2),
+        asker: mac(3),
+        asker_address: v6(3),
+        is_router: false,
+    };
     assert_eq!(inner, advertisement.frame());
     let unknown = Outcome::Dropped(DropReason::NdTargetUnknown);
     assert_eq!(rig.send(UPLINK, ask(v6(4))), unknown);

@@ -31,6 +31,7 @@ const OUTER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const WEB: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 80);
 const SYN: u8 = TcpHeader::SYN;
 const ACK: u8 = TcpHeader::ACK;
+const RST: u8 = TcpHeader::RST;
 
 fn vip6() -> IpAddr {
     VIP6.parse().unwrap()
@@ -423,6 +424,20 @@ fn a_sticky_client_gets_its_backend_again_until_its_time_is_over_or_the_backend_
     let next = story.backend_of(2001);
     story.state(next, BackendState::Draining);
     assert_ne!(story.backend_of(2002), next);
+}
+
+#[test]
+fn a_connection_that_begins_anew_is_balanced_anew_and_counted() {
+    let mut story = Story::of(Scheduler::LeastConnections, &[2]);
+    assert_eq!(story.backend_of(1000), 2);
+    let reset = Ip::tcp((v4(2).into(), v4(1).into()), (8080, 1000), RST | ACK, (0, 2));
+    story.answer(2, &reset).sent();
+    story.backend_of(1000);
+    assert_eq!(story.connections()[&v4(2).into()], 1, "of its second life");
+    story.answer(2, &reset).sent();
+    story.set(2, BackendState::Draining);
+    story.set(5, BackendState::Active);
+    assert_eq!(story.backend_of(1000), 5, "what drains gets nothing new");
 }
 
 #[test]

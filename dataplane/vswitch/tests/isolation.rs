@@ -566,7 +566,7 @@ fn nothing_crosses_that_the_model_does_not_let_cross() {
             *tally.entry(reason).or_insert(0) += count;
         }
     }
-    println!("{passed} passed, {tally:?}");
+    println!("{packets} packets: {passed} passed, {tally:?}");
     assert!(passed > packets / 5, "{passed} passed, {tally:?}");
     for reason in [
         DropReason::SecurityGroupDenied,

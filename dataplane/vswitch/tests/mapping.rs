@@ -194,6 +194,24 @@ fn the_next_vm_with_an_address_does_not_get_what_was_mapped_for_the_one_before()
         config.external.gateways[0].forwards.clear();
     });
     story.apply(|config| config.ports.push(two.unwrap()));
+    // Nor who has spoken to it already.
+    story.hears_nothing((OTHER, 53), port);
     story.hears_nothing((OTHER, 54), port);
     story.hears_nothing((WEB, 53), port);
+}
+
+#[test]
+fn what_may_not_begin_opens_no_port() {
+    let mut config = outside();
+    config.external.gateways[0].mapping = PortMapping::Open;
+    // No rule lets it speak.
+    config.ports[1].security_groups = Some(Vec::new());
+    let mut story = Story::of(config);
+    let said = Ip::udp((v4(2), WEB), (1000, 53), b"x");
+    assert_eq!(story.out(2, &said), Outcome::Dropped(DropReason::SecurityGroupDenied));
+    assert_eq!(story.rig.switch.connection_count(), 0);
+    story.apply(|config| config.ports[1].security_groups = None);
+    let amid = Ip::tcp((v4(2), WEB), (1000, 80), ACK, (1, 1));
+    assert_eq!(story.out(2, &amid), Outcome::Dropped(DropReason::TcpNoConnection));
+    assert_eq!(story.rig.switch.connection_count(), 0);
 }

@@ -119,7 +119,8 @@ fn a_guest_that_takes_the_addresses_for_its_links_is_told_of_the_router() {
     assert_eq!(rig.send(rig.index(3), question()), unknown);
     let question = || NdSolicitation::frame((mac(1), v6(1)), METADATA_IPV6).to_vec();
     let (target, asker_address) = (METADATA_IPV6, v6(1));
-    let answer = NdAdvertisement { owner: ROUTER, target, asker: mac(1), asker_address };
+    let answer =
+        NdAdvertisement { owner: ROUTER, target, asker: mac(1), asker_address, is_router: false };
     let said = rig.send(rig.index(1), question()).sent();
     assert_eq!(said, (rig.index(1), answer.frame().to_vec()));
     let unknown = Outcome::Dropped(DropReason::NdTargetUnknown);

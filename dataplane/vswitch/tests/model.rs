@@ -166,7 +166,8 @@ fn a_million_packets_do_what_the_model_says() {
         }
     }
     let counters = race.rig.switch.flow_counters();
-    println!("{} sent, {counters:?}, drops {:?}", race.sent, race.tally);
+    println!("{packets} packets: {} sent", race.sent);
+    println!("{counters:?}, drops {:?}", race.tally);
     assert!(race.sent > packets / 10, "only {} packets got through", race.sent);
     assert!(counters.hits > packets / 8, "the fast path was hardly taken: {counters:?}");
     assert!(counters.refused_share_used > 0 && counters.refused_table_full > 0, "{counters:?}");

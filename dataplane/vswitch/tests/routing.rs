@@ -256,7 +256,13 @@ fn the_router_says_where_it_is() {
         let (port, answer) = rig.send(rig.index(1), question).sent();
         assert_eq!((port, &answer[6..12]), (rig.index(1), &ROUTER.0[..]));
         assert_eq!(answer[62..78], target.octets());
+        // As which a kernel knows it: told otherwise, it would give up its default route.
+        assert_eq!(answer[58], 0xe0, "a router, solicited, override");
+        assert!(is_whole(&answer));
     }
+    let question = NdSolicitation::frame((mac(1), ip6("fd00:0:0:1::1")), ip6("fd00:0:0:2::3"));
+    let (_, answer) = rig.send(rig.index(1), question.to_vec()).sent();
+    assert_eq!(answer[58], 0x60, "NIC 3 is no router");
     // Behind a tunnel, the router is that switch's own.
     let question = frames::arp_request((mac(3), ip4("10.0.2.3")), ip4("10.0.2.254"));
     let outer = frames::vxlan((NEAR_MAC, OUR_MAC), (NEAR_VTEP, OUR_VTEP), vni(100), &question);

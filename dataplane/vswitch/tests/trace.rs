@@ -336,7 +336,7 @@ fn tunnels_are_told_of_in_both_directions() {
 
 #[test]
 fn what_the_underlay_does_not_know_yet_is_told() {
-    let rig = Rig::new(story().switch.snapshot().config().unwrap());
+    let rig = Rig::new(&story().switch.snapshot().config().unwrap());
     let far = Imagined { destination: ip("10.0.1.3").into(), ..SYN };
     let (lines, reason) = told(&rig, Sender::Guest(rig.index(1)), &far);
     assert!(lines.iter().any(|line| line.ends_with("whose MAC is not known")), "{lines:?}");

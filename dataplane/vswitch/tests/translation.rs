@@ -394,3 +394,39 @@ fn a_reset_ends_a_connection_through_a_gateway() {
     assert_eq!(story.rig.switch.connection_count(), 0);
     assert_eq!(story.back(&reset), Outcome::Dropped(DropReason::NatNoConnection));
 }
+
+#[test]
+fn the_far_end_may_not_begin_anew_what_a_guest_has_begun() {
+    let mut story = Story::new();
+    let syn = Ip::tcp((v4(2), WEB), (1000, 80), SYN, (100, 0));
+    let (_, frame) = story.out(2, &syn).sent();
+    let port = source_port(&frame);
+    let reset = Ip::tcp((WEB, SHARED), (80, port), RST | ACK, (0, 101));
+    story.back(&reset).sent();
+    // The port is nobody's but for what the guest has asked for, and that has ended.
+    let theirs = Ip::tcp((WEB, SHARED), (80, port), SYN, (900, 0));
+    assert_eq!(story.back(&theirs), Outcome::Dropped(DropReason::NatNoConnection));
+    // The guest itself may, and is answered.
+    let again = Ip::tcp((v4(2), WEB), (1000, 80), SYN, (70_000, 0));
+    let (_, frame) = story.out(2, &again).sent();
+    let answer = Ip::tcp((WEB, SHARED), (80, source_port(&frame)), SYN | ACK, (5, 70_001));
+    let place = story.rig.index(2);
+    let expected = answer.to((WEB, v4(2))).with_ports(80, 1000);
+    assert_eq!(story.back(&answer).sent(), expected.arrived(place, 2));
+}
+
+#[test]
+fn a_carried_address_is_reached_by_neighbors_and_answers_them() {
+    let mut story = Story::new();
+    let (one, five) = (story.rig.index(1), story.rig.index(5));
+    for payload in [&b"x"[..], b"yz"] {
+        let asked = Ip::udp((v4(1), CARRIED), (1000, 53), payload);
+        assert_eq!(story.out(1, &asked).sent(), asked.to((EIP, CARRIED)).arrived(five, 5));
+        let answer = Ip::udp((CARRIED, EIP), (53, 1000), payload);
+        assert_eq!(story.out(5, &answer).sent(), answer.to((CARRIED, v4(1))).arrived(one, 1));
+    }
+    let asked = Ip::udp((CARRIED, EIP), (7, 8), b"x");
+    assert_eq!(story.out(5, &asked).sent(), asked.to((CARRIED, v4(1))).arrived(one, 1));
+    let answer = Ip::udp((v4(1), CARRIED), (8, 7), b"y");
+    assert_eq!(story.out(1, &answer).sent(), answer.to((EIP, CARRIED)).arrived(five, 5));
+}

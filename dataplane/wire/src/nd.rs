@@ -19,6 +19,7 @@ pub const ND_REDIRECT: u8 = 137;
 const HOP_LIMIT: u8 = 255;
 const OPTION_SOURCE_LINK_LAYER: u8 = 1;
 const OPTION_TARGET_LINK_LAYER: u8 = 2;
+const FLAG_ROUTER: u32 = 1 << 31;
 const FLAG_SOLICITED: u32 = 1 << 30;
 const FLAG_OVERRIDE: u32 = 1 << 29;
 
@@ -155,6 +156,9 @@ pub struct NdAdvertisement {
     pub asker: MacAddress,
     /// Unspecified when the asker probes for duplicates: the answer then goes to all nodes.
     pub asker_address: Ipv6Addr,
+    /// A host that is told by its router that this is none gives up its routes by it (RFC 4861,
+    /// section 7.2.5).
+    pub is_router: bool,
 }
 
 impl NdAdvertisement {
@@ -168,6 +172,7 @@ impl NdAdvertisement {
         let destination =
             if is_probe { Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1) } else { self.asker_address };
         let solicited = if is_probe { 0 } else { FLAG_SOLICITED };
+        let router = if self.is_router { FLAG_ROUTER } else { 0 };
         let headers = (
             EthernetHeader::new(self.asker, self.owner, ETHERTYPE_IPV6),
             Ipv6Header::new(self.target, destination, PROTOCOL_ICMPV6, HOP_LIMIT, MESSAGE_LENGTH),
@@ -176,7 +181,7 @@ impl NdAdvertisement {
             kind: ND_ADVERTISEMENT,
             code: 0,
             checksum: Be16::new(0),
-            flags: Be32::new(solicited | FLAG_OVERRIDE),
+            flags: Be32::new(router | solicited | FLAG_OVERRIDE),
             target: self.target.octets(),
         };
         assemble(headers, message, OPTION_TARGET_LINK_LAYER, self.owner)

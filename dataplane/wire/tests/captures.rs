@@ -78,7 +78,13 @@ fn neighbor_discovery_is_read_and_written_as_linux_does() {
     let question = NdSolicitation::parse(ip.header, &read[54..], NdChecksum::Complete);
     let expected = NdSolicitation { source: V6_1, target: V6_2, source_mac: Some(MAC_1) };
     assert_eq!(question, Ok(expected));
-    let answer = NdAdvertisement { owner: MAC_2, target: V6_2, asker: MAC_1, asker_address: V6_1 };
+    let answer = NdAdvertisement {
+        owner: MAC_2,
+        target: V6_2,
+        asker: MAC_1,
+        asker_address: V6_1,
+        is_router: false,
+    };
     assert_eq!(answer.frame()[..], inner("nd-advertisement")[..]);
 }
 

@@ -29,8 +29,15 @@ pub struct VpcSpec {
     pub subnets: Vec<SubnetSpec>,
     pub routes: Vec<RouteSpec>,
     pub dns: Option<DnsSpec>,
+    /// Whether its guests are told their metadata; so they are by what was kept before it was said.
+    #[serde(default = "told")]
+    pub has_metadata: bool,
     /// What VMs are called in it, on whatever node.
     pub hosts: Vec<HostSpec>,
+}
+
+const fn told() -> bool {
+    true
 }
 
 #[derive(

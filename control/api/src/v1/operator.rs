@@ -385,6 +385,12 @@ pub enum Request {
         backend: BackendName,
         change: BackendChange,
     },
+    /// Whether the VPC's guests are told their metadata.
+    VpcMetadata {
+        #[rkyv(with = Raw)]
+        name: Name,
+        is_told: bool,
+    },
 }
 
 #[derive(Clone, Debug, Eq, PartialEq, rkyv::Archive, rkyv::Deserialize, rkyv::Serialize)]

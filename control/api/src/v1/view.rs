@@ -243,6 +243,8 @@ pub struct VpcView {
     #[rkyv(with = Raw)]
     pub router_mac: MacAddress,
     pub dns: DnsSpec,
+    /// Whether its guests are told their metadata.
+    pub has_metadata: bool,
     pub created_at: u64,
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `plinth vpc`, `plinth subnet`, `plinth route` and `plinth nic`.
 
+use super::storage::Switch;
 use crate::text;
 use clap::{Args, Subcommand};
 use plinth_api::{DhcpRouteSpec, DhcpSpec, NicLimits, NicRate, Request, RouteHop};
@@ -32,6 +33,13 @@ pub enum VpcVerb {
         #[arg(long, value_parser = text::server, value_name = "ADDRESS[:PORT]")]
         upstream: Vec<SocketAddr>,
     },
+    /// Say whether guests are told their metadata at 169.254.169.254 and fd00:ec2::254
+    #[command(after_help = "Example:\n  plinth vpc metadata blue off")]
+    Metadata {
+        name: Name,
+        #[arg(value_enum)]
+        state: Switch,
+    },
 }
 
 impl VpcVerb {
@@ -41,6 +49,9 @@ impl VpcVerb {
             Self::List => Request::VpcList,
             Self::Delete { name } => Request::VpcDelete(name),
             Self::Dns { name, upstream } => Request::VpcDns { name, upstreams: upstream },
+            Self::Metadata { name, state } => {
+                Request::VpcMetadata { name, is_told: state == Switch::On }
+            }
         }
     }
 }

@@ -9,7 +9,8 @@ use plinth_api::{
 };
 
 pub(super) fn vpcs(views: &[VpcView]) -> String {
-    let mut table = Table::new(["NAME", "VNI", "SUBNETS", "ROUTES", "NICS", "DOMAIN", "UPSTREAMS"]);
+    let names = ["NAME", "VNI", "SUBNETS", "ROUTES", "NICS", "METADATA", "DOMAIN", "UPSTREAMS"];
+    let mut table = Table::new(names);
     for view in views {
         table.row([
             view.name.to_string(),
@@ -17,6 +18,7 @@ pub(super) fn vpcs(views: &[VpcView]) -> String {
             view.subnets.to_string(),
             view.routes.to_string(),
             view.nics.to_string(),
+            if view.has_metadata { "on" } else { "off" }.to_owned(),
             view.dns.zone.clone(),
             view.dns.upstreams.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
         ]);

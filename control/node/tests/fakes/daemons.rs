@@ -79,6 +79,11 @@ impl Switch {
                 *config = Some(offered);
                 Ok(switch::Answer::Applied { epoch })
             }
+            // What a switch says to a base that it does not have: the whole is to be sent.
+            switch::Verb::Change(_) => Err(switch::Refusal {
+                code: "change-base".to_owned(),
+                text: "send the whole configuration".to_owned(),
+            }),
             switch::Verb::Status => Ok(switch::Answer::Status(switch::Status {
                 process: std::process::id(),
                 version: "fake".to_owned(),

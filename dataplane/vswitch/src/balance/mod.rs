@@ -98,6 +98,13 @@ pub(crate) struct Chosen {
 }
 
 impl BalancerTables {
+    /// Of all listeners, who gets new connections.
+    #[cfg(test)]
+    pub(crate) fn choices(&self) -> Vec<(IpAddr, u16)> {
+        let choices = self.listeners.values().flat_map(|listener| &listener.choices);
+        choices.map(|choice| (choice.address, choice.port)).collect()
+    }
+
     /// Upon `previous`, whose places stay and whose tables are kept where they would be the same.
     /// `owner` says who has an address, `is_unfit` who gets no new connections.
     pub(crate) fn new(

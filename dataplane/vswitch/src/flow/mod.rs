@@ -20,6 +20,6 @@ pub(crate) use edit::{Edit, added, updated};
 pub(crate) use handed::{Handed, RECORD as HANDED_RECORD};
 pub(crate) use key::{Expected, FlowKey, FlowKind, Ingress, has_identifier, is_question};
 pub(crate) use table::{
-    Action, Entry, FlowTable, Found, Hashed, NoRoom, Route, Slot, Way, milliseconds,
+    Action, Entry, FlowTable, Found, Hashed, NoRoom, Route, Slot, Touched, Way, milliseconds,
 };
 pub(crate) use tcp::{Followed, Segment, Tcp};

@@ -111,7 +111,7 @@ pub(crate) enum TcpState {
 }
 
 /// What is known of one side's sending.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(C)]
 pub(crate) struct Side {
     /// Behind the highest byte that it sent.
@@ -120,17 +120,32 @@ pub(crate) struct Side {
     end_max: u32,
     /// The largest window that it offered; zero before its first segment.
     window_max: u32,
+    /// Of its windows, as long as both SYNs announce one.
     scale: u8,
-    /// Whether its SYN announced a scale.
-    has_scale: bool,
+    /// What its SYN announced, or [`NO_SCALE`].
+    offered: u8,
     has_finished: bool,
     /// And its peer has acknowledged that.
     is_finish_heard: bool,
 }
 
+/// More than any scale.
+const NO_SCALE: u8 = u8::MAX;
+
 const _: () = assert!(size_of::<Side>() == 16, "both sides are half a cache line");
 
 impl Side {
+    /// Before its first segment.
+    const SILENT: Self = Self {
+        end: 0,
+        end_max: 0,
+        window_max: 0,
+        scale: 0,
+        offered: NO_SCALE,
+        has_finished: false,
+        is_finish_heard: false,
+    };
+
     /// After its SYN, whose window is not scaled (RFC 7323, section 2.2).
     fn opened(segment: &Segment) -> Self {
         let end = segment.end();
@@ -138,8 +153,8 @@ impl Side {
             end,
             end_max: end,
             window_max: u32::from(segment.window).max(1),
-            scale: segment.scale.unwrap_or(0),
-            has_scale: segment.scale.is_some(),
+            scale: 0,
+            offered: segment.scale.unwrap_or(NO_SCALE),
             has_finished: false,
             is_finish_heard: false,
         }
@@ -179,8 +194,9 @@ impl Tcp {
             for number in [side.end, side.end_max, side.window_max] {
                 into.extend(number.to_le_bytes());
             }
-            let flags = [side.has_scale, side.has_finished, side.is_finish_heard].map(u8::from);
-            into.push(side.scale);
+            let has_scale = side.offered != NO_SCALE;
+            let flags = [has_scale, side.has_finished, side.is_finish_heard].map(u8::from);
+            into.push(if has_scale { side.offered } else { 0 });
             into.extend(flags);
         }
         into.extend([self.state as u8, u8::from(self.is_loose)]);
@@ -197,19 +213,22 @@ impl Tcp {
         let word = |nth: usize| words.get(nth).copied().map(u32::from_le_bytes);
         let side = |first: usize| {
             let [scale, has_scale, has_finished, is_finish_heard] = *words.get(first + 3)?;
+            // RFC 7323 allows no more, and a window is shifted by it.
+            let scale = (scale <= 14).then_some(scale)?;
             Some(Side {
                 end: word(first)?,
                 end_max: word(first + 1)?,
                 window_max: word(first + 2)?,
-                // RFC 7323 allows no more, and a window is shifted by it.
-                scale: (scale <= 14).then_some(scale)?,
-                has_scale: claim(has_scale)?,
+                scale: 0,
+                offered: if claim(has_scale)? { scale } else { NO_SCALE },
                 has_finished: claim(has_finished)?,
                 is_finish_heard: claim(is_finish_heard)?,
             })
         };
         let state = *TcpState::ALL.get(usize::from(state))?;
-        Some(Self { sides: [side(0)?, side(4)?], state, is_loose: claim(loose)? })
+        let mut tcp = Self { sides: [side(0)?, side(4)?], state, is_loose: claim(loose)? };
+        tcp.agree_on_scales();
+        Some(tcp)
     }
 }
 
@@ -234,29 +253,18 @@ const ACK_AGE_MIN: u32 = 66_000;
 impl Tcp {
     /// After the opener's SYN.
     pub(crate) fn opened(segment: &Segment) -> Self {
-        let sides = [Side::opened(segment), Side::default()];
+        let sides = [Side::opened(segment), Side::SILENT];
         Self { sides, state: TcpState::Opening, is_loose: false }
     }
 
     /// In the middle of a connection whose beginning nobody saw.
     pub(crate) fn met() -> Self {
-        Self { sides: [Side::default(); 2], state: TcpState::Established, is_loose: true }
+        Self { sides: [Side::SILENT; 2], state: TcpState::Established, is_loose: true }
     }
 
     /// For a connection of another protocol, whose record has no use for this.
-    pub(crate) const NONE: Self = Self {
-        sides: [Side {
-            end: 0,
-            end_max: 0,
-            window_max: 0,
-            scale: 0,
-            has_scale: false,
-            has_finished: false,
-            is_finish_heard: false,
-        }; 2],
-        state: TcpState::Closed,
-        is_loose: true,
-    };
+    pub(crate) const NONE: Self =
+        Self { sides: [Side::SILENT; 2], state: TcpState::Closed, is_loose: true };
 
     /// Takes note of a segment that side `from` sent (0 is the opener), or refuses it and stays
     /// as it was.
@@ -340,11 +348,12 @@ impl Tcp {
         Ok(Followed::Accepted)
     }
 
-    /// Windows are scaled when both SYNs said so (RFC 7323, section 2.2).
+    /// Windows are scaled when both SYNs said so (RFC 7323, section 2.2). A server that answers
+    /// once more may say something else than before, as after a SYN cookie.
     fn agree_on_scales(&mut self) {
-        let [opener, other] = &mut self.sides;
-        if !(opener.has_scale && other.has_scale) {
-            (opener.scale, other.scale) = (0, 0);
+        let is_agreed = self.sides.iter().all(|side| side.offered != NO_SCALE);
+        for side in &mut self.sides {
+            side.scale = if is_agreed { side.offered } else { 0 };
         }
     }
 

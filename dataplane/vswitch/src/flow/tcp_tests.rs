@@ -58,6 +58,16 @@ fn windows_are_scaled_when_both_said_so() {
 }
 
 #[test]
+fn a_second_answer_may_bring_the_scale_that_the_first_left_out() {
+    let mut tcp = Tcp::opened(&Segment { scale: Some(7), ..seg(SYN, 100, 0) });
+    assert_eq!(tcp.follow(1, &seg(SYN | ACK, 500, 101)), FINE);
+    let again = Segment { scale: Some(7), ..seg(SYN | ACK, 500, 101) };
+    assert_eq!(tcp.follow(1, &again), FINE);
+    assert_eq!(tcp.follow(0, &seg(ACK, 101, 501)), FINE);
+    assert_eq!(tcp.follow(1, &data(501 + 100_000, 101, 1000)), FINE, "within 1000 << 7");
+}
+
+#[test]
 fn a_syn_is_answered_by_who_has_seen_it() {
     let mut tcp = Tcp::opened(&seg(SYN, 100, 0));
     assert_eq!(tcp.follow(1, &seg(SYN | ACK, 500, 102)), OUT, "more than was sent");

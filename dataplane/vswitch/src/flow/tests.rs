@@ -92,7 +92,8 @@ fn keep(
 }
 
 fn find(table: &FlowTable, key: &FlowKey) -> Found {
-    table.find(table.hash(key), key, EXPECTED)
+    let hash = table.hash(key);
+    table.find(table.touch(hash).0, hash, key, EXPECTED)
 }
 
 fn datagrams(table: &FlowTable) -> Connection {
@@ -360,4 +361,29 @@ fn a_reset_connection_goes_soon_and_an_established_one_late() {
     assert_eq!(lives(&[(1, answer)]), 20);
     assert_eq!(lives(&[(1, answer), (0, third)]), 3600);
     assert_eq!(lives(&[(1, answer), (0, third), (0, reset)]), 10);
+}
+
+/// Two keys that only the whole comparison tells apart: some 2^34 pairs have one on average.
+fn twins(table: &FlowTable) -> (u32, u32) {
+    let mut seen = BTreeMap::new();
+    for number in 0..4_000_000 {
+        let hash = table.hash(&key(number));
+        if let Some(other) = seen.insert((tag_of(hash), table.places(hash)), number) {
+            return (other, number);
+        }
+    }
+    panic!("no two keys are alike");
+}
+
+#[test]
+fn flows_that_only_their_keys_tell_apart_are_told_apart() {
+    let mut table = FlowTable::new(&LIMITS, 11);
+    let (one, other) = twins(&table);
+    let kept = keep(&mut table, Moment::ZERO, one, 2, 1).unwrap();
+    assert_eq!(find(&table, &key(one)), Found::Fresh(kept));
+    assert_eq!(find(&table, &key(other)), Found::Nothing);
+    let second = keep(&mut table, Moment::ZERO, other, 3, 1).unwrap();
+    assert_ne!(kept, second);
+    assert_eq!(find(&table, &key(one)), Found::Fresh(kept));
+    assert_eq!(find(&table, &key(other)), Found::Fresh(second));
 }

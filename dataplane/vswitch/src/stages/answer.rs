@@ -145,8 +145,13 @@ fn solicitation(
     let target = question.target;
     let owner = asker.owner(snapshot, target.into()).map_err(|()| DropReason::NdTargetUnknown)?;
     let Some(owner) = owner else { return Ok(Answer::Silence) };
-    let asker_address = question.source;
-    let advertisement =
-        NdAdvertisement { owner, target, asker: parsed.expected.source(), asker_address };
+    let vpc = snapshot.vpc(asker.vni());
+    let advertisement = NdAdvertisement {
+        owner,
+        target,
+        asker: parsed.expected.source(),
+        asker_address: question.source,
+        is_router: vpc.is_some_and(|vpc| vpc.is_router_address(target.into())),
+    };
     Ok(Answer::Nd(advertisement.frame()))
 }

@@ -139,6 +139,8 @@ fn decide(
 /// To the NIC, which is a port here: an external address is where its NIC is.
 fn enter(snapshot: &Snapshot, translation: &Translation) -> Result<(Action, Route), DropReason> {
     let Translation { vni, nic, .. } = *translation;
+    // A carried address is no NIC's in the tables of the VPC.
+    let nic = snapshot.external.carrier(vni, nic);
     let owner = snapshot.owner(vni, nic).ok_or(DropReason::DestinationUnknown)?;
     let Destination::Local(to) = owner.destination else {
         return Err(DropReason::DestinationUnknown);
@@ -228,7 +230,7 @@ fn mapped_port(switch: &Switch, snapshot: &Snapshot, key: &FlowKey, block: &Bloc
 }
 
 /// To which NIC a packet goes that is for a mapped port, if everybody may speak to it.
-fn inward_mapped(
+pub(crate) fn inward_mapped(
     switch: &Switch,
     snapshot: &Snapshot,
     key: &FlowKey,

@@ -6,17 +6,19 @@
 mod answers;
 mod balance;
 mod external;
+mod remote;
 mod security;
 mod vpc;
 
 pub use answers::AnswersError;
 pub use balance::BalancerError;
 pub use external::ExternalError;
+pub(crate) use remote::Surroundings;
 pub use security::{RulePlace, SecurityError};
 pub use vpc::VpcError;
 
 use crate::snapshot::TUNNEL_MTU_OVERHEAD;
-use crate::{ConfigError, Limits, Place};
+use crate::{ConfigError, Limits, Place, Snapshot};
 use plinth_ids::{MacAddress, PortId, Vni};
 use plinth_switch_api::{
     BITS_PER_SECOND, CONFIG_VERSION, GuestPort, PACKETS_PER_SECOND, PortLimits, RateLimit, Remote,
@@ -38,14 +40,12 @@ const QUEUE_PAIRS_MAX: u16 = 8;
 pub(crate) fn validate(
     config: &SwitchConfig,
     limits: &Limits,
-    in_force: Option<&SwitchConfig>,
+    in_force: &Snapshot,
 ) -> Result<(), ConfigError> {
     if config.version != CONFIG_VERSION {
         return Err(ConfigError::Version { found: config.version });
     }
-    if let Some(in_force) = in_force {
-        check_epoch(config, in_force)?;
-    }
+    check_epoch(config, in_force)?;
     check_count("ports", config.ports.len(), limits.ports.into())?;
     check_count("remotes", config.remotes.len(), limits.remotes as usize)?;
     if let Some(underlay) = &config.underlay {
@@ -86,11 +86,12 @@ fn place_of(port: &GuestPort) -> Place {
     Place::Port { id: port.id, name: port.name.clone() }
 }
 
-fn check_epoch(config: &SwitchConfig, in_force: &SwitchConfig) -> Result<(), ConfigError> {
-    if config.epoch < in_force.epoch {
-        return Err(ConfigError::EpochBackwards { found: config.epoch, in_force: in_force.epoch });
+fn check_epoch(config: &SwitchConfig, in_force: &Snapshot) -> Result<(), ConfigError> {
+    let Some(in_force_epoch) = in_force.epoch() else { return Ok(()) };
+    if config.epoch < in_force_epoch {
+        return Err(ConfigError::EpochBackwards { found: config.epoch, in_force: in_force_epoch });
     }
-    if config.epoch == in_force.epoch && config != in_force {
+    if config.epoch == in_force_epoch && !in_force.is_of(config) {
         return Err(ConfigError::EpochReused { epoch: config.epoch });
     }
     Ok(())

@@ -3,6 +3,7 @@
 //! verdicts in memory.
 #![allow(dead_code, reason = "every test binary uses its own part of this module")]
 
+pub(crate) mod follow;
 pub(crate) mod frames;
 pub(crate) mod generate;
 pub(crate) mod look;
@@ -120,6 +121,7 @@ pub(crate) enum Outcome {
 
 impl Outcome {
     /// The frame and where it went, with no checksum left to be done.
+    #[track_caller]
     pub(crate) fn sent(self) -> (PortIndex, Vec<u8>) {
         match self {
             Self::Sent { port, frame, partial: None } => (port, frame),
