@@ -29,12 +29,12 @@ fn spread(figures: &[f64]) -> f64 {
         .map_or(0.0, |median| (most - least) / median * 100.0)
 }
 
-/// `1234567` as `1.23 M`.
+/// `1234567` as `1.23 M`, and `0.25` as it is.
 fn scaled(figure: f64) -> String {
     match figure {
         figure if figure >= 1e6 => format!("{:.2} M", figure / 1e6),
         figure if figure >= 1e3 => format!("{:.1} k", figure / 1e3),
-        figure => format!("{figure:.0}"),
+        figure => short(figure),
     }
 }
 
@@ -85,13 +85,17 @@ fn line(result: &CaseResult, series: &Series, ours: Option<f64>) -> String {
     };
     let ratio =
         ours.map_or_else(String::new, |ours| format!(", ours is {:.2} of it", ours / figure));
+    let times = match (median(&series.p50), median(&series.p99)) {
+        (Some(half), Some(most)) if half + most > 0.0 => {
+            format!(", p50 {half:.1} µs, p99 {most:.1} µs")
+        }
+        _ => String::new(),
+    };
     format!(
-        "{name}: {} {} (spread {:.0} %), p50 {:.1} µs, p99 {:.1} µs, {} lost{}{ratio}",
+        "{name}: {} {} (spread {:.0} %){times}, {} lost{}{ratio}",
         scaled(figure),
         result.unit,
         spread(&series.figures),
-        median(&series.p50).unwrap_or(0.0),
-        median(&series.p99).unwrap_or(0.0),
         series.losses,
         costs(series)
     )

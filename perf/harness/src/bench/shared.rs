@@ -8,6 +8,8 @@ use plinth_stage::daemon::program;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// A folder on a disk, not in memory: beside what cargo builds.
 pub(super) fn disk_folder() -> Result<Folder> {
@@ -17,10 +19,13 @@ pub(super) fn disk_folder() -> Result<Folder> {
 
 /// A folder in memory, for so many bytes.
 pub(super) fn memory_folder(bytes: u64) -> Result<Folder> {
-    let text = std::fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok());
-    let available: u64 = kilobytes.context("the memory that is available")?;
+    // A process that has just been killed gives back what it had mapped a second or two later.
+    let mut available = available_memory()?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while available << 10 < bytes && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(500));
+        available = available_memory()?;
+    }
     ensure!(
         available << 10 >= bytes,
         "{} MiB of free memory are needed and {} are there: --skip this case, or stop something",
@@ -28,6 +33,14 @@ pub(super) fn memory_folder(bytes: u64) -> Result<Folder> {
         available >> 10
     );
     folder_in(Path::new("/dev/shm"))
+}
+
+/// KiB that could be taken without swapping.
+fn available_memory() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok());
+    kilobytes.context("the memory that is available")
 }
 
 fn folder_in(parent: &Path) -> Result<Folder> {

@@ -3,7 +3,8 @@
 
 use super::contender::{Contender, Job};
 use Contender::{
-    OvsCt, OvsL3l4, OvsNormal, OvsPort, OvsSnat, OvsVxlan, OvsVxlanCt, Switchd, Testpmd,
+    OvsCt, OvsL3l4, OvsNormal, OvsPort, OvsSnat, OvsVxlan, OvsVxlanCt, Switchd, SwitchdPlain,
+    Testpmd,
 };
 
 #[derive(Clone, Debug)]
@@ -100,6 +101,14 @@ pub(crate) const ALL: &[Case] = &[
         load: &["--flows", "100000"],
         contenders: &[Switchd, OvsSnat],
         bars: &[Bar::Rate(OvsSnat, 4.0)],
+    },
+    Case {
+        name: "net-balance-1000-backends",
+        job: Job::Balance,
+        table: Some(1 << 19),
+        load: &["--flows", "100000"],
+        contenders: &[Switchd, SwitchdPlain],
+        bars: &[Bar::Rate(SwitchdPlain, 0.8)],
     },
     Case {
         name: "net-groups-1m",

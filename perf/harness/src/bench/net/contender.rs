@@ -25,12 +25,16 @@ pub(crate) enum Job {
     Tunnel,
     /// Port a is a guest that port b sees under an external address.
     Snat,
+    /// Port a sends to a balancer's address, for which a thousand ports of port b stand.
+    Balance,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Contender {
     /// plinth-switchd at the job of the case.
     Switchd,
+    /// plinth-switchd that forwards and filters nothing, whatever the case is about.
+    SwitchdPlain,
     /// One flow from port to port: it decides nothing.
     OvsPort,
     /// A learning switch.
@@ -61,6 +65,7 @@ impl Contender {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Switchd => "plinth-switchd",
+            Self::SwitchdPlain => "plinth-switchd, plain forwarding",
             Self::OvsPort => "OVS-DPDK, port",
             Self::OvsNormal => "OVS-DPDK, normal",
             Self::OvsL3l4 => "OVS-DPDK, l3l4",
@@ -75,7 +80,7 @@ impl Contender {
     /// The scenario of `perf/baselines/ovs`.
     const fn scenario(self) -> Option<&'static str> {
         Some(match self {
-            Self::Switchd | Self::Testpmd => return None,
+            Self::Switchd | Self::SwitchdPlain | Self::Testpmd => return None,
             Self::OvsPort => "port",
             Self::OvsNormal => "normal",
             Self::OvsL3l4 => "l3l4",
@@ -88,7 +93,7 @@ impl Contender {
 
     const fn program(self) -> Option<&'static str> {
         match self {
-            Self::Switchd => None,
+            Self::Switchd | Self::SwitchdPlain => None,
             Self::Testpmd => Some("dpdk-testpmd"),
             _ => Some("ovs-vswitchd"),
         }
@@ -153,13 +158,14 @@ impl Contender {
         let sockets = [scratch.join("g0.sock"), scratch.join("g1.sock")];
         Ok(match self.scenario() {
             Some(scenario) => (Server::Ovs(Ovs::start(scratch, scenario)?), sockets),
-            None if self == Self::Switchd => {
-                let (ours, sockets) = Ours::start(scratch, case)?;
-                (Server::Ours(Box::new(ours)), sockets)
-            }
-            None => {
+            None if self == Self::Testpmd => {
                 let daemon = testpmd(scratch, &sockets)?;
                 (Server::Testpmd(daemon), sockets)
+            }
+            None => {
+                let job = if self == Self::SwitchdPlain { Job::Plain } else { case.job };
+                let (ours, sockets) = Ours::start(scratch, job, case.table)?;
+                (Server::Ours(Box::new(ours)), sockets)
             }
         })
     }

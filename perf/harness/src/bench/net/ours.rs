@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! plinth-switchd at the job of a case.
 
-use super::cases::Case;
 use super::contender::Job;
 use anyhow::{Context, Result, bail, ensure};
 use plinth_ids::{GroupId, MacAddress, Name, Prefix, Vni};
 use plinth_stage::{Scratch, Switch};
 use plinth_switch_api::{
-    AddressLimits, Answer, Binding, Direction, External, ExternalAddress, Line, NatGateway,
-    NextHop, PortMapping, Priority, Route, Rule, RulePeer, RuleProtocol, RuleVerdict,
+    AddressLimits, Answer, BACKEND_WEIGHT_DEFAULT, Backend, BackendState, Balancer, Binding,
+    Direction, External, ExternalAddress, ForwardProtocol, Line, Listener, NatGateway, NextHop,
+    PortMapping, Priority, Route, Rule, RulePeer, RuleProtocol, RuleVerdict, Scheduler,
     SecurityGroup, Serves, Subnet, SubnetPrefix, Underlay, Verb, Vpc,
 };
 use std::net::Ipv4Addr;
@@ -22,6 +22,8 @@ const ADDRESS_B: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 /// Of port b where it is outside.
 const MAC_OUTSIDE: MacAddress = MacAddress([2, 0, 0, 0, 0, 12]);
 const ADDRESS_OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
+/// Of a balancer.
+const BACKENDS: u16 = 1000;
 /// The defaults of `plinth-perf net --vxlan`.
 const VTEP: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
 const REMOTE_VTEP: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
@@ -32,10 +34,16 @@ pub(super) struct Ours(Switch);
 
 impl Ours {
     /// The switch, and the sockets of ports a and b.
-    pub(super) fn start(scratch: &Scratch, case: &Case) -> Result<(Self, [PathBuf; 2])> {
-        let mut switch = Switch::start_for_load(scratch, "s", case.table)?;
+    ///
+    /// `table` are the entries of the flow table; `None`: as many as it has by itself.
+    pub(super) fn start(
+        scratch: &Scratch,
+        job: Job,
+        table: Option<u32>,
+    ) -> Result<(Self, [PathBuf; 2])> {
+        let mut switch = Switch::start_for_load(scratch, "s", table)?;
         let a = switch.add_port(1, VNI, MAC_A, ADDRESS_A);
-        let b = match case.job {
+        let b = match job {
             Job::Plain | Job::Groups => switch.add_port(2, VNI, MAC_B, ADDRESS_B),
             Job::Tunnel => {
                 let wire = scratch.join("wire.sock");
@@ -44,9 +52,10 @@ impl Ours {
                 wire
             }
             Job::Snat => translate(&mut switch)?,
+            Job::Balance => balance(&mut switch)?,
         };
         // What is translated is followed in any case.
-        if !matches!(case.job, Job::Plain | Job::Snat) {
+        if !matches!(job, Job::Plain | Job::Snat | Job::Balance) {
             follow_connections(&mut switch);
         }
         switch.apply()?;
@@ -73,10 +82,6 @@ impl Ours {
 fn translate(switch: &mut Switch) -> Result<PathBuf> {
     let b = switch.add_port(2, VNI, MAC_OUTSIDE, ADDRESS_OUTSIDE);
     let vni = Vni::new(VNI).context("24 bits")?;
-    let subnet = |name: &str, prefix: &str, gateway: [u8; 4]| -> Result<Subnet> {
-        let prefixes = vec![SubnetPrefix { prefix: prefix.parse()?, gateway: gateway.into() }];
-        Ok(Subnet { name: name.parse()?, prefixes })
-    };
     let config = switch.config();
     for (port, name) in config.ports.iter_mut().zip(["inside", "outside"]) {
         port.subnet = Some(name.parse()?);
@@ -122,6 +127,55 @@ fn translate(switch: &mut Switch) -> Result<PathBuf> {
         }],
     };
     Ok(b)
+}
+
+/// Port a sends to an address that a thousand ports of port b stand for, by turns. A backend is an
+/// address and a port, and what the switch does for one does not hang on where the others are.
+fn balance(switch: &mut Switch) -> Result<PathBuf> {
+    let b = switch.add_port(2, VNI, MAC_OUTSIDE, ADDRESS_OUTSIDE);
+    let vni = Vni::new(VNI).context("24 bits")?;
+    let backend = |port| Backend {
+        address: ADDRESS_OUTSIDE.into(),
+        port,
+        weight: BACKEND_WEIGHT_DEFAULT,
+        state: BackendState::Active,
+    };
+    // The generator's flows use these; ports of one backend follow each other.
+    let ports = (1024, 1031);
+    let config = switch.config();
+    for (port, name) in config.ports.iter_mut().zip(["clients", "backends"]) {
+        port.subnet = Some(name.parse()?);
+    }
+    config.vpcs = vec![Vpc {
+        vni,
+        name: "measured".parse()?,
+        router_mac: MAC_B,
+        subnets: vec![
+            subnet("clients", "10.0.0.0/24", [10, 0, 0, 254])?,
+            subnet("backends", "10.1.0.0/24", [10, 1, 0, 1])?,
+        ],
+        routes: Vec::new(),
+    }];
+    config.balancers = vec![Balancer {
+        name: "measured".parse()?,
+        vni,
+        address: ADDRESS_B.into(),
+        line: None,
+        listeners: vec![Listener {
+            protocol: ForwardProtocol::Udp,
+            ports,
+            scheduler: Scheduler::RoundRobin,
+            stickiness: None,
+            check: None,
+            backends: (0..BACKENDS).map(|number| backend(2000 + 8 * number)).collect(),
+        }],
+    }];
+    Ok(b)
+}
+
+fn subnet(name: &str, prefix: &str, gateway: [u8; 4]) -> Result<Subnet> {
+    let prefixes = vec![SubnetPrefix { prefix: prefix.parse()?, gateway: gateway.into() }];
+    Ok(Subnet { name: name.parse()?, prefixes })
 }
 
 /// A wire that the generator is at the other end of, by the driver that testpmd uses.
