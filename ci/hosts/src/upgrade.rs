@@ -10,7 +10,7 @@ use plinth_stage::tap_guest::NIC;
 use serde_json::Value;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const SWITCH: &str = "plinth-switchd";
@@ -74,15 +74,14 @@ impl Stream {
     }
 }
 
-/// The longest time between two answers of `count` pings that were sent every 2 ms; all of them
-/// must have been answered.
-fn longest_gap(from: &TapGuest, to: Ipv4Addr, count: u32) -> Result<Duration> {
+/// The longest time between two answers of `count` pings that were sent every 2 ms, and whether
+/// all of them were answered.
+fn longest_gap(from: &TapGuest, to: Ipv4Addr, count: u32) -> Result<(Duration, bool)> {
     let text = from.namespace.run(&format!("ping -D -n -c {count} -i 0.002 -W 2 {to}"))?;
-    ensure!(text.contains(" 0% packet loss"), "pings were lost: {text}");
     let stamp = |line: &str| line.strip_prefix('[')?.split(']').next()?.parse::<f64>().ok();
     let stamps: Vec<f64> = text.lines().filter_map(stamp).collect();
     let gap = stamps.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
-    Ok(Duration::from_secs_f64(gap))
+    Ok((Duration::from_secs_f64(gap), text.contains(" 0% packet loss")))
 }
 
 /// Three upgrades under a stream and pings: no ping is lost, and the connection, which the groups of
@@ -103,7 +102,8 @@ pub(crate) fn under_streams(_: Length) -> Result<()> {
             let gap = pings.join().map_err(|_| anyhow::anyhow!("the pinging thread ended"))?;
             anyhow::Ok((done?, gap?))
         });
-        let (done, gap) = gap.with_context(|| format!("round {round}"))?;
+        let (done, (gap, is_whole)) = gap.with_context(|| format!("round {round}"))?;
+        ensure!(is_whole, "round {round}: pings were lost");
         ensure!(done["process_before"] == process, "round {round}: {done}, was {process}");
         process = done["process"].as_u64().context("no process")?;
         println!("   upgraded in {} ms, {gap:?} between two pings", done["took_ms"]);
@@ -139,6 +139,37 @@ pub(crate) fn failed(_: Length) -> Result<()> {
     ensure!(lab.process(SWITCH)? == process, "the old process is gone");
     ensure!(lab.plinth("node upgrade-switch node-1")?["process_before"] == process);
     one.ping(two.address, 20, 56).context("after an upgrade that came about")?;
+    for name in ["one", "two"] {
+        lab.plinth(&format!("vm delete {name} --force"))?;
+    }
+    lab.stop()
+}
+
+/// The switch is killed twice under a stream: the connection, which the groups of both NICs follow,
+/// lives, because what is in its middle is picked up for a grace period.
+pub(crate) fn killed(_: Length) -> Result<()> {
+    let lab = Lab::with_switch()?;
+    lab.plinth("vpc create blue")?;
+    lab.plinth("subnet create front --vpc blue --cidr 10.0.0.0/24")?;
+    let (one, two) = (guest(&lab, "one")?, guest(&lab, "two")?);
+    one.reaches(two.address, LIMIT)?;
+    let stream = Stream::start(&lab, &one, &two)?;
+    for round in 0..2 {
+        let process = lab.process(SWITCH)?;
+        let (gap, _) = std::thread::scope(|scope| {
+            let pings = scope.spawn(|| longest_gap(&two, one.address, 800));
+            std::thread::sleep(Duration::from_millis(300));
+            let kill = Command::new("kill").args(["-9", &process.to_string()]).status()?;
+            ensure!(kill.success(), "the switch, process {process}, is not there");
+            pings.join().map_err(|_| anyhow::anyhow!("the pinging thread ended"))?
+        })
+        .with_context(|| format!("kill {round}"))?;
+        println!("   killed, {gap:?} between two pings");
+        lab.until("the new process is shown", |lab| {
+            (lab.process(SWITCH).ok()? != process).then_some(())
+        })?;
+    }
+    stream.finish()?;
     for name in ["one", "two"] {
         lab.plinth(&format!("vm delete {name} --force"))?;
     }

@@ -11,7 +11,8 @@ use plinth_qemu::{Identity, Process, ProcessError, detached};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The pause after the first death; it doubles with each.
+/// The pause after the second death in a row; it doubles with each. After the first one there is
+/// none: guests' connections wait for the switch.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A daemon that lived this long has a clean slate.
@@ -114,6 +115,11 @@ impl Daemon {
         self.starts
     }
 
+    /// Whether the process that was there has ended.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| !process.is_alive())
+    }
+
     /// Why it is not there, for people.
     pub(crate) fn text(&self) -> &str {
         &self.text
@@ -212,7 +218,10 @@ impl Daemon {
         self.text = ending.to_owned();
         self.process = None;
         self.deaths += 1;
-        let pause = PAUSE_MIN.saturating_mul(1 << (self.deaths - 1).min(8)).min(PAUSE_MAX);
+        let pause = match self.deaths {
+            1 => Duration::ZERO,
+            more => PAUSE_MIN.saturating_mul(1 << (more - 2).min(8)).min(PAUSE_MAX),
+        };
         self.next_start = Some(Instant::now() + pause);
     }
 

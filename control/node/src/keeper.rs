@@ -10,12 +10,14 @@ use plinth_ids::Epoch;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Between two looks at a daemon that does as it should.
 const CALM: Duration = Duration::from_secs(1);
 /// Between two looks while something is under way.
 const HURRY: Duration = Duration::from_millis(100);
+/// Between two glances at whether the process lives, which cost a system call each.
+const GLANCE: Duration = Duration::from_millis(20);
 
 /// A daemon's language.
 pub(crate) trait Speaker: Send + 'static {
@@ -180,6 +182,13 @@ impl<S: Speaker> Drop for Keeper<S> {
     }
 }
 
+/// Why a pause ended.
+struct Waited {
+    is_stopping: bool,
+    /// Somebody wants something.
+    is_woken: bool,
+}
+
 struct Nurse<S: Speaker> {
     daemon: Daemon,
     speaker: S,
@@ -193,20 +202,38 @@ impl<S: Speaker> Nurse<S> {
         loop {
             let is_calm = self.round();
             self.replace();
-            let pause = if is_calm { CALM } else { HURRY };
-            let state = self.shared.lock();
-            if state.is_stopping {
-                return;
-            }
-            // What came during the round is not waited over.
-            if state.replace.is_some() || is_calm && state.done < state.wish {
-                continue;
-            }
-            let waited = self.shared.changed.wait_timeout(state, pause);
-            if waited.unwrap_or_else(PoisonError::into_inner).0.is_stopping {
+            let is_stopping =
+                if is_calm { self.rest() } else { self.wait(HURRY, false).is_stopping };
+            if is_stopping {
                 return;
             }
         }
+    }
+
+    /// Waits until somebody wants something, the daemon's process dies, or it is time to look
+    /// again. Whether the keeper is to stop.
+    fn rest(&self) -> bool {
+        let begin = Instant::now();
+        while begin.elapsed() < CALM && !self.daemon.is_gone() {
+            let seen = self.wait(GLANCE, true);
+            if seen.is_stopping || seen.is_woken {
+                return seen.is_stopping;
+            }
+        }
+        false
+    }
+
+    /// Waits for `pause`, but not over what came before or comes meanwhile. A wish that the daemon
+    /// did not take waits all the same.
+    fn wait(&self, pause: Duration, is_calm: bool) -> Waited {
+        let state = self.shared.lock();
+        let is_pending = state.replace.is_some() || is_calm && state.done < state.wish;
+        if state.is_stopping || is_pending {
+            return Waited { is_stopping: state.is_stopping, is_woken: true };
+        }
+        let waited = self.shared.changed.wait_timeout(state, pause);
+        let (state, outcome) = waited.unwrap_or_else(PoisonError::into_inner);
+        Waited { is_stopping: state.is_stopping, is_woken: !outcome.timed_out() }
     }
 
     /// Replaces the process, if somebody wants that.
