@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A configuration made of the one in force and what differs.
 //!
-//! Edits to remotes are carried out on the chunks that they touch. Any other edit, a VTEP without
+//! Edits to remotes are carried out on the chunks that they touch, and stamp what they are about,
+//! so that flows go on that they cannot concern. Any other edit, a VTEP without
 //! a tunnel, a combination of groups that no NIC had and a NIC that is a backend move other things
-//! too: those are made to the whole configuration, which is compiled.
+//! too: those are made to the whole configuration, which is compiled, and every flow is judged
+//! again.
 
 use crate::snapshot::{Destination, Owner, SenderVtep, TunnelIndex};
 use crate::validate::Surroundings;
@@ -61,6 +63,7 @@ impl Snapshot {
         let mut draft = self.clone();
         draft.epoch = Some(to);
         draft.changes.clear();
+        draft.stamps = Arc::new(self.stamps.next());
         let mut settings = base;
         let mut place = 0;
         while place < edits.len() {
@@ -106,6 +109,7 @@ impl Snapshot {
                 if surroundings.is_backend(&remote) {
                     return Ok(Step::Whole);
                 }
+                self.stamp(&remote, surroundings);
                 self.take_out(&remote);
                 Ok(Step::Done)
             }
@@ -125,8 +129,13 @@ impl Snapshot {
             return Step::Whole;
         };
         if let Some(before) = before {
+            if *before == *remote {
+                return Step::Done;
+            }
+            self.stamp(&before, surroundings);
             self.take_out(&before);
         }
+        self.stamp(remote, surroundings);
         let destination = Destination::Remote(tunnel);
         let Remote { vni, mac, vtep, .. } = *remote;
         self.macs.insert((vni, mac), destination);
@@ -137,6 +146,18 @@ impl Snapshot {
         debug_assert!(self.remote_vtep(vni, vtep).is_some(), "the NIC just came");
         self.remotes.insert((vni, mac), Arc::new(remote.clone()));
         Step::Done
+    }
+
+    /// Puts the flows in doubt that a remote's coming, going or moving may concern.
+    fn stamp(&mut self, remote: &Remote, surroundings: &Surroundings<'_>) {
+        let stamps = Arc::make_mut(&mut self.stamps);
+        if surroundings.is_next_hop(remote) {
+            // Who speaks through it bears none of its addresses.
+            stamps.stamp_everything();
+            return;
+        }
+        stamps.stamp_mac(remote.mac);
+        addresses_of(remote).for_each(|address| stamps.stamp_address(address));
     }
 
     fn count_sender(&mut self, remote: &Remote, tunnel: TunnelIndex) {

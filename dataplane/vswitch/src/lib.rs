@@ -50,6 +50,7 @@ mod scan;
 mod security;
 mod snapshot;
 mod stages;
+mod stamps;
 mod status;
 mod switch;
 mod trace;

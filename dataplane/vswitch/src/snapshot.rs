@@ -9,6 +9,7 @@ use crate::external::ExternalTables;
 use crate::lookup::Lookup;
 use crate::questions::{Answered, AnswersIndex};
 use crate::security::{GroupSet, SecurityBuilder, SecurityTables};
+use crate::stamps::Stamps;
 use crate::validate::{check_count, is_host, is_within, validate};
 use crate::vpc::{SubnetIndex, VpcTables, is_routable};
 use crate::{ConfigError, Limits, PortIndex};
@@ -172,6 +173,8 @@ pub struct Snapshot {
     pub(crate) settings: Option<Arc<SwitchConfig>>,
     pub(crate) remotes: Lookup<(Vni, MacAddress), Arc<Remote>>,
     pub(crate) changes: Vec<PortChange>,
+    /// Which flows it may concern.
+    pub(crate) stamps: Arc<Stamps>,
     /// By [`PortIndex`]; the uplink's place is empty.
     slots: Arc<[Option<Port>]>,
     indexes: Arc<BTreeMap<PortId, PortIndex>>,
@@ -234,8 +237,11 @@ impl Snapshot {
         is_unfit: impl Fn(&Balancer, &Listener, &Backend) -> bool,
     ) -> Result<Self, ConfigError> {
         validate(config, limits, previous)?;
+        let mut stamps = previous.stamps.next();
+        stamps.stamp_everything();
         let mut snapshot = Self {
             epoch: Some(config.epoch),
+            stamps: Arc::new(stamps),
             settings: Some(Arc::new(settings_of(config))),
             ..Self::default()
         };

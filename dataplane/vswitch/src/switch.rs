@@ -44,7 +44,7 @@ pub struct FlowCounters {
     pub hits: u64,
     /// Packets that were judged by the stages.
     pub misses: u64,
-    /// Entries made, or made anew after a change of configuration.
+    /// Entries made, or made anew after a change of configuration that may concern them.
     pub made: u64,
     /// Entries refused because the table had no room; their packets were judged all the same.
     pub refused_table_full: u64,
@@ -80,10 +80,13 @@ impl Switch {
     /// A switch without ports. All its memory is taken here. `seed` keys the hash of the flow
     /// table and must not be known to guests.
     pub fn new(limits: Limits, seed: u64) -> Self {
+        let snapshot = Arc::<Snapshot>::default();
+        let mut flows = FlowTable::new(&limits, seed);
+        flows.install(&snapshot.stamps);
         Self {
             limits,
-            snapshot: Arc::default(),
-            flows: FlowTable::new(&limits, seed),
+            snapshot,
+            flows,
             fragments: Fragments::new(limits.fragments),
             errors: ErrorBudget::new(limits.icmp_errors_per_second),
             questions: QuestionBudget::new(
@@ -135,7 +138,7 @@ impl Switch {
             changes.iter().any(is_here)
         });
         self.external.install(now, &snapshot.external);
-        self.flows.next_generation();
+        self.flows.install(&snapshot.stamps);
         std::mem::replace(&mut self.snapshot, snapshot)
     }
 

@@ -3,6 +3,7 @@
 //! pairs of flows belong to.
 
 mod connection;
+mod doubt;
 mod edit;
 mod handed;
 mod key;

@@ -16,11 +16,12 @@
 //! secret, so that a guest cannot choose packets that fall into one bucket. What gives way to
 //! what when both buckets are full is in `room.rs`.
 //!
-//! An entry of an older configuration, or whose expectation the packet does not meet, is found as
+//! An entry that an installation since has put in doubt, or whose expectation the packet does not meet, is found as
 //! [`Found::Stale`]: it says which connection the packet belongs to, and nothing else is believed
 //! of it.
 
 use super::connection::{Connection, ConnectionIndex, Connections, Direction, Link, Milliseconds};
+use super::doubt::Doubt;
 use super::edit::{Edit, Edits};
 use super::{Expected, FlowKey};
 use crate::snapshot::TunnelIndex;
@@ -86,14 +87,14 @@ pub(crate) struct Way {
 #[repr(C, align(64))]
 pub(crate) struct Entry {
     pub(crate) key: FlowKey,
-    expected: Expected,
+    pub(super) expected: Expected,
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
     pub(crate) action: Action,
     pub(crate) route: Option<Route>,
     pub(crate) link: Link,
-    /// Of the configuration that it was compiled from.
-    generation: u32,
+    /// Of the newest configuration by which it was judged, or which was seen not to concern it.
+    pub(super) generation: u32,
     /// As in [`Bucket::used`].
     pub(crate) made: u32,
     /// The guest port whose share of the table it takes.
@@ -224,6 +225,7 @@ pub(crate) struct FlowTable {
     backends: Box<[u32]>,
     seed: [u64; 4],
     pub(super) generation: u32,
+    pub(super) doubt: Doubt,
     pub(super) idle_max: u32,
     pub(super) timeouts: Milliseconds,
     pub(super) share_max: u32,
@@ -251,6 +253,7 @@ impl FlowTable {
             backends: vec![0; limits.balancers.backends as usize].into(),
             seed: expand(seed),
             generation: 0,
+            doubt: Doubt::default(),
             idle_max: milliseconds_of(idle),
             timeouts: Milliseconds::new(&limits.timeouts, idle),
             share_max: limits.flows_per_port,
@@ -260,16 +263,6 @@ impl FlowTable {
             sweep_due: Moment::ZERO,
             sweep_interval: (idle / steps).max(Duration::from_millis(1)),
         }
-    }
-
-    /// Puts every entry in doubt: a new configuration is in force.
-    pub(crate) const fn next_generation(&mut self) {
-        self.generation = self.generation.wrapping_add(1);
-    }
-
-    /// Of the configuration in force.
-    pub(crate) const fn generation(&self) -> u32 {
-        self.generation
     }
 
     pub(crate) const fn live(&self) -> u32 {
@@ -355,7 +348,7 @@ impl FlowTable {
         let entry = self.entry(slot);
         let [a, b] = entry.expected.words;
         let difference = (a ^ expected.words[0]) | (b ^ expected.words[1]);
-        if difference != 0 || entry.generation != self.generation {
+        if difference != 0 || !self.is_current(entry) {
             return Found::Stale(slot);
         }
         Found::Fresh(slot)
@@ -375,21 +368,18 @@ impl FlowTable {
         None
     }
 
-    /// Whether an entry was judged by the configuration in force.
-    pub(super) const fn is_current(&self, entry: &Entry) -> bool {
-        entry.generation == self.generation
-    }
-
     #[inline]
     pub(crate) fn entry(&self, slot: Slot) -> &Entry {
         &self.entries[slot.get()]
     }
 
-    /// Counts a packet of the flow, which is then in use as of `now`.
+    /// Counts a packet of the flow, whose decision holds and which is then in use as of `now`.
     #[inline]
     pub(crate) fn count(&mut self, now: Moment, slot: Slot, length: u32) {
         self.buckets[slot.bucket()].used[slot.way()] = milliseconds(now);
+        let generation = self.generation;
         let entry = &mut self.entries[slot.get()];
+        entry.generation = generation;
         entry.packets += 1;
         entry.bytes += u64::from(length);
     }
@@ -549,14 +539,13 @@ impl FlowTable {
         Ok(slot)
     }
 
-    /// Entries of the configuration in force, with their milliseconds of idleness. Older ones
+    /// Entries whose decisions hold, with their milliseconds of idleness. Others
     /// appear again when a packet has used them.
     pub(crate) fn list(&self, now: Moment) -> impl Iterator<Item = (&Entry, u32)> {
         let time = milliseconds(now);
         let used = self.buckets.iter().flat_map(|bucket| bucket.tags.into_iter().zip(bucket.used));
-        let listed = used.zip(&self.entries).filter(|((tag, _), entry)| {
-            *tag != 0 && entry.generation == self.generation && entry.expected != Expected::NOTHING
-        });
+        let listed =
+            used.zip(&self.entries).filter(|((tag, _), entry)| *tag != 0 && self.is_judged(entry));
         listed.map(move |((_, used), entry)| (entry, time.wrapping_sub(used)))
     }
 
@@ -577,11 +566,6 @@ impl FlowTable {
         let all = tags.iter().zip(used).zip(entries);
         all.filter(|((tag, _), _)| **tag != 0)
             .map(move |((_, used), entry)| (entry, time.wrapping_sub(*used)))
-    }
-
-    /// Whether an entry's decision is that of the configuration in force.
-    pub(crate) fn is_judged(&self, entry: &Entry) -> bool {
-        self.is_current(entry) && entry.expected != Expected::NOTHING
     }
 
     /// First and second bucket. The second is found from the first by the tag, and is another

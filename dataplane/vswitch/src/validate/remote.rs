@@ -7,7 +7,7 @@ use super::{check_address_count, check_count, check_mac, check_remote, is_host, 
 use crate::snapshot::{Destination, Snapshot};
 use crate::{BalancerError, ConfigError, Limits, Place, VpcError};
 use plinth_ids::Vni;
-use plinth_switch_api::{Balancer, Remote, SwitchConfig, Vpc};
+use plinth_switch_api::{Balancer, NextHop, Remote, SwitchConfig, Vpc};
 use plinth_wire::link_local_of;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -19,6 +19,7 @@ pub(crate) struct Surroundings<'a> {
     vpcs: BTreeMap<Vni, &'a Vpc>,
     balancers: BTreeMap<(Vni, IpAddr), &'a Balancer>,
     backends: BTreeSet<(Vni, IpAddr)>,
+    next_hops: BTreeSet<(Vni, IpAddr)>,
 }
 
 impl<'a> Surroundings<'a> {
@@ -29,20 +30,31 @@ impl<'a> Surroundings<'a> {
             let backends = balancer.listeners.iter().flat_map(|listener| &listener.backends);
             backends.map(|backend| (balancer.vni, backend.address))
         });
+        let next_hops = config.vpcs.iter().flat_map(|vpc| {
+            let hops = vpc.routes.iter().filter_map(|route| match route.next_hop {
+                NextHop::Address(address) => Some(address),
+                NextHop::Peer(_) | NextHop::External | NextHop::Blackhole => None,
+            });
+            hops.map(|hop| (vpc.vni, hop))
+        });
         Self {
             config,
             subnets: Subnets::of(config),
             vpcs: config.vpcs.iter().map(|vpc| (vpc.vni, vpc)).collect(),
             balancers: inner.map(|given| ((given.vni, given.address), given)).collect(),
             backends: backends.collect(),
+            next_hops: next_hops.collect(),
         }
     }
 
     /// Whether connections of a balancer go to it.
     pub(crate) fn is_backend(&self, remote: &Remote) -> bool {
-        let link_local = IpAddr::V6(link_local_of(remote.mac));
-        let mut addresses = remote.addresses.iter().chain([&link_local]);
-        addresses.any(|&address| self.backends.contains(&(remote.vni, address)))
+        is_among(remote, &self.backends)
+    }
+
+    /// Whether a route leads to it what is for others.
+    pub(crate) fn is_next_hop(&self, remote: &Remote) -> bool {
+        is_among(remote, &self.next_hops)
     }
 
     /// Checks `remote`, which is to replace the one of its VNI and MAC in `draft`, or to be added.
@@ -94,6 +106,12 @@ impl<'a> Surroundings<'a> {
         }
         Ok(())
     }
+}
+
+fn is_among(remote: &Remote, all: &BTreeSet<(Vni, IpAddr)>) -> bool {
+    let link_local = IpAddr::V6(link_local_of(remote.mac));
+    let mut addresses = remote.addresses.iter().chain([&link_local]);
+    addresses.any(|&address| all.contains(&(remote.vni, address)))
 }
 
 /// Its MAC and addresses must be nobody else's in the VPC.

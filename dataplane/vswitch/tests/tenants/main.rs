@@ -2,7 +2,8 @@
 //! Four tenants with routers, of both families: two of them with equal addresses, some of them
 //! peers, with guests here and behind a tunnel, VMs that route for others, ranges that a NIC may
 //! speak from, and rules that name prefixes and groups. Whatever a guest sends, by whichever MAC,
-//! goes where the model says or nowhere, byte for byte.
+//! goes where the model says or nowhere, byte for byte, and whatever is changed is so from the next
+//! packet on.
 //!
 //! `VSWITCH_MODEL_SEED` and `VSWITCH_MODEL_PACKETS` repeat a run and make it longer.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
@@ -14,11 +15,13 @@ mod support;
 mod world;
 
 use model::{Model, Place};
-use plinth_ids::MacAddress;
+use plinth_ids::{Epoch, MacAddress};
+use plinth_switch_api::{Change, Edit};
 use plinth_vswitch::{DropReason, Limits, PortIndex};
 use plinth_wire::PROTOCOL_UDP;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use support::generate::Random;
 use support::*;
 use world::*;
@@ -49,6 +52,7 @@ impl Said {
 
 struct Race {
     rig: Rig,
+    limits: Limits,
     model: Model,
     random: Random,
     epoch: u64,
@@ -63,7 +67,7 @@ impl Race {
         let mut rig = Rig::with_limits(&config, limits);
         rig.hear_next_hops();
         let model = Model { config, connections: Vec::new() };
-        Self { rig, model, random, epoch: 1, tally: BTreeMap::new() }
+        Self { rig, limits, model, random, epoch: 1, tally: BTreeMap::new() }
     }
 
     fn any_end(&mut self, is_v6: bool) -> (IpAddr, IpAddr) {
@@ -141,6 +145,37 @@ impl Race {
         *self.tally.entry(name).or_default() += 1;
     }
 
+    /// NICs behind the tunnel go, come and get other groups: a change, not a configuration.
+    fn change(&mut self) {
+        let from = Epoch(self.epoch);
+        self.epoch += 1;
+        let to = Epoch(self.epoch);
+        let edits: Vec<Edit> = (0..=self.random.below(2))
+            .map(|_| {
+                let tenant = self.random.below(TENANTS);
+                let mut remote = remote_of(&mut self.random, tenant);
+                let known = self.model.config.remotes.iter().find(|known| known.vni == remote.vni);
+                let edit = match known {
+                    Some(_) if self.random.percent(30) => {
+                        Edit::RemoveRemote { vni: remote.vni, mac: remote.mac }
+                    }
+                    Some(known) if self.random.percent(30) => Edit::SetRemote(known.clone()),
+                    Some(_) | None => {
+                        remote.security_groups = groups(&mut self.random);
+                        Edit::SetRemote(remote)
+                    }
+                };
+                self.model.config.edit(&edit).unwrap();
+                edit
+            })
+            .collect();
+        self.model.config.epoch = to;
+        let change = Change { from, to, edits };
+        let limits = self.limits;
+        let changed = self.rig.switch.snapshot().change(&change, &limits, |_, _, _| false);
+        self.rig.switch.install(self.rig.now, Arc::new(changed.unwrap()));
+    }
+
     fn run(&mut self, packets: u64) {
         let mut said = self.any();
         for number in 0..packets {
@@ -149,6 +184,8 @@ impl Race {
                 let config = config(&mut self.random, self.epoch);
                 self.rig.switch.apply(self.rig.now, &config).unwrap();
                 self.model.config = config;
+            } else if number % 10 == 9 {
+                self.change();
             }
             said = match self.random.below(8) {
                 // The same once more, or by another MAC.
@@ -183,6 +220,8 @@ fn tenants_hear_each_other_as_their_routes_and_rules_say() {
     let mut race = Race::new(seed);
     race.run(packets);
     println!("{packets} packets: {:?}", race.tally);
+    let counters = race.rig.switch.flow_counters();
+    assert!(counters.hits > packets / 50, "decisions outlive changes: {counters:?}");
     for name in [
         "to a neighbor",
         "to a peer",
@@ -197,6 +236,7 @@ fn tenants_hear_each_other_as_their_routes_and_rules_say() {
         DropReason::SourceAddressSpoofed.name(),
         DropReason::SourceMacSpoofed.name(),
         DropReason::RouterUnserved.name(),
+        DropReason::VtepUnknown.name(),
     ] {
         let count = race.tally.get(name).copied().unwrap_or_default();
         assert!(count > packets / 500, "{name}: {:?}", race.tally);

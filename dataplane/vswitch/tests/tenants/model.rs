@@ -4,7 +4,9 @@
 
 use super::world::*;
 use plinth_ids::{GroupId, MacAddress, Vni};
-use plinth_switch_api::{Direction, GuestPort, NextHop, Rule, RulePeer, RuleVerdict, SwitchConfig};
+use plinth_switch_api::{
+    Direction, GuestPort, NextHop, Remote, Rule, RulePeer, RuleVerdict, SwitchConfig,
+};
 use plinth_vswitch::DropReason;
 use plinth_wire::{PROTOCOL_UDP, checksum};
 use std::net::IpAddr;
@@ -100,8 +102,17 @@ impl Model {
     }
 
     /// Which of a tenant's NICs has an address.
-    fn owner(tenant: usize, of: IpAddr) -> Option<usize> {
-        (1..=NICS).find(|&nic| address(tenant, nic, of.is_ipv6()) == of)
+    fn owner(&self, tenant: usize, of: IpAddr) -> Option<usize> {
+        (1..=self.nics(tenant)).find(|&nic| address(tenant, nic, of.is_ipv6()) == of)
+    }
+
+    fn remote(&self, tenant: usize) -> Option<&Remote> {
+        self.config.remotes.iter().find(|remote| remote.vni.get() == segment(tenant))
+    }
+
+    /// The last one may have gone.
+    fn nics(&self, tenant: usize) -> usize {
+        if self.remote(tenant).is_some() { NICS } else { NICS - 1 }
     }
 
     fn place(tenant: usize, nic: usize) -> Place {
@@ -110,13 +121,16 @@ impl Model {
 
     /// Somebody who may answer from an address, and his MAC.
     pub(crate) fn answerer(&self, of: IpAddr) -> Option<(Place, MacAddress)> {
-        let tenant = (0..TENANTS).find(|&tenant| Self::owner(tenant, of).is_some())?;
-        let nic = Self::owner(tenant, of)?;
+        let tenant = (0..TENANTS).find(|&tenant| self.owner(tenant, of).is_some())?;
+        let nic = self.owner(tenant, of)?;
         Some((Self::place(tenant, nic), mac_of(nic)))
     }
 
     fn check_source(&self, from: Place, mac: MacAddress, source: IpAddr) -> Judged<()> {
-        let Place::Nic(_, nic) = from else { return Ok(()) };
+        let Place::Nic(_, nic) = from else {
+            let remote = self.remote(from.tenant());
+            return remote.map(|_| ()).ok_or(DropReason::VtepUnknown);
+        };
         let port = self.port(from).unwrap();
         if mac != mac_of(nic) {
             return Err(DropReason::SourceMacSpoofed);
@@ -143,7 +157,7 @@ impl Model {
     /// Which NIC of which tenant the router of `tenant` sends a packet to, and whether a VM routes.
     fn route(&self, tenant: usize, to: IpAddr) -> Judged<(usize, usize, bool)> {
         let owned =
-            |tenant, of, reason| Self::owner(tenant, of).map(|nic| (tenant, nic)).ok_or(reason);
+            |tenant, of, reason| self.owner(tenant, of).map(|nic| (tenant, nic)).ok_or(reason);
         if (1..=2).any(|subnet| gateway(tenant, subnet, to.is_ipv6()) == to) {
             return Err(DropReason::RouterUnserved);
         }
@@ -180,7 +194,7 @@ impl Model {
             let routed = Some((router_of(to_tenant), mac_of(nic)));
             Way { to: Self::place(to_tenant, nic), routed, by_vm }
         } else {
-            let nic = (1..=NICS).find(|&nic| mac_of(nic) == mac);
+            let nic = (1..=self.nics(tenant)).find(|&nic| mac_of(nic) == mac);
             let nic = nic.ok_or(DropReason::DestinationUnknown)?;
             Way { to: Self::place(tenant, nic), routed: None, by_vm: false }
         };
@@ -192,18 +206,17 @@ impl Model {
         }
     }
 
-    fn is_a_nics(&self, mac: MacAddress) -> bool {
-        self.config.ports.iter().any(|port| port.mac == mac)
-            || self.config.remotes.iter().any(|remote| remote.mac == mac)
+    fn is_a_nics(&self, tenant: usize, mac: MacAddress) -> bool {
+        (1..=self.nics(tenant)).any(|nic| mac_of(nic) == mac)
     }
 
     /// The groups of whoever has an address, here or in the peer that it leads to.
     fn groups_of(&self, tenant: usize, of: IpAddr) -> Vec<GroupId> {
-        let (tenant, nic) = match (Self::owner(tenant, of), self.longest(tenant, of)) {
+        let (tenant, nic) = match (self.owner(tenant, of), self.longest(tenant, of)) {
             (Some(nic), _) => (tenant, nic),
             (None, Some(Some(NextHop::Peer(peer)))) => {
                 let peer = Self::tenant_of(peer);
-                match Self::owner(peer, of) {
+                match self.owner(peer, of) {
                     Some(nic) => (peer, nic),
                     None => return Vec::new(),
                 }
@@ -212,7 +225,7 @@ impl Model {
         };
         match self.port(Self::place(tenant, nic)) {
             Some(port) => port.security_groups.clone().unwrap_or_default(),
-            None => self.config.remotes[tenant].security_groups.clone(),
+            None => self.remote(tenant).unwrap().security_groups.clone(),
         }
     }
 
@@ -262,7 +275,8 @@ impl Model {
     ) -> Judged<Way> {
         self.check_source(from, macs.0, ends.0)?;
         let coming = Coming { place: from, ends, ports };
-        let is_nobodys = macs.1 != router_of(from.tenant()) && !self.is_a_nics(macs.1);
+        let is_nobodys =
+            macs.1 != router_of(from.tenant()) && !self.is_a_nics(from.tenant(), macs.1);
         if is_nobodys && matches!(from, Place::Nic(..)) {
             // The flow leads nowhere from then on, whatever it did before.
             self.connections.retain(|known| known.begun != coming && known.answers != coming);

@@ -5,8 +5,8 @@ use super::support::generate::Random;
 use super::support::*;
 use plinth_ids::{Epoch, GroupId, MacAddress};
 use plinth_switch_api::{
-    Direction, NextHop, Priority, Route, Rule, RulePeer, RuleProtocol, RuleVerdict, SecurityGroup,
-    Subnet, SubnetPrefix, SwitchConfig, Vpc,
+    Direction, NextHop, Priority, Remote, Route, Rule, RulePeer, RuleProtocol, RuleVerdict,
+    SecurityGroup, Subnet, SubnetPrefix, SwitchConfig, Vpc,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -108,7 +108,7 @@ fn rule(random: &mut Random) -> Rule {
     }
 }
 
-fn groups(random: &mut Random) -> Vec<GroupId> {
+pub(crate) fn groups(random: &mut Random) -> Vec<GroupId> {
     (1..=3).filter(|_| random.percent(50)).map(GroupId).collect()
 }
 
@@ -129,6 +129,14 @@ fn routes(random: &mut Random, tenant: usize, is_v6: bool) -> Vec<Route> {
     routes
 }
 
+/// The NIC of a tenant that is behind a tunnel.
+pub(crate) fn remote_of(random: &mut Random, tenant: usize) -> Remote {
+    let mut remote = remote(segment(tenant), byte(NICS), NEAR_VTEP);
+    remote.addresses = vec![address(tenant, NICS, false), address(tenant, NICS, true)];
+    remote.security_groups = groups(random);
+    remote
+}
+
 pub(crate) fn config(random: &mut Random, epoch: u64) -> SwitchConfig {
     let mut config = two_vpcs();
     config.epoch = Epoch(epoch);
@@ -146,10 +154,7 @@ pub(crate) fn config(random: &mut Random, epoch: u64) -> SwitchConfig {
             }
             config.ports.push(port);
         }
-        let mut remote = remote(segment(tenant), byte(NICS), NEAR_VTEP);
-        remote.addresses = both(NICS);
-        remote.security_groups = groups(random);
-        config.remotes.push(remote);
+        config.remotes.push(remote_of(random, tenant));
         let subnet = |number: usize| {
             let of = |is_v6, length| {
                 let gateway = gateway(tenant, number, is_v6);
