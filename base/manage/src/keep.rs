@@ -14,7 +14,7 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 /// Longest text that is read back: twice the longest message, because the text is indented.
-const LENGTH_MAX: u64 = 2 * crate::LINE_LENGTH_MAX as u64;
+pub(crate) const LENGTH_MAX: u64 = 2 * crate::LINE_LENGTH_MAX as u64;
 
 /// The place of one kept value.
 #[derive(Debug)]

@@ -15,11 +15,13 @@
 //! * A socket that a dead process left behind is replaced; that of a living one is not.
 
 mod client;
+mod journal;
 mod keep;
 mod line;
 mod server;
 
 pub use client::{CallError, Client};
+pub use journal::{Found, Journal};
 pub use keep::{KeepError, Kept, LoadError};
 pub use line::LINE_LENGTH_MAX;
 pub use server::{ListenError, Server, ServerConfig, Service, bind};

@@ -14,6 +14,7 @@ mod change;
 mod external;
 mod limits;
 mod look;
+mod replay;
 mod security;
 mod trace;
 mod vpc;
@@ -45,6 +46,7 @@ pub use limits::{
     BITS_PER_SECOND, PACKETS_PER_SECOND, PortLimits, RateLimit, WEIGHT_DEFAULT, WEIGHT_MAX,
 };
 pub use look::{DropQuery, DropRow, FLOW_PAGE_MAX, FlowPage, FlowQuery, FlowRow, Look, Sight};
+pub use replay::{Misfit, Replayed};
 pub use security::{Direction, Priority, Rule, RulePeer, RuleProtocol, RuleVerdict, SecurityGroup};
 pub use trace::{Trace, TraceFrom, TracePacket, TraceQuery, TraceStep, TraceVerdict};
 pub use vpc::{NextHop, Route, Subnet, SubnetPrefix, Vpc};

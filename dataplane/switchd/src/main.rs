@@ -16,6 +16,7 @@ mod capture;
 mod control;
 mod handover;
 mod inquiries;
+mod keeping;
 mod look;
 mod nic;
 mod refusal;
@@ -29,12 +30,13 @@ use answerer::Answerer;
 use clap::Parser;
 use control::Control;
 use handover::{Active, Host, Standby, TakeOverError, TakenOver};
+use keeping::Keeping;
 use plinth_dpdk::{Eal, EalConfig, EalError};
-use plinth_manage::{Kept, ListenError, LoadError, Server, ServerConfig};
+use plinth_manage::{ListenError, LoadError, Server, ServerConfig};
 use plinth_obs::Chain;
 use plinth_ports::{AnsweringPort, Message};
 use plinth_rt::{Mode, StopSignals, WorkerConfig};
-use plinth_switch_api::{METADATA_SOCKET, SwitchConfig};
+use plinth_switch_api::METADATA_SOCKET;
 use plinth_vswitch::Limits;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -173,10 +175,10 @@ fn run(arguments: &Arguments) -> Result<(), RunError> {
     let standby = arguments.take_over.then(|| Standby::meet(&arguments.run_dir)).transpose();
     let standby = standby.map_err(|source| RunError::TakeOver { source })?;
     // From here on the kept configuration does not change any more.
-    let kept = Kept::at(arguments.state_dir.join("switchd.json"));
-    let wanted: Option<SwitchConfig> = kept.load().map_err(|source| RunError::Load { source })?;
+    let (keeping, wanted) =
+        Keeping::open(&arguments.state_dir).map_err(|source| RunError::Load { source })?;
     let control =
-        Arc::new(Control::new(port.clone(), nics, opener, kept, limits, Arc::clone(&answerer)));
+        Arc::new(Control::new(port.clone(), nics, opener, keeping, limits, Arc::clone(&answerer)));
     if let Some(wanted) = wanted {
         tracing::info!(epoch = wanted.epoch.0, "kept configuration found");
         // Before anything is served: whoever kept a configuration had connections. A first start

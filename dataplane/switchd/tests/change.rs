@@ -29,6 +29,15 @@ fn in_force(daemon: &Daemon) -> (u64, Vec<u32>) {
     (status.epoch.unwrap().0, ids)
 }
 
+fn kill_and_start(daemon: &mut Daemon) {
+    daemon.kill();
+    daemon.start_again();
+    eventually("what was kept is in force", || {
+        let Ok(Answer::Status(status)) = daemon.ask(Verb::Status) else { return None };
+        status.epoch
+    });
+}
+
 #[test]
 fn a_change_is_carried_out_whole_and_outlives_a_kill_and_a_refused_one_leaves_nothing() {
     let mut daemon = Daemon::start();
@@ -69,13 +78,18 @@ fn a_change_is_carried_out_whole_and_outlives_a_kill_and_a_refused_one_leaves_no
     assert_eq!(change(&daemon, 7, 8, gone).unwrap_err().code, "change-not-there");
     assert_eq!(in_force(&daemon), (7, vec![2, 3]), "a refused change leaves nothing behind");
 
-    daemon.kill();
-    daemon.start_again();
-    eventually("what was kept is in force", || {
-        let Ok(Answer::Status(status)) = daemon.ask(Verb::Status) else { return None };
-        status.epoch
-    });
+    let whole = std::fs::read(daemon.folder.join("state/switchd.json")).unwrap();
+    assert!(String::from_utf8(whole).unwrap().contains("\"epoch\": 1,"), "a change is appended");
+    kill_and_start(&mut daemon);
     assert_eq!(in_force(&daemon), (7, vec![2, 3]));
+    change(&daemon, 7, 8, vec![Edit::RemovePort { id: PortId(2) }]).unwrap();
+    let journal = daemon.folder.join("state/switchd.journal");
+    let mut bytes = std::fs::read(&journal).unwrap();
+    bytes.truncate(bytes.len() - 1);
+    std::fs::write(&journal, bytes).unwrap();
+    kill_and_start(&mut daemon);
+    assert_eq!(in_force(&daemon), (7, vec![2, 3]), "a torn change was not made");
+    assert!(daemon.read_log().contains("no change: dropped"), "{}", daemon.read_log());
     change(&daemon, 7, 8, vec![Edit::SetPort(ports[0].clone())]).unwrap();
     assert_eq!(in_force(&daemon), (8, vec![1, 2, 3]));
 }

@@ -63,6 +63,7 @@ impl Snapshot {
         let mut draft = self.clone();
         draft.epoch = Some(to);
         draft.changes.clear();
+        draft.tells_as_before = true;
         draft.stamps = Arc::new(self.stamps.next());
         let mut settings = base;
         let mut place = 0;
@@ -148,8 +149,9 @@ impl Snapshot {
         Step::Done
     }
 
-    /// Puts the flows in doubt that a remote's coming, going or moving may concern.
+    /// Notes what a remote's coming, going or moving may concern: flows, and what guests are told.
     fn stamp(&mut self, remote: &Remote, surroundings: &Surroundings<'_>) {
+        self.tells_as_before &= self.named.get(&(remote.vni, remote.mac)).is_none();
         let stamps = Arc::make_mut(&mut self.stamps);
         if surroundings.is_next_hop(remote) {
             // Who speaks through it bears none of its addresses.

@@ -173,6 +173,10 @@ pub struct Snapshot {
     pub(crate) settings: Option<Arc<SwitchConfig>>,
     pub(crate) remotes: Lookup<(Vni, MacAddress), Arc<Remote>>,
     pub(crate) changes: Vec<PortChange>,
+    /// Whether guests who ask are told what the snapshot told that it was made of.
+    pub(crate) tells_as_before: bool,
+    /// NICs with a host name.
+    pub(crate) named: Lookup<(Vni, MacAddress), ()>,
     /// Which flows it may concern.
     pub(crate) stamps: Arc<Stamps>,
     /// By [`PortIndex`]; the uplink's place is empty.
@@ -404,6 +408,8 @@ impl Snapshot {
             let sender = vteps.entry((remote.vni, remote.vtep));
             sender.or_insert(SenderVtep { tunnel, nics: 0 }).nics += 1;
         }
+        let names = config.answers.names.iter();
+        self.named = names.map(|host| ((host.vni, host.mac), ())).collect();
         self.vnis = config.ports.iter().map(|port| (port.vni, ())).collect();
         self.macs = macs.into_iter().collect();
         self.addresses = addresses.into_iter().collect();
@@ -416,6 +422,12 @@ impl Snapshot {
     /// What the driver is to do about its ports, in this order.
     pub fn changes(&self) -> &[PortChange] {
         &self.changes
+    }
+
+    /// Whether what is answered beside the switch is as the snapshot had it that it was made of:
+    /// names and addresses, leases, and which backends are checked.
+    pub const fn tells_as_before(&self) -> bool {
+        self.tells_as_before
     }
 
     /// The configuration without its remotes; `None` before the first. Its number is
