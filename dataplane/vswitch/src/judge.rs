@@ -415,7 +415,9 @@ impl Judge<'_> {
             return Ok(None);
         };
         let answer = self.switch.flows.hashed(answer);
-        self.switch.flows.touch_buckets(answer.hash);
+        if answer.hash ^ 1 != self.flow.hash {
+            self.switch.flows.touch_buckets(answer.hash).end();
+        }
         let (tracked, tcp, direction) = self.beginning(ends, &going)?;
         // Not before: what may not begin must not be reachable by its port either.
         self.map(decision, key, &going)?;

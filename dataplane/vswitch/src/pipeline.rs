@@ -82,7 +82,11 @@ pub(crate) fn run(switch: &mut Switch, now: Moment, packets: &mut [Packet]) {
         }
     }
     let waiting_now = &mut waiting[..packets.len()];
+    if switch.beginnings >= BEGINNINGS_MIN {
+        touch_beginnings(&switch.flows, waiting_now);
+    }
     touch(&switch.flows, waiting_now);
+    let made_before = switch.flow_counters.made;
     for (packet, flow) in packets.iter_mut().zip(&*waiting_now) {
         if flow.is_waiting {
             let verdict = Judge { switch, snapshot: &snapshot, now, packet, flow }.decide();
@@ -92,6 +96,7 @@ pub(crate) fn run(switch: &mut Switch, now: Moment, packets: &mut [Packet]) {
         }
         count(switch, packet);
     }
+    switch.beginnings = switch.flow_counters.made - made_before;
     if snapshot.has_limits {
         hold_to_limits(switch, now, packets);
     }
@@ -113,6 +118,25 @@ fn touch(flows: &FlowTable, waiting: &mut [Waiting]) {
     }
     for flow in waiting.iter().filter(|flow| flow.is_waiting) {
         touched.and(flows.touch_connection(flow.place));
+    }
+    touched.end();
+}
+
+/// From so many beginnings in a burst on, the next one's are looked after.
+const BEGINNINGS_MIN: u64 = 8;
+
+/// Brings close what beginnings need, in two passes of their own: the buckets of both directions,
+/// and what will be written. Which packets begin is known only after a bucket has come, and hits
+/// would pay a tenth for asking; so it is done when the burst before had many.
+#[inline(never)]
+fn touch_beginnings(flows: &FlowTable, waiting: &[Waiting]) {
+    let mut touched = Touched::default();
+    for flow in waiting.iter().filter(|flow| flow.is_waiting) {
+        touched.and(flows.touch_buckets(flow.hash));
+    }
+    let absent = waiting.iter().filter(|flow| flow.is_waiting && flows.is_absent(flow.hash));
+    for (nth, flow) in absent.enumerate() {
+        touched.and(flows.touch_room(flow.hash, nth));
     }
     touched.end();
 }

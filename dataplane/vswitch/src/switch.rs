@@ -72,6 +72,8 @@ pub struct Switch {
     pub(crate) incarnations: Box<[u32]>,
     /// Until then, TCP connections are picked up in their middle.
     pub(crate) grace_until: Moment,
+    /// Connections that the last burst began.
+    pub(crate) beginnings: u64,
     /// Scratch of one burst.
     pub(crate) waiting: Vec<Waiting>,
 }
@@ -102,6 +104,7 @@ impl Switch {
             incarnations: vec![0; usize::from(limits.ports) + 1].into(),
             grace_until: Moment::ZERO,
             waiting: vec![Waiting::NOTHING; BURST_MAX],
+            beginnings: 0,
         }
     }
 

@@ -289,6 +289,16 @@ impl Connections {
         &mut self.records[index.0 as usize]
     }
 
+    /// Brings the place close that is taken after `ahead` others.
+    #[inline]
+    pub(super) fn touch_next(&self, ahead: usize) -> u64 {
+        let place = match self.free.len().checked_sub(ahead + 1) {
+            Some(at) => self.free[at] as usize,
+            None => self.fresh as usize + ahead - self.free.len(),
+        };
+        self.records.get(place).map_or(0, |record| u64::from(record.generation))
+    }
+
     pub(crate) fn take(&mut self, connection: Connection) -> Option<ConnectionIndex> {
         let place = match self.free.pop() {
             Some(place) => place,

@@ -207,6 +207,13 @@ impl FlowKey {
         Some(reverse)
     }
 
+    /// What both directions of an exchange have in common, but for their ends: VPC, protocol and
+    /// kind.
+    #[inline]
+    pub(crate) const fn exchange(&self) -> u64 {
+        self.words[4] >> VNI_SHIFT | (self.words[5] >> KIND_SHIFT & 0xff) << 32
+    }
+
     pub(crate) const fn source_port(&self) -> u16 {
         (self.words[4] & 0xffff) as u16
     }

@@ -387,3 +387,31 @@ fn flows_that_only_their_keys_tell_apart_are_told_apart() {
     assert_eq!(find(&table, &key(one)), Found::Fresh(kept));
     assert_eq!(find(&table, &key(other)), Found::Fresh(second));
 }
+
+/// So that who begins a connection has the buckets of its answers close.
+#[test]
+fn answers_are_in_the_bucket_beside() {
+    let table = FlowTable::new(&LIMITS, 11);
+    let mut sides = [0u32; 2];
+    for number in 0..2000u32 {
+        let mut key =
+            FlowKey::new(if number % 2 == 0 { FlowKind::Ipv4 } else { FlowKind::Ipv6 }, 6);
+        let [a, b, c, d] = number.wrapping_mul(0x9e37_79b9).to_be_bytes();
+        match number % 2 {
+            0 => key.set_ipv4([10, a, b, 1, 10, c, d, 2]),
+            _ => key.set_ipv6(&std::array::from_fn(|nth| {
+                a.wrapping_mul(31) ^ b ^ u8::try_from(nth).unwrap()
+            })),
+        }
+        key.set_ports(u16::from_be_bytes([a, c]), u16::from_be_bytes([b, d]));
+        key.set_ingress(ingress(1));
+        let back = key.answer(ingress(2)).unwrap();
+        let (hash, answer) = (table.hash(&key), table.hash(&back));
+        assert_eq!(hash ^ 1, answer, "{key}");
+        let (places, others) = (table.places(hash), table.places(answer));
+        assert_eq!((places.0 ^ 1, places.1 ^ 1), others, "{key}");
+        assert_ne!(places.0, places.1, "{key}");
+        sides[usize::from(hash & 1 == 1)] += 1;
+    }
+    assert!(sides.iter().all(|&side| side > 900), "{sides:?}");
+}

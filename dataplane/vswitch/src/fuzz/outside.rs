@@ -132,9 +132,9 @@ pub fn outside_stories() -> Vec<Vec<u8>> {
         tell(&[
             (2, FRESH, [0b1000_1101, 0, 0x1f, 0x40], &udp(out(2, WEB), (1000, 53))),
             (2, 0, ALL, &udp(out(2, LINE), (1000, 53))),
-            (3, 0, ALL, &udp(out(5, SHARED[0]), (1000, 1094))),
-            (0, 0, ALL, &udp(come(SHARED[0]), (99, 1094))),
-            (0, FRESH, [0b100_1101, 0, 0x1f, 0x40], &udp(come(SHARED[0]), (77, 1094))),
+            (3, 0, ALL, &udp(out(5, SHARED[0]), (1000, 1096))),
+            (0, 0, ALL, &udp(come(SHARED[0]), (99, 1096))),
+            (0, FRESH, [0b100_1101, 0, 0x1f, 0x40], &udp(come(SHARED[0]), (77, 1096))),
         ]),
         tell(&[
             (1, 0, ALL, &udp(out(1, WEB), (1000, 53))),

@@ -45,6 +45,15 @@ pub(crate) const ALL: &[Case] = &[
         contenders: &[Switchd, OvsPort, OvsCt, Testpmd],
         bars: &[Bar::Rate(Testpmd, 1.0), Bar::Rate(OvsPort, 1.5)],
     },
+    // The same with rings that cost the generator less, so that less of it is measured.
+    Case {
+        name: "net-groups-1k-packed",
+        job: Job::Groups,
+        table: None,
+        load: &["--flows", "1000", "--packed", "--in-order"],
+        contenders: &[Switchd, OvsPort, Testpmd],
+        bars: &[Bar::Rate(Testpmd, 1.0), Bar::Rate(OvsPort, 1.5)],
+    },
     Case {
         name: "net-groups-100k",
         job: Job::Groups,
