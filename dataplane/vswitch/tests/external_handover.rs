@@ -8,7 +8,7 @@ use plinth_ids::{GroupId, PortId};
 use plinth_switch_api::{
     Direction, Priority, Rule, RulePeer, RuleProtocol, RuleVerdict, SecurityGroup, SwitchConfig,
 };
-use plinth_vswitch::{Snapshot, TakeOverError, TakenConnections};
+use plinth_vswitch::{DropReason, Snapshot, TakeOverError, TakenConnections};
 use std::sync::Arc;
 use std::time::Duration;
 use support::outside::*;
@@ -101,6 +101,22 @@ fn translated_connections_go_on_in_the_next_process() {
     // TCP's windows came along.
     let wild = Ip::tcp((WEB, SHARED), (80, port), ACK, (900_000_000, 101));
     assert!(matches!(next.back(&wild), Outcome::Dropped(_)));
+}
+
+/// A change of rules is asked about when a connection's next packet comes, and that may come to
+/// the next process.
+#[test]
+fn what_a_change_forbade_stays_forbidden_in_the_next_process() {
+    let mut story = Story::new();
+    begun(&mut story);
+    story.apply(|config| config.security_groups[0].rules.clear());
+    let mut next = successor(&story, story.config.clone(), true);
+    assert_eq!(taken(&story, &mut next).taken, 4);
+    let answer = Ip::udp((WEB, CARRIED), (53, 1000), b"x");
+    assert_eq!(next.back(&answer), Outcome::Dropped(DropReason::SecurityGroupDenied));
+    // And the others go on.
+    let pong = Ip::icmp((WEB, EIP), 0, 77, b"ping");
+    next.back(&pong).sent();
 }
 
 #[test]

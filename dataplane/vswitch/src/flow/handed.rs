@@ -169,7 +169,8 @@ impl FlowTable {
     pub(crate) fn take_over(&mut self, now: Moment, handed: &Handed, owner: PortIndex) -> bool {
         let time = milliseconds(now);
         let made = time.wrapping_sub(handed.age);
-        let generation = self.generation();
+        // The process before may not have asked the rules in force about it yet.
+        let generation = self.generation().wrapping_sub(1);
         let mut connection = Connection::new(handed.tracked, handed.tcp, generation, made);
         connection.is_answered = handed.is_answered;
         let flows: [Hashed; 2] = handed.keys.map(|key| self.hashed(key));
