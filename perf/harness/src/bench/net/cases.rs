@@ -4,7 +4,7 @@
 use super::contender::{Contender, Job};
 use Contender::{
     OvsCt, OvsL3l4, OvsNormal, OvsPort, OvsSnat, OvsVxlan, OvsVxlanCt, Switchd, SwitchdPlain,
-    Testpmd,
+    SwitchdUndisturbed, Testpmd,
 };
 
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ pub(crate) enum Bar {
     Rate(Contender, f64),
     /// Our rate is at least this, packets a second.
     Pps(f64),
+    /// None of our packets is lost.
+    NoLoss,
     /// Our 99th percentile of latency is at most so many times the peer's.
     Tail(Contender, f64),
 }
@@ -134,6 +136,23 @@ pub(crate) const ALL: &[Case] = &[
         load: &["--flows", "1000", "--pps", "3500000"],
         contenders: &[Switchd, OvsPort, Testpmd],
         bars: &[Bar::Tail(Testpmd, 1.3)],
+    },
+    Case {
+        name: "net-changes-10k",
+        job: Job::Changes,
+        table: None,
+        load: &["--flows", "1000"],
+        contenders: &[Switchd, SwitchdUndisturbed],
+        bars: &[Bar::Rate(SwitchdUndisturbed, 0.95)],
+    },
+    // Four fifths of what the case before it forwards undisturbed.
+    Case {
+        name: "net-changes-10k-at-80-percent",
+        job: Job::Changes,
+        table: None,
+        load: &["--flows", "1000", "--pps", "5600000"],
+        contenders: &[Switchd, SwitchdUndisturbed],
+        bars: &[Bar::NoLoss],
     },
     Case {
         name: "net-64-1-flow",

@@ -25,6 +25,8 @@ pub(crate) enum Job {
     Tunnel,
     /// Port a is a guest that port b sees under an external address.
     Snat,
+    /// As with groups, beside 20 000 NICs on other nodes, of which 10 000 a second move.
+    Changes,
     /// Port a sends to a balancer's address, for which a thousand ports of port b stand.
     Balance,
 }
@@ -35,6 +37,8 @@ pub(crate) enum Contender {
     Switchd,
     /// plinth-switchd that forwards and filters nothing, whatever the case is about.
     SwitchdPlain,
+    /// plinth-switchd at the job of the case, but that nothing is changed meanwhile.
+    SwitchdUndisturbed,
     /// One flow from port to port: it decides nothing.
     OvsPort,
     /// A learning switch.
@@ -66,6 +70,7 @@ impl Contender {
         match self {
             Self::Switchd => "plinth-switchd",
             Self::SwitchdPlain => "plinth-switchd, plain forwarding",
+            Self::SwitchdUndisturbed => "plinth-switchd, undisturbed",
             Self::OvsPort => "OVS-DPDK, port",
             Self::OvsNormal => "OVS-DPDK, normal",
             Self::OvsL3l4 => "OVS-DPDK, l3l4",
@@ -80,7 +85,9 @@ impl Contender {
     /// The scenario of `perf/baselines/ovs`.
     const fn scenario(self) -> Option<&'static str> {
         Some(match self {
-            Self::Switchd | Self::SwitchdPlain | Self::Testpmd => return None,
+            Self::Switchd | Self::SwitchdPlain | Self::SwitchdUndisturbed | Self::Testpmd => {
+                return None;
+            }
             Self::OvsPort => "port",
             Self::OvsNormal => "normal",
             Self::OvsL3l4 => "l3l4",
@@ -93,7 +100,7 @@ impl Contender {
 
     const fn program(self) -> Option<&'static str> {
         match self {
-            Self::Switchd | Self::SwitchdPlain => None,
+            Self::Switchd | Self::SwitchdPlain | Self::SwitchdUndisturbed => None,
             Self::Testpmd => Some("dpdk-testpmd"),
             _ => Some("ovs-vswitchd"),
         }
@@ -135,7 +142,12 @@ impl Contender {
         if matches!(server, Server::Ovs(_)) {
             command.arg("--server");
         }
-        output(&mut command)?;
+        match &server {
+            Server::Ours(ours) if case.job == Job::Changes && self == Self::Switchd => {
+                ours.while_changing(|| output(&mut command).map(drop))?;
+            }
+            _ => drop(output(&mut command)?),
+        }
         let cycles = match &server {
             Server::Ours(switch) => switch.cycles_a_packet()?,
             Server::Ovs(ovs) => ovs.cycles_a_packet()?,

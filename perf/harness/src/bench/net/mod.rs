@@ -2,6 +2,7 @@
 //! The cases of the switch: servers of packets, each started afresh for a run.
 
 mod cases;
+mod changing;
 mod contender;
 pub(crate) mod idle;
 mod ours;
@@ -70,6 +71,12 @@ fn verdict(case: &Case, series: &[Series], bar: Bar) -> Option<Verdict> {
             let what = format!("rate / that of {}", peer.name());
             Verdict { what, measured, bar: format!("≥ {least}"), is_met: measured >= least }
         }
+        Bar::NoLoss => {
+            #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+            let measured = ours.losses as f64;
+            let what = "packets lost in all turns".to_owned();
+            Verdict { what, measured, bar: "0".to_owned(), is_met: ours.losses == 0 }
+        }
         Bar::Pps(least) => Verdict {
             what: "rate".to_owned(),
             measured: rate,
@@ -103,5 +110,10 @@ mod tests {
         assert!(tail(1.3).is_met && !tail(1.2).is_met);
         assert!(verdict(case, &all[..2], Bar::Rate(Contender::Testpmd, 1.0)).is_none());
         assert!(verdict(case, &all, Bar::Rate(Contender::OvsSnat, 1.0)).is_none());
+        let lossless = |losses| {
+            let ours = Series { losses, ..series(8e6, 13.0) };
+            verdict(case, &[ours], Bar::NoLoss).expect("ours").is_met
+        };
+        assert!(lossless(0) && !lossless(1));
     }
 }

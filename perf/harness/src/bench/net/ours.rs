@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! plinth-switchd at the job of a case.
 
+use super::changing;
 use super::contender::Job;
 use anyhow::{Context, Result, bail, ensure};
 use plinth_ids::{GroupId, MacAddress, Name, Prefix, Vni};
@@ -13,6 +14,7 @@ use plinth_switch_api::{
 };
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const VNI: u32 = 100;
 const MAC_A: MacAddress = MacAddress([2, 0, 0, 0, 0, 10]);
@@ -45,6 +47,16 @@ impl Ours {
         let a = switch.add_port(1, VNI, MAC_A, ADDRESS_A);
         let b = match job {
             Job::Plain | Job::Groups => switch.add_port(2, VNI, MAC_B, ADDRESS_B),
+            Job::Changes => {
+                let b = switch.add_port(2, VNI, MAC_B, ADDRESS_B);
+                let config = switch.config();
+                // A tunnel is on an underlay, which carries nothing here.
+                let device = "net_null0,no-rx=1".to_owned();
+                config.underlay =
+                    Some(Underlay { device, mtu: 1500, ..underlay(std::path::Path::new("")) });
+                changing::populate(config, Vni::new(VNI).context("24 bits")?);
+                b
+            }
             Job::Tunnel => {
                 let wire = scratch.join("wire.sock");
                 switch.add_remote(VNI, MAC_B, ADDRESS_B, REMOTE_VTEP);
@@ -60,6 +72,30 @@ impl Ours {
         }
         switch.apply()?;
         Ok((Self(switch), [a, b]))
+    }
+
+    /// Does something while NICs of other nodes move.
+    ///
+    /// # Errors
+    /// Also when changes were refused or late.
+    pub(super) fn while_changing(&self, load: impl FnOnce() -> Result<()>) -> Result<()> {
+        let Answer::Status(status) = self.call(Verb::Status)? else {
+            bail!("status was answered with something else");
+        };
+        let first = status.epoch.context("a configuration is in force")?;
+        let vni = Vni::new(VNI).context("24 bits")?;
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let changes = scope.spawn(|| changing::send(self, vni, first, &is_over));
+            let loaded = load();
+            is_over.store(true, Ordering::Relaxed);
+            let changed = changes.join().expect("a panic ends the process");
+            loaded.and(changed)
+        })
+    }
+
+    pub(super) fn call(&self, verb: Verb) -> Result<Answer> {
+        self.0.call(verb)
     }
 
     /// Busy cycles of the worker for a packet that it received, since its start.
