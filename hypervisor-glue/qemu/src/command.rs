@@ -3,6 +3,7 @@
 
 use crate::{Accelerator, VmFolder};
 use plinth_ids::MacAddress;
+use serde_json::Value;
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,11 @@ const NIC_QUEUE_SIZE: u16 = 1024;
 const DISK_QUEUE_SIZE: u16 = 256;
 /// MiB of translated code that emulation keeps. The default grows with the host's memory.
 const TRANSLATION_CACHE: u32 = 128;
+
+/// NICs that can be attached to a VM while it runs: ports that are empty when it starts.
+pub const SPARE_PORTS: u8 = 4;
+/// Device on the PCI Express bus of the spare ports: the last that q35 leaves free.
+const SPARE_ADDRESS: &str = "1e";
 
 /// Everything that makes a VM's process what it is.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -71,6 +77,7 @@ pub fn command_line(machine: &Machine, folder: &VmFolder) -> Vec<String> {
     let mut line = Line::default();
     base(&mut line, machine, folder);
     sockets(&mut line, folder);
+    spare_ports(&mut line);
     for (number, disk) in machine.disks.iter().enumerate() {
         add_disk(&mut line, machine, number, disk);
     }
@@ -179,25 +186,56 @@ fn add_nic(line: &mut Line, accelerator: Accelerator, number: usize, nic: &Nic) 
         "-netdev",
         format_args!("vhost-user,id=nic{number},chardev=net{number},queues={}", nic.queue_pairs),
     );
-    let mut device = format!(
-        "virtio-net-pci,netdev=nic{number},disable-legacy=on,mac={},host_mtu={},\
-         rx_queue_size={NIC_QUEUE_SIZE},tx_queue_size={NIC_QUEUE_SIZE},romfile=",
-        nic.mac, nic.mtu
-    );
+    let mut device = format!("virtio-net-pci,netdev=nic{number}");
+    for (name, value) in nic_properties(accelerator, nic) {
+        match value {
+            Value::Bool(true) => write!(device, ",{name}=on"),
+            Value::String(text) => write!(device, ",{name}={text}"),
+            other => write!(device, ",{name}={other}"),
+        }
+        .expect("a string takes everything");
+    }
+    line.pair("-device", device);
+}
+
+/// What makes a NIC's device, at the start of a VM or later.
+pub(crate) fn nic_properties(accelerator: Accelerator, nic: &Nic) -> Vec<(&'static str, Value)> {
+    let mut properties = vec![
+        ("disable-legacy", "on".into()),
+        ("mac", nic.mac.to_string().into()),
+        ("host_mtu", nic.mtu.into()),
+        ("rx_queue_size", NIC_QUEUE_SIZE.into()),
+        ("tx_queue_size", NIC_QUEUE_SIZE.into()),
+        ("romfile", "".into()),
+    ];
     if nic.queue_pairs > 1 {
-        device.push_str(",mq=on");
+        properties.push(("mq", true.into()));
     }
     // One vector a queue, one for the control queue, one for configuration changes. Without KVM
     // none: QEMU 7.2 crashes when it starts a vhost-user NIC with MSI-X vectors under TCG.
     match accelerator {
         Accelerator::Kvm if nic.queue_pairs > 1 => {
-            let vectors = 2 * nic.queue_pairs + 2;
-            write!(device, ",vectors={vectors}").expect("a string takes everything");
+            properties.push(("vectors", (2 * nic.queue_pairs + 2).into()));
         }
         Accelerator::Kvm => {}
-        Accelerator::Tcg => device.push_str(",vectors=0"),
+        Accelerator::Tcg => properties.push(("vectors", 0.into())),
     }
-    line.pair("-device", device);
+    properties
+}
+
+/// Empty ports for NICs that come later. One slot of the bus holds all of them, so that a VM
+/// with many disks has not fewer places for it.
+fn spare_ports(line: &mut Line) {
+    for port in 0..SPARE_PORTS {
+        line.pair(
+            "-device",
+            format_args!(
+                "pcie-root-port,id=spare{port},bus=pcie.0,addr={SPARE_ADDRESS}.{port},\
+                 multifunction=on,chassis={number},slot={number}",
+                number = port + 1
+            ),
+        );
+    }
 }
 
 /// A socket that a daemon serves: tried again each second after the daemon died.

@@ -5,7 +5,8 @@
 //! ```text
 //!   Machine ──command_line──▶ arguments ──launch──▶ Process ◀──adopt── folder of a VM
 //!                                                     │
-//!                                        Monitor (QMP): status, power button, quit
+//!                                        Monitor (QMP): status, power button, quit,
+//!                                                       NICs that come and go
 //! ```
 //!
 //! A process belongs to nobody: it has its own session and its own log, and outlives the node
@@ -16,13 +17,15 @@
 mod accelerator;
 mod command;
 mod folder;
+mod hotplug;
 mod launch;
 mod monitor;
 mod process;
 
 pub use accelerator::{Accelerator, Probe, probe};
-pub use command::{Boot, Disk, Machine, Nic, NicNetwork, command_line, network_file};
+pub use command::{Boot, Disk, Machine, Nic, NicNetwork, SPARE_PORTS, command_line, network_file};
 pub use folder::{FolderError, SOCKET_PATH_MAX, VmFolder, uuid};
+pub use hotplug::{AttachError, Attached, DetachError};
 pub use launch::{LaunchError, launch};
 pub use monitor::{Monitor, MonitorError, RunState};
 pub use process::{Identity, Process, ProcessError, adopt, detached, start_time};

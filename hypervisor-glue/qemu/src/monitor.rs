@@ -98,7 +98,7 @@ impl Monitor {
         self.execute("quit", &qmp::quit {}).map(drop)
     }
 
-    fn execute<C: qapi::Command>(
+    pub(crate) fn execute<C: qapi::Command>(
         &mut self,
         command: &'static str,
         arguments: &C,
