@@ -214,13 +214,17 @@ impl<S: Speaker> Nurse<S> {
     /// again. Whether the keeper is to stop.
     fn rest(&self) -> bool {
         let begin = Instant::now();
-        while begin.elapsed() < CALM && !self.daemon.is_gone() {
+        loop {
+            // At least one pause, so that a dead process in whose place another one answers that
+            // cannot be held makes no endless loop of looks.
             let seen = self.wait(GLANCE, true);
             if seen.is_stopping || seen.is_woken {
                 return seen.is_stopping;
             }
+            if self.daemon.is_gone() || begin.elapsed() >= CALM {
+                return false;
+            }
         }
-        false
     }
 
     /// Waits for `pause`, but not over what came before or comes meanwhile. A wish that the daemon

@@ -515,15 +515,7 @@ fn what_nobody_serves_has_its_reason() {
 fn a_backend_that_has_a_connection_from_the_clients_port_is_passed_over() {
     let mut story = Story::of(Scheduler::SourceHash, &[2, 5]);
     story.apply(|config| {
-        let all = Rule {
-            direction: Direction::Outbound,
-            priority: Priority::Mid,
-            verdict: RuleVerdict::Allow,
-            protocol: RuleProtocol::Any,
-            ports: None,
-            icmp: None,
-            peer: RulePeer::Any,
-        };
+        let all = allow(Direction::Outbound, RuleProtocol::Any, None);
         config.security_groups =
             vec![SecurityGroup { id: GroupId(1), name: "out".parse().unwrap(), rules: vec![all] }];
         config.ports[0].security_groups = Some(vec![GroupId(1)]);

@@ -5,9 +5,7 @@
 mod support;
 
 use plinth_ids::{Epoch, GroupId, PortId};
-use plinth_switch_api::{
-    Direction, Priority, Rule, RulePeer, RuleProtocol, RuleVerdict, SecurityGroup, SwitchConfig,
-};
+use plinth_switch_api::{Direction, Priority, Rule, RuleProtocol, SecurityGroup, SwitchConfig};
 use plinth_vswitch::{DropReason, PortIndex};
 use plinth_wire::{PROTOCOL_TCP, PROTOCOL_UDP, TcpHeader};
 use std::time::Duration;
@@ -21,18 +19,6 @@ const RST: u8 = TcpHeader::RST;
 
 const CLIENT: u8 = 1;
 const SERVER: u8 = 2;
-
-fn allow(direction: Direction, protocol: RuleProtocol, ports: Option<(u16, u16)>) -> Rule {
-    Rule {
-        direction,
-        priority: Priority::Mid,
-        verdict: RuleVerdict::Allow,
-        protocol,
-        ports,
-        icmp: None,
-        peer: RulePeer::Any,
-    }
-}
 
 fn group(id: u32, rules: Vec<Rule>) -> SecurityGroup {
     SecurityGroup { id: GroupId(id), name: format!("group-{id}").parse().unwrap(), rules }

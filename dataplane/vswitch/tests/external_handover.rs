@@ -5,9 +5,7 @@
 mod support;
 
 use plinth_ids::{GroupId, PortId};
-use plinth_switch_api::{
-    Direction, Priority, Rule, RulePeer, RuleProtocol, RuleVerdict, SecurityGroup, SwitchConfig,
-};
+use plinth_switch_api::{Direction, RuleProtocol, SecurityGroup, SwitchConfig};
 use plinth_vswitch::{DropReason, Snapshot, TakeOverError, TakenConnections};
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,15 +48,7 @@ fn begun(story: &mut Story) -> u16 {
         config.security_groups = vec![SecurityGroup {
             id: GroupId(1),
             name: "out".parse().unwrap(),
-            rules: vec![Rule {
-                direction: Direction::Outbound,
-                priority: Priority::Mid,
-                verdict: RuleVerdict::Allow,
-                protocol: RuleProtocol::Any,
-                ports: None,
-                icmp: None,
-                peer: RulePeer::Any,
-            }],
+            rules: vec![allow(Direction::Outbound, RuleProtocol::Any, None)],
         }];
         config.ports.last_mut().unwrap().security_groups = Some(vec![GroupId(1)]);
     });

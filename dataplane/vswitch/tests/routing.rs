@@ -6,8 +6,7 @@ mod support;
 
 use plinth_ids::{Epoch, GroupId, MacAddress};
 use plinth_switch_api::{
-    Direction, NextHop, Priority, Route, Rule, RulePeer, RuleProtocol, RuleVerdict, SecurityGroup,
-    Subnet, SubnetPrefix, SwitchConfig, Vpc,
+    Direction, NextHop, Route, RuleProtocol, SecurityGroup, Subnet, SubnetPrefix, SwitchConfig, Vpc,
 };
 use plinth_vswitch::{DropReason, Limits, PortIndex};
 use plinth_wire::{NdSolicitation, PROTOCOL_ICMPV6, PROTOCOL_UDP, checksum, pseudo_header_ipv6};
@@ -193,15 +192,7 @@ fn answers_of_a_peer_find_their_way_back() {
     config.security_groups = vec![SecurityGroup {
         id: GroupId(1),
         name: "client".parse().unwrap(),
-        rules: vec![Rule {
-            direction: Direction::Outbound,
-            priority: Priority::Mid,
-            verdict: RuleVerdict::Allow,
-            protocol: RuleProtocol::Any,
-            ports: None,
-            icmp: None,
-            peer: RulePeer::Any,
-        }],
+        rules: vec![allow(Direction::Outbound, RuleProtocol::Any, None)],
     }];
     config.ports[0].security_groups = Some(vec![GroupId(1)]);
     let mut rig = Rig::resolved(&config);

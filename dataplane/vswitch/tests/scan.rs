@@ -5,9 +5,7 @@
 mod support;
 
 use plinth_ids::{Epoch, GroupId};
-use plinth_switch_api::{
-    Direction, FlowRow, Priority, Rule, RulePeer, RuleProtocol, RuleVerdict, SecurityGroup,
-};
+use plinth_switch_api::{Direction, FlowRow, RuleProtocol, SecurityGroup};
 use plinth_vswitch::{FLOW_ROOM_MIN, FlowFilter};
 use std::collections::BTreeMap;
 use support::*;
@@ -83,15 +81,7 @@ fn a_filter_leaves_what_it_names() {
 fn a_connection_is_one_row_with_the_packets_of_both_directions() {
     let mut config = two_vpcs();
     // Filtered by a group that allows everything between its members.
-    let rule = |direction| Rule {
-        direction,
-        priority: Priority::Mid,
-        verdict: RuleVerdict::Allow,
-        protocol: RuleProtocol::Any,
-        ports: None,
-        icmp: None,
-        peer: RulePeer::Any,
-    };
+    let rule = |direction| allow(direction, RuleProtocol::Any, None);
     config.security_groups = vec![SecurityGroup {
         id: GroupId(1),
         name: "all".parse().unwrap(),

@@ -9,9 +9,7 @@
 mod support;
 
 use plinth_ids::{Epoch, GroupId, Moment};
-use plinth_switch_api::{
-    Direction, Priority, Rule, RulePeer, RuleProtocol, RuleVerdict, SecurityGroup, SwitchConfig,
-};
+use plinth_switch_api::{Direction, RuleProtocol, SecurityGroup, SwitchConfig};
 use plinth_vswitch::{DropReason, Limits};
 use plinth_wire::PROTOCOL_TCP;
 use std::collections::BTreeMap;
@@ -28,15 +26,7 @@ const CLIENTS: u16 = 8;
 /// NIC 1 may open anything, NIC 2 lets in what is for port 80, and opens nothing.
 fn filtered() -> SwitchConfig {
     let mut config = two_vpcs();
-    let rule = |direction, ports| Rule {
-        direction,
-        priority: Priority::Mid,
-        verdict: RuleVerdict::Allow,
-        protocol: RuleProtocol::Tcp,
-        ports,
-        icmp: None,
-        peer: RulePeer::Any,
-    };
+    let rule = |direction, ports| allow(direction, RuleProtocol::Tcp, ports);
     let groups = [rule(Direction::Outbound, None), rule(Direction::Inbound, Some((80, 80)))];
     config.security_groups = (1..)
         .zip(groups)

@@ -11,7 +11,10 @@ pub(crate) mod model;
 pub(crate) mod outside;
 
 use plinth_ids::{Epoch, MacAddress, Moment, PortId, Vni};
-use plinth_switch_api::{GuestPort, Remote, SwitchConfig, Underlay};
+use plinth_switch_api::{
+    Direction, GuestPort, Priority, Remote, Rule, RulePeer, RuleProtocol, RuleVerdict,
+    SwitchConfig, Underlay,
+};
 use plinth_vswitch::{
     DropReason, HEADERS_MAX, Limits, Offload, Packet, PortIndex, Switch, Verdict,
 };
@@ -62,6 +65,23 @@ pub(crate) fn port(id: u32, segment: u32, number: u8) -> GuestPort {
         security_groups: None,
         allowed: Vec::new(),
         limits: plinth_switch_api::PortLimits::NONE,
+    }
+}
+
+/// A rule that allows this, whoever the peer is.
+pub(crate) fn allow(
+    direction: Direction,
+    protocol: RuleProtocol,
+    ports: Option<(u16, u16)>,
+) -> Rule {
+    Rule {
+        direction,
+        priority: Priority::Mid,
+        verdict: RuleVerdict::Allow,
+        protocol,
+        ports,
+        icmp: None,
+        peer: RulePeer::Any,
     }
 }
 

@@ -6,9 +6,7 @@ use super::support::generate::Random;
 use super::support::*;
 use super::world::*;
 use plinth_ids::{GroupId, MacAddress};
-use plinth_switch_api::{
-    Direction, Priority, Rule, RulePeer, RuleProtocol, RuleVerdict, SecurityGroup,
-};
+use plinth_switch_api::{Direction, RuleProtocol, SecurityGroup};
 use plinth_vswitch::{DropReason, PortIndex};
 use plinth_wire::{NdSolicitation, PROTOCOL_ICMPV6, PROTOCOL_UDP, pseudo_header_ipv6};
 use std::net::{IpAddr, Ipv6Addr};
@@ -146,15 +144,7 @@ fn a_question_is_answered_with_the_own_tenants_neighbors_and_to_nobody_else() {
 fn three() -> Rig {
     let mut config = two_vpcs();
     config.ports.push(port(5, 100, 5));
-    let rule = |direction| Rule {
-        direction,
-        priority: Priority::Mid,
-        verdict: RuleVerdict::Allow,
-        protocol: RuleProtocol::Any,
-        ports: None,
-        icmp: None,
-        peer: RulePeer::Any,
-    };
+    let rule = |direction| allow(direction, RuleProtocol::Any, None);
     config.security_groups = vec![SecurityGroup {
         id: GroupId(1),
         name: "open".parse().unwrap(),
