@@ -9,6 +9,7 @@ use plinth_guest_image::GuestAgent;
 use plinth_stage::daemon::{output, program};
 use plinth_stage::runner::Length;
 use plinth_stage::within;
+use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -114,6 +115,7 @@ pub(crate) fn whole(_length: Length) -> Result<()> {
     // Control comes back, finds everything again and starts nothing twice.
     xtask(&["up", "--nodes", "2"])?;
     ensure!(processes("qemu-system-x86_64")? == before, "control did not find its guests again");
+    nic_comes_and_the_first_goes(&sockets[0], &address)?;
     idle()?;
     drop(nodes);
     ensure!(!Path::new(RUN).exists(), "{RUN} is left");
@@ -124,6 +126,55 @@ pub(crate) fn whole(_length: Length) -> Result<()> {
     ensure!(!namespaces.contains("plinth-"), "a namespace is left: {namespaces}");
     let links = output(Command::new("ip").args(["-o", "link"]))?;
     ensure!(!links.contains("plinth-"), "a link is left: {links}");
+    Ok(())
+}
+
+/// One command of an operator; its JSON.
+fn plinth(line: &str) -> Result<Value> {
+    let mut command = Command::new(program("plinth")?);
+    command.args(["--json", "--config-dir"]).arg(Path::new(STATE).join("operator"));
+    let text = output(command.args(line.split_whitespace()))?;
+    serde_json::from_str(&text).with_context(|| format!("{line} printed {text}"))
+}
+
+/// The running guest is given a second NIC, loses the one from its start, and is heard by the
+/// other node's guest through the new one.
+fn nic_comes_and_the_first_goes(agent: &Path, other: &str) -> Result<()> {
+    let mut guest = GuestAgent::connect(agent, PATIENCE)?;
+    let macs = "cat /sys/class/net/*/address";
+    let old = plinth("nic show demo-1-0")?;
+    let new = plinth("nic attach demo-1 demo")?;
+    ensure!(new["name"] == "demo-1-1", "{new}");
+    let text = |nic: &Value, key: &str| nic[key].as_str().unwrap_or_default().to_owned();
+    let (old_mac, new_mac) = (text(&old, "mac"), text(&new, "mac"));
+    let has = |mac: &str, wanted: bool, list: &str| list.contains(mac) == wanted;
+    within(PATIENCE, "the guest has the new NIC", || {
+        ensure!(has(&new_mac, true, &guest.check(macs)?), "no {new_mac}");
+        Ok(())
+    })?;
+    within(PATIENCE, "the new NIC is attached", || {
+        ensure!(plinth("nic show demo-1-1")?["state"] == "attached");
+        Ok(())
+    })?;
+    plinth("nic detach demo-1-0")?;
+    within(PATIENCE, "the first NIC is gone and forgotten", || {
+        ensure!(has(&old_mac, false, &guest.check(macs)?), "{old_mac} is there");
+        let left = plinth("nic list demo-1")?;
+        ensure!(left.as_array().is_some_and(|list| list.len() == 1), "{left}");
+        Ok(())
+    })?;
+    let address = new["addresses"][0].as_str().context("no address")?.to_owned();
+    guest.check(&format!("ip link set eth1 up && ip addr add {address}/24 dev eth1"))?;
+    within(PATIENCE, "the other guest answers through the new NIC", || {
+        Ok(guest.check(&format!("ping -c 1 -W 2 {other}"))?)
+    })?;
+    // What was free again is given again, to a NIC that comes by itself after the other.
+    let again = plinth("nic attach demo-1 demo")?;
+    ensure!(again["name"] == "demo-1-0" && again["mac"] != old["mac"], "{again}");
+    ensure!(again["addresses"][0] == old["addresses"][0], "{again}, it had {old}");
+    let log = guest.check("dmesg")?;
+    let is_bad = |line: &&str| line.contains("BUG") || line.contains("Call Trace");
+    ensure!(!log.lines().any(|line| is_bad(&line)), "the guest complains:\n{log}");
     Ok(())
 }
 

@@ -560,19 +560,18 @@ fn nics_are_listed_with_what_filters_them() {
             outbound: NicRate { bits_per_second: 100_000_000, ..NicRate::default() },
             ..NicLimits::default()
         },
+        state: NicState::Attached,
     };
-    let all = vec![
-        nic("web-1-0", Some(vec!["web", "db"])),
-        nic("web-1-1", Some(Vec::new())),
-        nic("web-1-2", None),
-    ];
+    let leaving = EniView { state: NicState::Leaving, ..nic("web-1-2", None) };
+    let all =
+        vec![nic("web-1-0", Some(vec!["web", "db"])), nic("web-1-1", Some(Vec::new())), leaving];
     assert_eq!(
         text(&Answer::Nics(all.clone()), NOW),
         "\
-NAME     VM     VPC   SUBNET  MAC                ADDRESSES  GROUPS
-web-1-0  web-1  blue  blue-a  02:50:00:00:00:01  10.0.0.2   web,db
-web-1-1  web-1  blue  blue-a  02:50:00:00:00:01  10.0.0.2   none: all denied
-web-1-2  web-1  blue  blue-a  02:50:00:00:00:01  10.0.0.2   not filtered
+NAME     VM     VPC   SUBNET  MAC                ADDRESSES  GROUPS            STATE
+web-1-0  web-1  blue  blue-a  02:50:00:00:00:01  10.0.0.2   web,db            attached
+web-1-1  web-1  blue  blue-a  02:50:00:00:00:01  10.0.0.2   none: all denied  attached
+web-1-2  web-1  blue  blue-a  02:50:00:00:00:01  10.0.0.2   not filtered      leaving
 "
     );
     assert!(text(&Answer::Nic(all[0].clone()), NOW).contains("may speak from: 10.8.0.0/16\n"));

@@ -31,6 +31,7 @@ mod keeper;
 mod metadata;
 mod metadata_socket;
 mod network;
+mod nics;
 mod perform;
 mod places;
 mod preflight;

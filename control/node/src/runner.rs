@@ -2,8 +2,10 @@
 //! One VM: its lifecycle machine, its process, its record, on a thread of its own, so that a
 //! QEMU that does not answer holds up nobody else.
 
+use crate::nics::{NicCare, ports};
 use crate::{Places, translate};
 use plinth_api::{Run, VmSpec, VmState, VmStatus};
+use plinth_ids::PortId;
 use plinth_manage::Kept;
 use plinth_qemu::{Accelerator, Identity, Monitor, Process, RunState, VmFolder, adopt, launch};
 use plinth_vm::{Effect, Input, Lifecycle, Record, State, Wish};
@@ -14,13 +16,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Between two looks at a process.
-const LOOK: Duration = Duration::from_millis(500);
+pub(crate) const LOOK: Duration = Duration::from_millis(500);
 /// How long a process that was started by an agent before us may take until it answers.
 const FRESH_TIME: Duration = Duration::from_secs(5);
 /// Between two looks for it.
 const FRESH_PAUSE: Duration = Duration::from_millis(50);
 /// How long QEMU may take for one answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// What every runner needs to know of its node.
 #[derive(Clone, Debug)]
@@ -40,7 +42,7 @@ pub(crate) struct VmRecord {
     accelerator: Option<Accelerator>,
     /// The last that the agent knew of.
     spec: VmSpec,
-    /// What the living process was started with.
+    /// What the living process was started with, with the NICs that it has now.
     held: Option<VmSpec>,
 }
 
@@ -57,7 +59,7 @@ pub(crate) struct Runner {
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     state: Mutex<Inbox>,
     changed: Condvar,
     /// Called when something came about that the reconciler wants to know.
@@ -65,14 +67,14 @@ struct Shared {
 }
 
 #[derive(Debug)]
-struct Inbox {
-    spec: VmSpec,
+pub(crate) struct Inbox {
+    pub(crate) spec: VmSpec,
     wish: Wish,
     accelerator: Option<Accelerator>,
     /// Why a launch must wait for the daemons; `None` when it need not.
-    obstacle: Option<String>,
+    pub(crate) obstacle: Option<String>,
     status: VmStatus,
-    held: Option<VmSpec>,
+    pub(crate) held: Option<VmSpec>,
     /// Whether the process of the record was looked for, so that the status is true.
     is_settled: bool,
     is_stopping: bool,
@@ -80,7 +82,7 @@ struct Inbox {
 
 impl Shared {
     /// Every change of the inbox is one assignment, so a panic elsewhere leaves it whole.
-    fn lock(&self) -> MutexGuard<'_, Inbox> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inbox> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -121,6 +123,7 @@ impl Runner {
             identity: record.as_ref().and_then(|r| r.identity),
             accelerator: record.as_ref().and_then(|r| r.accelerator),
             held,
+            nics: NicCare::default(),
             has_wish: false,
             is_found: false,
             shared: Arc::clone(&shared),
@@ -216,6 +219,9 @@ fn first_status(spec: &VmSpec, lifecycle: &Lifecycle) -> VmStatus {
         restarts: lifecycle.restarts(),
         start_number: lifecycle.start_number(),
         accelerator: String::new(),
+        nics: Vec::new(),
+        // Until it is known what the process has.
+        nics_due: spec.nics.iter().map(|nic| nic.port).collect(),
     }
 }
 
@@ -237,20 +243,21 @@ fn unix_now() -> u64 {
 }
 
 /// The thread's own.
-struct Hand {
-    ground: Ground,
-    folder: VmFolder,
+pub(crate) struct Hand {
+    pub(crate) ground: Ground,
+    pub(crate) folder: VmFolder,
     kept: Kept<VmRecord>,
-    lifecycle: Lifecycle,
-    process: Option<Process>,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) process: Option<Process>,
     identity: Option<Identity>,
-    accelerator: Option<Accelerator>,
-    held: Option<VmSpec>,
+    pub(crate) accelerator: Option<Accelerator>,
+    pub(crate) held: Option<VmSpec>,
+    pub(crate) nics: NicCare,
     /// Whether the reconciler has said what it wants since this thread began.
-    has_wish: bool,
+    pub(crate) has_wish: bool,
     /// Whether the process of the record was looked for.
     is_found: bool,
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     start: Instant,
     since: u64,
     last_look: Option<Instant>,
@@ -298,6 +305,7 @@ impl Hand {
             self.feed(Input::Want(wish));
         }
         self.feed(Input::Tick);
+        self.fit_nics();
     }
 
     /// Gives one input to the machine and carries out what it says, until it says nothing.
@@ -390,6 +398,7 @@ impl Hand {
             Ok(process) => {
                 self.identity = Some(process.identity());
                 self.process = Some(process);
+                self.nics = NicCare::of_new_process();
                 Input::Launched
             }
             Err(err) => {
@@ -429,6 +438,11 @@ impl Hand {
         }
     }
 
+    fn reason(&self) -> String {
+        let reason = self.lifecycle.reason();
+        if reason.is_empty() { self.nics.trouble.clone() } else { reason.to_owned() }
+    }
+
     fn save(&mut self) {
         let record = VmRecord {
             lifecycle: self.lifecycle.record(),
@@ -446,7 +460,7 @@ impl Hand {
         }
     }
 
-    fn publish(&mut self) {
+    pub(crate) fn publish(&mut self) {
         self.forget_process();
         self.save();
         let state = state_name(&self.lifecycle);
@@ -459,14 +473,19 @@ impl Hand {
         let is_news = is_news || inbox.held != self.held;
         inbox.held = self.held.clone();
         inbox.is_settled = true;
+        let held = self.held.iter().flat_map(|held| &held.nics);
+        let has = |port: PortId| ports(held.clone()).any(|other| other == port);
+        let due = ports(inbox.spec.nics.iter()).filter(|port| !has(*port)).collect();
         inbox.status = VmStatus {
             id: inbox.spec.id,
             state,
             process: self.process.as_ref().map(|process| process.identity().process),
             since: self.since,
-            reason: self.lifecycle.reason().to_owned(),
+            reason: self.reason(),
             restarts: self.lifecycle.restarts(),
             start_number: self.lifecycle.start_number(),
+            nics: ports(held).collect(),
+            nics_due: due,
             accelerator: self.accelerator.map_or_else(String::new, |a| a.to_string()),
         };
         drop(inbox);
@@ -477,7 +496,7 @@ impl Hand {
 }
 
 /// An error with its causes, in one line.
-fn plain(error: &dyn std::error::Error) -> String {
+pub(crate) fn plain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

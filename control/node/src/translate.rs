@@ -215,7 +215,7 @@ pub fn machine(
     }
 }
 
-fn machine_nic(nic: &NicSpec, places: &Places) -> qemu::Nic {
+pub(crate) fn machine_nic(nic: &NicSpec, places: &Places) -> qemu::Nic {
     let network = nic.addresses.iter().map(|address| qemu::NicNetwork {
         address: address.ip,
         prefix_length: address.prefix_length,

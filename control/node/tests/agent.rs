@@ -290,6 +290,99 @@ fn a_new_agent_finds_the_processes_of_the_old_one() {
     node.assert_no_violation(1);
 }
 
+/// The NIC that a VM is given later.
+fn second_nic(vm: &VmSpec) -> NicSpec {
+    NicSpec {
+        port: PortId(22),
+        name: "nic-1".parse().unwrap(),
+        mac: MacAddress([2, 0, 0, 0, 0, 22]),
+        ..vm.nics[0].clone()
+    }
+}
+
+fn with_second_nic(number: u64) -> VmSpec {
+    let mut vm = vm(number);
+    vm.nics.push(second_nic(&vm));
+    vm
+}
+
+impl Node {
+    /// The MACs' last bytes of the NICs that the VM's QEMU has, sorted.
+    fn nics(&self, vm: u64) -> Vec<u8> {
+        let text = std::fs::read_to_string(self.vm_folder(vm).join("nics")).unwrap_or_default();
+        let macs = text.lines().map(|line| line.parse::<MacAddress>().unwrap().0[5]);
+        let mut macs: Vec<u8> = macs.collect();
+        macs.sort_unstable();
+        macs
+    }
+
+    fn wait_for_nics(&self, vm: u64, wanted: &[u8]) {
+        until(&format!("NICs {wanted:?}; last: {:?}", self.nics(vm)), || {
+            (self.nics(vm) == wanted).then_some(())
+        });
+    }
+}
+
+#[test]
+fn nics_come_to_a_running_vm_and_leave_it() {
+    let node = Node::new("nics");
+    let mut agent = node.agent();
+    agent.take(spec(1, vec![vm(1)])).unwrap();
+    let running = wait_for(&agent, 1, VmState::Running);
+    assert_eq!((running.nics, running.nics_due), (vec![PortId(1)], Vec::new()));
+
+    agent.take(spec(2, vec![with_second_nic(1)])).unwrap();
+    node.wait_for_nics(1, &[1, 22]);
+    let both = until("both are told", || {
+        status(&agent, 1).filter(|status| status.nics.len() == 2 && status.nics_due.is_empty())
+    });
+    assert_eq!((both.process, both.reason.as_str()), (running.process, ""));
+    // Another agent knows them too.
+    drop(agent);
+    agent = node.agent();
+    wait_for(&agent, 1, VmState::Running);
+    assert_eq!(node.nics(1), [1, 22]);
+
+    // Also one that was there at the start goes; its port is served until it is gone.
+    let mut only_second = with_second_nic(1);
+    only_second.nics.remove(0);
+    std::fs::write(node.vm_folder(1).join("clinging"), "").unwrap();
+    agent.take(spec(3, vec![only_second])).unwrap();
+    let held = until("the guest holds it", || {
+        status(&agent, 1).filter(|status| status.reason.contains("did not let go"))
+    });
+    assert_eq!(held.nics, [PortId(1), PortId(22)]);
+    assert!(node.places().port_socket(PortId(1)).exists());
+    std::fs::remove_file(node.vm_folder(1).join("clinging")).unwrap();
+    node.wait_for_nics(1, &[22]);
+    until("its port is gone", || (!node.places().port_socket(PortId(1)).exists()).then_some(()));
+    let last = until("all is told", || {
+        status(&agent, 1).filter(|status| status.nics == [PortId(22)] && status.reason.is_empty())
+    });
+    assert_eq!(last.process, running.process);
+    node.assert_no_violation(1);
+}
+
+#[test]
+fn an_agent_that_is_killed_between_record_and_attach_attaches_later() {
+    let node = Node::new("nics-kill");
+    let agent = node.agent();
+    agent.take(spec(1, vec![with_second_nic(1)])).unwrap();
+    wait_for(&agent, 1, VmState::Running);
+    drop(agent);
+    // As if the agent had ended before QEMU was told.
+    let mut monitor =
+        plinth_qemu::Monitor::connect(&node.vm_folder(1).join("qmp.sock"), Duration::from_secs(5))
+            .unwrap();
+    monitor.detach(MacAddress([2, 0, 0, 0, 0, 22]), Duration::from_secs(5)).unwrap();
+    drop(monitor);
+    assert_eq!(node.nics(1), [1]);
+    let agent = node.agent();
+    agent.take(spec(2, vec![with_second_nic(1)])).unwrap();
+    node.wait_for_nics(1, &[1, 22]);
+    node.assert_no_violation(1);
+}
+
 #[test]
 fn a_daemon_that_dies_is_started_again_with_its_configuration() {
     let node = Node::new("daemon");

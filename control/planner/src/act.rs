@@ -11,7 +11,8 @@ use crate::record::{
 };
 use crate::spec::disk_spec;
 use plinth_api::{AgentAnswer, Code, Command, Refusal};
-use plinth_ids::{Name, NodeId, VolumeId};
+use plinth_ids::{Name, NodeId, PortId, VolumeId};
+use std::collections::BTreeSet;
 
 /// One command for one node, and the record that it is for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -244,7 +245,30 @@ impl Cluster {
                 }
             }
         }
-        self.unbind_nics(&gone, change)
+        let nics = self.detached(node, observed);
+        let is_free = |vm: &VmRecord| !gone.iter().any(|other| other.id == vm.id);
+        for vm in self.vms.values().filter(|vm| is_free(vm)) {
+            if vm.nics.iter().any(|nic| nics.contains(&nic.port)) {
+                let mut vm = vm.clone();
+                vm.nics.retain(|nic| !nics.contains(&nic.port));
+                change.writes.extend(self.put_vm(vm).writes);
+            }
+        }
+        let ports = gone.iter().flat_map(|vm| &vm.nics).map(|nic| nic.port).chain(nics).collect();
+        self.unbind_ports(&ports, change)
+    }
+
+    /// NICs that were taken from their VMs, and that no process of the node has or may be started
+    /// with any more.
+    fn detached(&self, node: NodeId, observed: &Observed) -> BTreeSet<PortId> {
+        let Some(status) = observed.status(node) else { return BTreeSet::new() };
+        let is_told = |vm: &&VmRecord| status.epoch.is_some_and(|epoch| epoch > vm.changed_after);
+        let is_held = |port: PortId| {
+            status.vms.iter().any(|seen| seen.nics.contains(&port) || seen.nics_due.contains(&port))
+        };
+        let vms = self.vms.values().filter(|vm| vm.node == node).filter(is_told);
+        let leaving = vms.flat_map(|vm| &vm.nics).filter(|nic| nic.is_leaving);
+        leaving.map(|nic| nic.port).filter(|port| !is_held(*port)).collect()
     }
 
     fn system_volumes(&self, vm: &VmRecord) -> impl Iterator<Item = &VolumeRecord> {

@@ -63,7 +63,7 @@ impl Cluster {
     pub(crate) fn host_specs(&self, vni: Vni) -> Vec<HostSpec> {
         let ready = self.vms.values().filter(|vm| vm.state == State::Ready);
         let nics = ready.flat_map(|vm| vm.nics.iter().map(move |nic| (vm, nic)));
-        let ours = nics.filter(|(_, nic)| nic.vpc == vni);
+        let ours = nics.filter(|(_, nic)| nic.vpc == vni && !nic.is_leaving);
         ours.map(|(vm, nic)| HostSpec { mac: nic.mac, name: vm.name.clone() }).collect()
     }
 }

@@ -261,7 +261,8 @@ impl Cluster {
     ) -> Vec<BalancerSpec> {
         let mut nics: BTreeMap<PortId, (NodeId, &Nic)> = BTreeMap::new();
         if !self.balancers.is_empty() {
-            nics.extend(self.nics().map(|(vm, _, nic)| (nic.port, (vm.node, nic))));
+            let there = self.nics().filter(|(_, _, nic)| !nic.is_leaving);
+            nics.extend(there.map(|(vm, _, nic)| (nic.port, (vm.node, nic))));
         }
         let spec = |balancer: &BalancerRecord| {
             let line = match &balancer.place {

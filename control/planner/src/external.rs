@@ -358,8 +358,14 @@ impl Cluster {
     }
 
     /// What has to go with the NICs of VMs that are gone.
-    pub(crate) fn unbind_nics(&self, vms: &[&VmRecord], mut change: Change) -> Change {
-        let is_its = |port: PortId| vms.iter().flat_map(|vm| &vm.nics).any(|nic| nic.port == port);
+    pub(crate) fn unbind_nics(&self, vms: &[&VmRecord], change: Change) -> Change {
+        let ports = vms.iter().flat_map(|vm| &vm.nics).map(|nic| nic.port).collect();
+        self.unbind_ports(&ports, change)
+    }
+
+    /// What has to go with NICs that are gone.
+    pub(crate) fn unbind_ports(&self, ports: &BTreeSet<PortId>, mut change: Change) -> Change {
+        let is_its = |port: PortId| ports.contains(&port);
         for eip in self.eips.values() {
             if eip.bound.as_ref().is_some_and(|bound| is_its(bound.port)) {
                 change = change.put(Record::Eip(EipRecord { bound: None, ..eip.clone() }));

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! NICs by themselves: the groups they are in, and what they may speak from.
+//! NICs by themselves: how they come and go, the groups they are in, what they may speak from.
 
 use crate::change::{Change, Record};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Observed};
 use crate::group::check_group_count;
 use crate::names;
-use crate::record::{Nic, VmRecord};
-use crate::spec::port_name;
-use plinth_api::{Code, EniView, NicLimits, NicRate, Refusal};
-use plinth_ids::{Name, Prefix};
+use crate::record::{Meta, Nic, VmRecord};
+use crate::spec::{nic_number, port_name};
+use crate::vm::NICS_MAX;
+use plinth_api::{Code, EniView, NicLimits, NicRate, NicRequest, NicState, Refusal, Run};
+use plinth_ids::{Name, PortId, Prefix};
 use plinth_switch_api::{BITS_PER_SECOND, PACKETS_PER_SECOND, WEIGHT_DEFAULT, WEIGHT_MAX};
 
 /// Ranges of one NIC; the switch takes as many.
@@ -42,6 +43,48 @@ impl Cluster {
         change(&mut vm.nics[index])?;
         vm.changed_after = self.epoch();
         Ok(Change::default().put(Record::Vm(vm)))
+    }
+
+    /// Gives a VM one more NIC, also while it runs.
+    pub fn nic_attach(&self, vm: &Name, request: &NicRequest) -> Result<Change, Refusal> {
+        let vm = self.usable_vm(vm)?;
+        if vm.nics.len() >= NICS_MAX {
+            let text = format!("VM {} has {NICS_MAX} NICs, those that leave it included", vm.name);
+            return Err(Refusal::new(Code::NoRoom, text)
+                .field("VM")
+                .remedy("detach one first: plinth nic detach NIC"));
+        }
+        let planned = self.plan_nics(std::slice::from_ref(request))?;
+        if let Some(node) = self.node(vm.node)
+            && let Some(other) = self.cut_off(node, &planned)
+        {
+            let text = format!("the vpc has NICs on node {other}, to which there is no tunnel");
+            return Err(Refusal::new(Code::Invalid, text)
+                .field("NIC subnet")
+                .remedy("give every node an underlay, or name a subnet of another vpc"));
+        }
+        let coming = VmRecord { nics: planned.clone(), ..vm.clone() };
+        let meta = Meta { next_port: self.meta.next_port + 1, ..self.meta.clone() };
+        let mut change = self.seat_vm(&coming, Change::default().put(Record::Meta(meta)))?;
+        let mut vm = with_numbers(vm);
+        let is_free = |number: &u8| !vm.nics.iter().any(|nic| nic.number == Some(*number));
+        let number = (0..u8::MAX).find(is_free);
+        vm.nics.extend(planned.into_iter().map(|nic| Nic { number, ..nic }));
+        change.writes.extend(self.put_vm(vm).writes);
+        Ok(change)
+    }
+
+    /// Takes a NIC from its VM, also while that runs. Its addresses are free, and what is bound to
+    /// it goes, once the guest has let go of it.
+    pub fn nic_detach(&self, name: &Name) -> Result<Change, Refusal> {
+        let (vm, index, nic) = self.find_nic(name)?;
+        if nic.is_leaving {
+            return Ok(Change::default());
+        }
+        self.usable_vm(&vm.name)?;
+        let mut vm = with_numbers(vm);
+        vm.nics[index].is_leaving = true;
+        Ok(self.put_vm(vm))
     }
 
     /// Puts a NIC into a group, or takes it out. A NIC in no group is denied everything.
@@ -129,20 +172,39 @@ impl Cluster {
     }
 
     /// The NICs of one VM, or of all.
-    pub fn eni_views(&self, vm: Option<&Name>) -> Result<Vec<EniView>, Refusal> {
+    pub fn eni_views(
+        &self,
+        vm: Option<&Name>,
+        observed: &Observed,
+    ) -> Result<Vec<EniView>, Refusal> {
         if let Some(name) = vm {
             names::find(&self.vms, "vm", "VM", name)?;
         }
         let chosen = self.nics().filter(|(owner, _, _)| vm.is_none_or(|name| owner.name == *name));
-        Ok(chosen.map(|(vm, index, nic)| self.nic_view(vm, index, nic)).collect())
+        Ok(chosen.map(|(vm, index, nic)| self.nic_view(vm, index, nic, observed)).collect())
     }
 
-    pub fn eni_view(&self, name: &Name) -> Result<EniView, Refusal> {
+    pub fn eni_view(&self, name: &Name, observed: &Observed) -> Result<EniView, Refusal> {
         let (vm, index, nic) = self.find_nic(name)?;
-        Ok(self.nic_view(vm, index, nic))
+        Ok(self.nic_view(vm, index, nic, observed))
     }
 
-    fn nic_view(&self, vm: &VmRecord, index: usize, nic: &Nic) -> EniView {
+    /// The port that the next NIC is given.
+    pub const fn next_port(&self) -> PortId {
+        PortId(self.meta.next_port)
+    }
+
+    /// The NIC of a port.
+    pub fn eni_of(&self, port: PortId, observed: &Observed) -> Result<EniView, Refusal> {
+        let found = self.nics().find(|(_, _, nic)| nic.port == port);
+        let (vm, index, nic) = found.ok_or_else(|| {
+            Refusal::new(Code::NotFound, format!("there is no NIC with {port}")).field("NIC")
+        })?;
+        Ok(self.nic_view(vm, index, nic, observed))
+    }
+
+    fn nic_view(&self, vm: &VmRecord, index: usize, nic: &Nic, observed: &Observed) -> EniView {
+        let status = observed.vm(vm.node, vm.id);
         let groups = nic.groups.as_ref();
         EniView {
             name: port_name(vm, index),
@@ -155,8 +217,23 @@ impl Cluster {
             groups: groups.map(|list| list.iter().map(|id| self.group_name(*id)).collect()),
             allowed: nic.allowed.clone(),
             limits: nic.limits,
+            state: match status {
+                _ if nic.is_leaving => NicState::Leaving,
+                Some(status) if status.nics.contains(&nic.port) => NicState::Attached,
+                _ if vm.run == Run::Running => NicState::Waiting,
+                _ => NicState::Off,
+            },
         }
     }
+}
+
+/// With every number written down, because a place in the list is about to change.
+fn with_numbers(vm: &VmRecord) -> VmRecord {
+    let mut numbered = vm.clone();
+    for (index, nic) in numbered.nics.iter_mut().enumerate() {
+        nic.number = u8::try_from(nic_number(vm, index)).ok();
+    }
+    numbered
 }
 
 /// A rate of 0 is none; a burst without its rate says nothing. The switch takes the same ranges.

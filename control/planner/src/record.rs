@@ -454,6 +454,13 @@ pub struct VmRecord {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Nic {
+    /// The last part of its name, as the 1 of `web-1-1`. `None`: its place in the list, which
+    /// never changed.
+    #[serde(default)]
+    pub number: Option<u8>,
+    /// It is in no spec any more, and is forgotten once its VM's process has let go of it.
+    #[serde(default)]
+    pub is_leaving: bool,
     pub port: PortId,
     pub vpc: Vni,
     pub subnet: Name,

@@ -77,6 +77,7 @@ impl Cluster {
                 .nics
                 .iter()
                 .enumerate()
+                .filter(|(_, nic)| !nic.is_leaving)
                 .map(|(index, nic)| self.nic_spec(node, vm, index, nic))
                 .collect(),
             run: vm.run,
@@ -120,7 +121,8 @@ impl Cluster {
             let Some(underlay) = self.node(vm.node).and_then(|node| node.underlay.as_ref()) else {
                 continue;
             };
-            for nic in vm.nics.iter().filter(|nic| vpcs.contains(&nic.vpc)) {
+            let is_there = |nic: &&Nic| vpcs.contains(&nic.vpc) && !nic.is_leaving;
+            for nic in vm.nics.iter().filter(is_there) {
                 remotes.push(Remote {
                     vni: nic.vpc,
                     mac: nic.mac,
@@ -155,9 +157,14 @@ fn addresses(nic: &Nic, subnet: Option<&SubnetRecord>) -> Vec<Address> {
     std::iter::once(ipv4).chain(ipv6).collect()
 }
 
-/// `VM-INDEX`. The index is the last part, so no two VMs have ports of one name.
+/// The number of a NIC in its VM, by which it is named.
+pub(crate) fn nic_number(vm: &VmRecord, index: usize) -> usize {
+    vm.nics.get(index).and_then(|nic| nic.number).map_or(index, usize::from)
+}
+
+/// `VM-NUMBER`. The number is the last part, so no two VMs have ports of one name.
 pub(crate) fn port_name(vm: &VmRecord, index: usize) -> Name {
-    format!("{}-{index}", vm.name)
+    format!("{}-{}", vm.name, nic_number(vm, index))
         .parse()
         .expect("the VM's name was checked to leave room for the index")
 }

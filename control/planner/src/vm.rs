@@ -23,7 +23,7 @@ const VCPUS_MAX: u32 = 256;
 const MEMORY_MIN: u64 = 32 << 20;
 const MEMORY_MAX: u64 = 16 << 40;
 const MIB: u64 = 1 << 20;
-const NICS_MAX: usize = 8;
+pub(crate) const NICS_MAX: usize = 8;
 const DISKS_MAX: usize = 16;
 
 /// Kept for the node's own programs: an eighth of its memory, half a GiB at least.
@@ -82,7 +82,7 @@ impl Cluster {
             memory: request.memory,
             boot,
             image: image.map(|(image, _)| image.id),
-            nics,
+            nics: numbered(nics),
             disks,
             run: if request.start { Run::Running } else { Run::Stopped { grace_seconds: 0 } },
             start_number: u64::from(request.start),
@@ -117,7 +117,7 @@ impl Cluster {
         Ok(volumes)
     }
 
-    fn plan_nics(&self, requests: &[NicRequest]) -> Result<Vec<Nic>, Refusal> {
+    pub(crate) fn plan_nics(&self, requests: &[NicRequest]) -> Result<Vec<Nic>, Refusal> {
         let mut taken: BTreeMap<&Name, BTreeSet<Ipv4Addr>> = BTreeMap::new();
         // What an operator asked for comes first: a free choice must not take it away.
         for request in requests {
@@ -153,6 +153,8 @@ impl Cluster {
         let mac = mac_of(port);
         let (vpc, name) = (subnet.vpc, subnet.name.clone());
         Ok(Nic {
+            number: None,
+            is_leaving: false,
             port,
             vpc,
             subnet: name,
@@ -231,7 +233,7 @@ impl Cluster {
     }
 
     /// Another node with a NIC in one of these VPCs, if there is no tunnel to it.
-    fn cut_off(&self, node: &NodeRecord, nics: &[Nic]) -> Option<Name> {
+    pub(crate) fn cut_off(&self, node: &NodeRecord, nics: &[Nic]) -> Option<Name> {
         let in_vpc = |vm: &&VmRecord| {
             vm.node != node.id
                 && vm.nics.iter().any(|theirs| nics.iter().any(|nic| nic.vpc == theirs.vpc))
@@ -305,7 +307,7 @@ impl Cluster {
         Ok(self.put_vm(VmRecord { run, state: State::Deleting, ..vm.clone() }))
     }
 
-    fn usable_vm(&self, name: &Name) -> Result<&VmRecord, Refusal> {
+    pub(crate) fn usable_vm(&self, name: &Name) -> Result<&VmRecord, Refusal> {
         let vm = names::find(&self.vms, "vm", "NAME", name)?;
         if vm.state == State::Deleting {
             return Err(
@@ -337,6 +339,11 @@ pub(crate) struct Allocation {
 fn mac_of(port: PortId) -> MacAddress {
     let [a, b, c, d] = port.0.to_be_bytes();
     MacAddress([0x02, 0x50, a, b, c, d])
+}
+
+/// With the numbers that name them, which stay when others go.
+fn numbered(nics: Vec<Nic>) -> Vec<Nic> {
+    nics.into_iter().zip(0..).map(|(nic, number)| Nic { number: Some(number), ..nic }).collect()
 }
 
 fn check_shape(request: &VmCreate) -> Result<(), Refusal> {

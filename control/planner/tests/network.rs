@@ -5,7 +5,7 @@
 mod support;
 
 use plinth_api::*;
-use plinth_ids::{GroupId, Name, NodeId, Prefix};
+use plinth_ids::{GroupId, Name, NodeId, PortId, Prefix};
 use plinth_planner::Change;
 use std::net::IpAddr;
 use support::{Bench, NOW, name, vm};
@@ -313,10 +313,10 @@ fn a_nic_changes_groups_and_ranges_while_its_vm_runs() {
     refused(allow(&bench, "10.8.0.0/16", false), Code::NotFound, "no range that was allowed");
     let nobody = bench.cluster.nic_group(&name("web-9-0"), &name("web"), true);
     refused(nobody, Code::NotFound, "there is no NIC web-9-0");
-    let view = bench.cluster.eni_view(&name("web-1-0")).unwrap();
+    let view = bench.cluster.eni_view(&name("web-1-0"), &bench.observed).unwrap();
     assert_eq!((view.groups, view.vm), (Some(Vec::new()), name("web-1")));
-    assert_eq!(bench.cluster.eni_views(Some(&name("web-1"))).unwrap().len(), 1);
-    assert!(bench.cluster.eni_views(Some(&name("web-2"))).is_err());
+    assert_eq!(bench.cluster.eni_views(Some(&name("web-1")), &bench.observed).unwrap().len(), 1);
+    assert!(bench.cluster.eni_views(Some(&name("web-2")), &bench.observed).is_err());
 }
 
 #[test]
@@ -354,4 +354,108 @@ fn limits_of_a_nic_reach_its_node_and_are_checked() {
     let wrong = NicLimits { weight: 1001, ..NicLimits::default() };
     refused(limit(&bench, wrong), Code::Invalid, "weight");
     assert!(bench.cluster.nic_limit(&name("nobody"), limits).is_err());
+}
+
+impl Bench {
+    fn attach(&mut self, subnet: &str, address: Option<[u8; 4]>) -> Result<(), Refusal> {
+        let address = address.map(Into::into);
+        let nic = NicRequest { subnet: name(subnet), address, groups: Vec::new() };
+        self.plan(self.cluster.nic_attach(&name("web-1"), &nic))
+    }
+
+    /// What node-1 says of web-1's NICs, and what the planner makes of it.
+    fn node_has(&mut self, nics: &[u32], due: &[u32]) {
+        let ports = |list: &[u32]| list.iter().map(|&port| PortId(port)).collect();
+        self.see(NodeId(1), |status| {
+            status.vms[0].nics = ports(nics);
+            status.vms[0].nics_due = ports(due);
+        });
+        self.apply(self.cluster.release(NodeId(1), &self.observed));
+    }
+
+    /// Names and states of web-1's NICs.
+    fn states(&self) -> Vec<(String, NicState)> {
+        let views = self.cluster.eni_views(Some(&name("web-1")), &self.observed).unwrap();
+        views.into_iter().map(|view| (view.name.to_string(), view.state)).collect()
+    }
+}
+
+#[test]
+fn nics_come_to_a_vm_and_keep_their_names_when_others_go() {
+    use NicState::{Attached, Leaving, Waiting};
+    let mut bench = Bench::new();
+    bench.on("web-1", "node-1", "blue-a", &[]);
+    bench.attach("blue-a", None).unwrap();
+    bench.attach("blue-a", Some([10, 0, 0, 9])).unwrap();
+    let ports: Vec<u32> = bench.spec(1).vms[0].nics.iter().map(|nic| nic.port.0).collect();
+    let [first, second, third] = ports[..] else { panic!("three NICs: {ports:?}") };
+    bench.node_has(&[first], &[second, third]);
+    let named = |list: &[(&str, NicState)]| -> Vec<(String, NicState)> {
+        list.iter().map(|(name, state)| ((*name).to_owned(), *state)).collect()
+    };
+    let before = named(&[("web-1-0", Attached), ("web-1-1", Waiting), ("web-1-2", Waiting)]);
+    assert_eq!(bench.states(), before);
+    bench.node_has(&[first, second, third], &[]);
+
+    // Not forgotten before its node says so, wherever it is on the way; its address stays taken.
+    bench.plan(bench.cluster.nic_detach(&name("web-1-1"))).unwrap();
+    assert_eq!(bench.spec(1).vms[0].nics.len(), 2);
+    bench.node_has(&[first, second, third], &[]);
+    bench.node_has(&[first, third], &[second]);
+    let during = named(&[("web-1-0", Attached), ("web-1-1", Leaving), ("web-1-2", Attached)]);
+    assert_eq!(bench.states(), during);
+    let taken = bench.attach("blue-a", Some([10, 0, 0, 3])).unwrap_err();
+    assert!(taken.to_string().contains("10.0.0.3"), "{taken}");
+    bench.node_has(&[first, third], &[]);
+    assert_eq!(bench.states(), named(&[("web-1-0", Attached), ("web-1-2", Attached)]));
+    let names: Vec<Name> = bench.spec(1).vms[0].nics.iter().map(|nic| nic.name.clone()).collect();
+    assert_eq!(names, [name("web-1-0"), name("web-1-2")]);
+    // The number that is free is given again, the port is not.
+    bench.attach("blue-a", Some([10, 0, 0, 3])).unwrap();
+    let newest = bench.cluster.eni_of(PortId(third + 1), &bench.observed).unwrap();
+    assert_eq!((newest.name.as_str(), newest.state), ("web-1-1", Waiting));
+}
+
+#[test]
+fn what_is_bound_to_a_nic_goes_with_it_and_not_before() {
+    let mut bench = Bench::new();
+    bench.on("web-1", "node-1", "blue-a", &[]);
+    bench.attach("blue-a", None).unwrap();
+    let nic = bench.spec(1).vms[0].nics[1].clone();
+    let line = bench.cluster.line_create(
+        name("carrier"),
+        [172, 16, 0, 254].into(),
+        &[prefix("198.51.100.0/28")],
+        NOW,
+    );
+    bench.plan(line).unwrap();
+    bench.plan(bench.cluster.eip_create(name("www"), &name("carrier"), None, NOW)).unwrap();
+    let bound = bench.cluster.eip_bind(&name("www"), &nic.name, EipBinding::Translated);
+    bench.plan(bound).unwrap();
+    bench.plan(bench.cluster.nic_detach(&nic.name)).unwrap();
+    bench.node_has(&[1, nic.port.0], &[]);
+    assert!(bench.cluster.eips[&name("www")].bound.is_some());
+    assert!(bench.spec(1).external.eips.is_empty(), "nothing more is led to it");
+    bench.node_has(&[1], &[]);
+    assert!(bench.cluster.eips[&name("www")].bound.is_none());
+    assert_eq!(bench.spec(1).vms[0].nics.len(), 1);
+}
+
+#[test]
+fn a_nic_that_cannot_be_attached_is_refused() {
+    let mut bench = Bench::new();
+    bench.on("web-1", "node-1", "blue-a", &[]);
+    let none = bench.cluster.nic_attach(
+        &name("nobody"),
+        &NicRequest { subnet: name("blue-a"), address: None, groups: Vec::new() },
+    );
+    refused(none, Code::NotFound, "nobody");
+    assert_eq!(bench.attach("green-a", None).unwrap_err().code(), Some(Code::NotFound));
+    for _ in 1..8 {
+        bench.attach("blue-a", None).unwrap();
+    }
+    let full = bench.attach("blue-a", None).unwrap_err();
+    assert_eq!(full.code(), Some(Code::NoRoom));
+    assert!(full.to_string().contains("plinth nic detach"), "{full}");
+    refused(bench.cluster.nic_detach(&name("web-1-9")), Code::NotFound, "web-1-9");
 }

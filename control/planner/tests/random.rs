@@ -38,6 +38,8 @@ enum Op {
         image: bool,
         start: bool,
     },
+    NicAttach(u8, (u8, Option<u8>)),
+    NicDetach(u8, u8),
     VmStart(u8),
     VmStop(u8),
     VmDelete(u8, bool),
@@ -75,6 +77,9 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(vm, nics, volumes, image, start)| Op::VmCreate {
                 vm, nics, volumes, image, start,
             }),
+        3 => (0..5_u8, (0..3_u8, prop::option::of(0..9_u8)))
+            .prop_map(|(vm, nic)| Op::NicAttach(vm, nic)),
+        2 => (0..5_u8, 0..4_u8).prop_map(|(vm, nic)| Op::NicDetach(vm, nic)),
         1 => (0..5_u8).prop_map(Op::VmStart),
         1 => (0..5_u8).prop_map(Op::VmStop),
         3 => (0..5_u8, any::<bool>()).prop_map(|(v, f)| Op::VmDelete(v, f)),
@@ -217,6 +222,8 @@ impl Run {
             Op::VmCreate { vm, nics, volumes, image, start } => {
                 self.vm_create(*vm, nics, volumes, *image, *start);
             }
+            Op::NicAttach(n, nic) => self.nic_attach(*n, *nic),
+            Op::NicDetach(n, nic) => self.nic_detach(*n, *nic),
             Op::VmStart(n) => {
                 let vm = name(&format!("vm-{n}"));
                 let plan = self.bench.cluster.vm_start(&vm, &self.bench.observed);
@@ -350,6 +357,35 @@ impl Run {
         assert!(again.is_empty(), "the same time asks for more: {again:?}");
     }
 
+    fn nic(&self, (subnet, host): (u8, Option<u8>)) -> NicRequest {
+        let subnet = ["blue-a", "other-a", "other-b"][usize::from(subnet)];
+        let (_, range) = self.model.subnets.get(subnet).cloned().unwrap_or_default();
+        let (third, first, _) = RANGES[usize::from(range)];
+        let address = host.map(|host| Ipv4Addr::new(10, 0, third, first + host));
+        NicRequest { subnet: name(subnet), address, groups: Vec::new() }
+    }
+
+    fn nic_attach(&mut self, n: u8, nic: (u8, Option<u8>)) {
+        let vm = format!("vm-{n}");
+        let plan = self.bench.cluster.nic_attach(&name(&vm), &self.nic(nic));
+        if self.bench.plan(plan).is_ok() {
+            // As if the VM came anew, with what it has and the new one.
+            let (_, volumes) = self.model.vms.remove(&vm).expect("it was there");
+            let record = self.bench.cluster.vms[&name(&vm)].clone();
+            self.model.add_vm(&self.bench, &record);
+            assert_eq!(self.model.vms[&vm].1, volumes);
+            self.done += 1;
+        }
+    }
+
+    fn nic_detach(&mut self, n: u8, nic: u8) {
+        let vm = name(&format!("vm-{n}"));
+        let views = self.bench.cluster.eni_views(Some(&vm), &self.bench.observed);
+        if let Some(view) = views.ok().and_then(|views| views.get(usize::from(nic)).cloned()) {
+            let _ = self.bench.plan(self.bench.cluster.nic_detach(&view.name));
+        }
+    }
+
     fn vm_create(
         &mut self,
         n: u8,
@@ -359,15 +395,8 @@ impl Run {
         start: bool,
     ) {
         let vm_name = format!("vm-{n}");
-        let nic = |(subnet, host): &(u8, Option<u8>)| {
-            let subnet = ["blue-a", "other-a", "other-b"][usize::from(*subnet)];
-            let (_, range) = self.model.subnets.get(subnet).cloned().unwrap_or_default();
-            let (third, first, _) = RANGES[usize::from(range)];
-            let address = host.map(|host| Ipv4Addr::new(10, 0, third, first + host));
-            NicRequest { subnet: name(subnet), address, groups: Vec::new() }
-        };
         let request = VmCreate {
-            nics: nics.iter().map(nic).collect(),
+            nics: nics.iter().map(|nic| self.nic(*nic)).collect(),
             volumes: volumes.iter().map(|volume| disk(&format!("data-{volume}"))).collect(),
             image: image.then(|| name("small")),
             start,
@@ -411,6 +440,11 @@ impl Run {
     fn forget(&mut self, before: &BTreeSet<Name>) {
         for vm in before.difference(&self.names()) {
             self.model.vms.remove(vm.as_str());
+        }
+        for (vm, (nics, _)) in &mut self.model.vms {
+            let record = &self.bench.cluster.vms[&name(vm)];
+            let is_there = |address: Ipv4Addr| record.nics.iter().any(|nic| nic.address == address);
+            nics.retain(|(_, address)| is_there(*address));
         }
     }
 

@@ -328,6 +328,14 @@ fn is_settling(cluster: &Cluster, observed: &Observed, node: NodeId) -> bool {
     pending
         || on_node.into_iter().any(|vm| {
             let seen = observed.vm(node, vm.id).map(|status| status.state);
+            let has = |nic: &plinth_planner::Nic| {
+                observed.vm(node, vm.id).is_some_and(|status| status.nics.contains(&nic.port))
+            };
+            if seen == Some(VmState::Running)
+                && vm.nics.iter().any(|nic| nic.is_leaving || !has(nic))
+            {
+                return true;
+            }
             match (vm.state, vm.run, seen) {
                 (plinth_planner::State::Deleting, _, seen) => seen.is_some(),
                 (_, Run::Running, Some(VmState::Running | VmState::Stopped | VmState::Failed)) => {

@@ -25,6 +25,8 @@ pub(crate) const fn is_ours(request: &Request) -> bool {
                 | Request::RuleRemove { .. }
                 | Request::NicList(_)
                 | Request::NicShow(_)
+                | Request::NicAttach { .. }
+                | Request::NicDetach(_)
                 | Request::NicGroup { .. }
                 | Request::NicAllow { .. }
                 | Request::NicLimit { .. }
@@ -84,10 +86,31 @@ pub(crate) async fn answer(shared: &Shared, request: Request) -> Result<Answer, 
             shared.store.change(|cluster, _| cluster.rule_remove(&name, number)).await?;
             group(shared, &name).await
         }
+        request => nics(shared, request).await,
+    }
+}
+
+async fn nics(shared: &Shared, request: Request) -> Result<Answer, Refusal> {
+    match request {
         Request::NicList(vm) => {
-            show(shared, |state| Ok(Answer::Nics(state.cluster.eni_views(vm.as_ref())?))).await
+            show(shared, |state| {
+                Ok(Answer::Nics(state.cluster.eni_views(vm.as_ref(), &state.observed)?))
+            })
+            .await
         }
         Request::NicShow(name) => nic(shared, &name).await,
+        Request::NicAttach { vm, nic } => {
+            let plan = |cluster: &Cluster, _: &Observed| {
+                Ok((cluster.next_port(), cluster.nic_attach(&vm, &nic)?))
+            };
+            let port = shared.store.transact(plan).await?;
+            show(shared, |state| Ok(Answer::Nic(state.cluster.eni_of(port, &state.observed)?)))
+                .await
+        }
+        Request::NicDetach(name) => {
+            shared.store.change(|cluster, _| cluster.nic_detach(&name)).await?;
+            nic(shared, &name).await
+        }
         Request::NicGroup { nic: name, group, is_member } => {
             let plan =
                 |cluster: &Cluster, _: &Observed| cluster.nic_group(&name, &group, is_member);
@@ -188,5 +211,5 @@ async fn group(shared: &Shared, name: &Name) -> Result<Answer, Refusal> {
 }
 
 async fn nic(shared: &Shared, name: &Name) -> Result<Answer, Refusal> {
-    show(shared, |state| Ok(Answer::Nic(state.cluster.eni_view(name)?))).await
+    show(shared, |state| Ok(Answer::Nic(state.cluster.eni_view(name, &state.observed)?))).await
 }

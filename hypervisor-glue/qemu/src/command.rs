@@ -15,10 +15,11 @@ const DISK_QUEUE_SIZE: u16 = 256;
 /// MiB of translated code that emulation keeps. The default grows with the host's memory.
 const TRANSLATION_CACHE: u32 = 128;
 
-/// NICs that can be attached to a VM while it runs: ports that are empty when it starts.
-pub const SPARE_PORTS: u8 = 4;
-/// Device on the PCI Express bus of the spare ports: the last that q35 leaves free.
-const SPARE_ADDRESS: &str = "1e";
+/// NICs of a VM, each in a port of its own, so that each can come and go while the VM runs. As
+/// many as one device has functions.
+pub const NIC_PORTS: u8 = 8;
+/// Device on the PCI Express bus of the NICs' ports: the last that q35 leaves free.
+const PORTS_ADDRESS: &str = "1e";
 
 /// Everything that makes a VM's process what it is.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -33,6 +34,7 @@ pub struct Machine {
     pub has_hugepages: bool,
     pub boot: Boot,
     pub disks: Vec<Disk>,
+    /// At most [`NIC_PORTS`].
     pub nics: Vec<Nic>,
 }
 
@@ -77,12 +79,12 @@ pub fn command_line(machine: &Machine, folder: &VmFolder) -> Vec<String> {
     let mut line = Line::default();
     base(&mut line, machine, folder);
     sockets(&mut line, folder);
-    spare_ports(&mut line);
+    nic_ports(&mut line);
     for (number, disk) in machine.disks.iter().enumerate() {
         add_disk(&mut line, machine, number, disk);
     }
-    for (number, nic) in machine.nics.iter().enumerate() {
-        add_nic(&mut line, machine.accelerator, number, nic);
+    for (port, nic) in (0..NIC_PORTS).zip(&machine.nics) {
+        add_nic(&mut line, machine.accelerator, port, nic);
     }
     if let Boot::Kernel { kernel, initrd, append } = &machine.boot {
         line.pair("-kernel", kernel.display());
@@ -180,13 +182,15 @@ fn add_disk(line: &mut Line, machine: &Machine, number: usize, disk: &Disk) {
     line.pair("-device", device);
 }
 
-fn add_nic(line: &mut Line, accelerator: Accelerator, number: usize, nic: &Nic) {
-    line.pair("-chardev", client(&format!("net{number}"), &nic.socket));
+fn add_nic(line: &mut Line, accelerator: Accelerator, port: u8, nic: &Nic) {
+    let (chardev, netdev) = (names::chardev(port), names::netdev(port));
+    line.pair("-chardev", client(&chardev, &nic.socket));
     line.pair(
         "-netdev",
-        format_args!("vhost-user,id=nic{number},chardev=net{number},queues={}", nic.queue_pairs),
+        format_args!("vhost-user,id={netdev},chardev={chardev},queues={}", nic.queue_pairs),
     );
-    let mut device = format!("virtio-net-pci,netdev=nic{number}");
+    let (bus, id) = (names::bus(port), names::device(port));
+    let mut device = format!("virtio-net-pci,bus={bus},id={id},netdev={netdev}");
     for (name, value) in nic_properties(accelerator, nic) {
         match value {
             Value::Bool(true) => write!(device, ",{name}=on"),
@@ -223,18 +227,38 @@ pub(crate) fn nic_properties(accelerator: Accelerator, nic: &Nic) -> Vec<(&'stat
     properties
 }
 
-/// Empty ports for NICs that come later. One slot of the bus holds all of them, so that a VM
-/// with many disks has not fewer places for it.
-fn spare_ports(line: &mut Line) {
-    for port in 0..SPARE_PORTS {
+/// Ports for the NICs, those that come later included. One slot of the bus holds all of them, so
+/// that a VM with many disks has not fewer places for it.
+fn nic_ports(line: &mut Line) {
+    for port in 0..NIC_PORTS {
         line.pair(
             "-device",
             format_args!(
-                "pcie-root-port,id=spare{port},bus=pcie.0,addr={SPARE_ADDRESS}.{port},\
+                "pcie-root-port,id={bus},bus=pcie.0,addr={PORTS_ADDRESS}.{port},\
                  multifunction=on,chassis={number},slot={number}",
+                bus = names::bus(port),
                 number = port + 1
             ),
         );
+    }
+}
+
+/// What QEMU calls the NIC of a port and what is behind it.
+pub(crate) mod names {
+    pub(crate) fn bus(port: u8) -> String {
+        format!("nicport{port}")
+    }
+
+    pub(crate) fn device(port: u8) -> String {
+        format!("nic{port}")
+    }
+
+    pub(crate) fn netdev(port: u8) -> String {
+        format!("nicnet{port}")
+    }
+
+    pub(crate) fn chardev(port: u8) -> String {
+        format!("nicchr{port}")
     }
 }
 

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! NICs that are attached to a running VM and detached from it (ADR-131).
 //!
-//! A NIC of spare port N is device `hotN`, behind netdev `hotnetN`, behind chardev `hotchrN`.
+//! Every NIC is in a port of its own, whether it was there at the start or came later.
 //! QEMU itself is the record of what is attached: who comes later asks it.
 
+use crate::command::names::{bus, chardev, device, netdev};
 use crate::command::nic_properties;
-use crate::{Accelerator, Monitor, MonitorError, Nic, SPARE_PORTS};
+use crate::{Accelerator, Monitor, MonitorError, NIC_PORTS, Nic};
 use plinth_ids::MacAddress;
 use qapi::qmp;
 use std::path::{Path, PathBuf};
@@ -18,26 +19,38 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Where QEMU lists the devices that have a name.
 const PERIPHERAL: &str = "/machine/peripheral";
 
-/// A NIC that came after the VM's start.
+/// A NIC in its port.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Attached {
-    /// Number of the spare port, below [`SPARE_PORTS`].
+    /// Below [`NIC_PORTS`].
     pub port: u8,
     pub mac: MacAddress,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
-    #[error("no spare port is free: of at most {SPARE_PORTS} NICs attached while a VM runs")]
+    #[error("no port for a NIC is free: a VM has {NIC_PORTS} at most")]
     Full,
+    #[error(transparent)]
+    Old(#[from] OldProcess),
     #[error("the switch does not answer at {}", path.display())]
     Backend { path: PathBuf },
     #[error(transparent)]
     Monitor(#[from] MonitorError),
 }
 
+/// A process that an older release started, whose NICs are not in ports.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "an older release started its process; its NICs come and go when the VM is stopped and \
+         started"
+)]
+pub struct OldProcess;
+
 #[derive(Debug, thiserror::Error)]
 pub enum DetachError {
+    #[error(transparent)]
+    Old(#[from] OldProcess),
     /// It may still let go of it; ask again later.
     #[error("the guest did not let go of NIC {mac} within {} s", limit.as_secs())]
     Held { mac: MacAddress, limit: Duration },
@@ -46,14 +59,14 @@ pub enum DetachError {
 }
 
 impl Monitor {
-    /// The NICs that came after the start, by port.
+    /// The NICs, by port.
     ///
     /// # Errors
     /// When QEMU does not answer.
     pub fn attached(&mut self) -> Result<Vec<Attached>, MonitorError> {
         let names = self.peripherals()?;
         let mut attached = Vec::new();
-        for port in (0..SPARE_PORTS).filter(|port| names.contains(&device(*port))) {
+        for port in (0..NIC_PORTS).filter(|port| names.contains(&device(*port))) {
             let path = format!("{PERIPHERAL}/{}", device(port));
             let question = qmp::qom_get { path, property: "mac".to_owned() };
             let answer = match self.execute("qom-get", &question) {
@@ -78,8 +91,10 @@ impl Monitor {
             return Ok(attached);
         }
         let names = self.peripherals()?;
-        // A process of an older release has no spare ports.
-        let port = (0..SPARE_PORTS)
+        if !names.contains(&bus(0)) {
+            return Err(OldProcess.into());
+        }
+        let port = (0..NIC_PORTS)
             .find(|port| names.contains(&bus(*port)) && !names.contains(&device(*port)))
             .ok_or(AttachError::Full)?;
         // Whoever was here before may have ended half-way.
@@ -94,7 +109,7 @@ impl Monitor {
         done
     }
 
-    /// Detaches a NIC that was attached while the VM ran; `limit` is what the guest may take.
+    /// Detaches a NIC; `limit` is what the guest may take.
     /// One that is not attached is no error.
     ///
     /// # Errors
@@ -102,7 +117,8 @@ impl Monitor {
     pub fn detach(&mut self, mac: MacAddress, limit: Duration) -> Result<(), DetachError> {
         let there = self.attached()?;
         let Some(Attached { port, .. }) = there.into_iter().find(|there| there.mac == mac) else {
-            return Ok(());
+            let is_old = !self.peripherals()?.contains(&bus(0));
+            return if is_old { Err(OldProcess.into()) } else { Ok(()) };
         };
         let ask = qmp::device_del { id: device(port) };
         // Refused when it was asked before and the guest has not answered yet.
@@ -200,20 +216,4 @@ fn allow_refusal<T>(answer: Result<T, MonitorError>) -> Result<(), MonitorError>
         Ok(_) | Err(MonitorError::Refused { .. }) => Ok(()),
         Err(error) => Err(error),
     }
-}
-
-fn bus(port: u8) -> String {
-    format!("spare{port}")
-}
-
-fn device(port: u8) -> String {
-    format!("hot{port}")
-}
-
-fn netdev(port: u8) -> String {
-    format!("hotnet{port}")
-}
-
-fn chardev(port: u8) -> String {
-    format!("hotchr{port}")
 }

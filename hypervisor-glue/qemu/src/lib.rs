@@ -23,9 +23,9 @@ mod monitor;
 mod process;
 
 pub use accelerator::{Accelerator, Probe, probe};
-pub use command::{Boot, Disk, Machine, Nic, NicNetwork, SPARE_PORTS, command_line, network_file};
+pub use command::{Boot, Disk, Machine, NIC_PORTS, Nic, NicNetwork, command_line, network_file};
 pub use folder::{FolderError, SOCKET_PATH_MAX, VmFolder, uuid};
-pub use hotplug::{AttachError, Attached, DetachError};
+pub use hotplug::{AttachError, Attached, DetachError, OldProcess};
 pub use launch::{LaunchError, launch};
 pub use monitor::{Monitor, MonitorError, RunState};
 pub use process::{Identity, Process, ProcessError, adopt, detached, start_time};

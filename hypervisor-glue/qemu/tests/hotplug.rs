@@ -8,8 +8,8 @@ use plinth_backends::{Device, DeviceOptions, DeviceToken, QueueEvent, Shrinkable
 use plinth_guest_image::{GuestAgent, build};
 use plinth_ids::MacAddress;
 use plinth_qemu::{
-    Accelerator, AttachError, Attached, Boot, DetachError, Machine, Monitor, Nic, Process,
-    SPARE_PORTS, VmFolder, launch,
+    Accelerator, AttachError, Attached, Boot, DetachError, Machine, Monitor, NIC_PORTS, Nic,
+    Process, VmFolder, launch,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ struct Vm {
 }
 
 impl Vm {
-    fn start(name: &str) -> Self {
+    fn start(name: &str, nics: Vec<Nic>) -> Self {
         let image = build(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest-image")).unwrap();
         let path = std::env::temp_dir().join(format!("plinth-{name}-{}", std::process::id()));
         let folder = VmFolder::new(path).unwrap();
@@ -42,7 +42,7 @@ impl Vm {
                 append: image.kernel_parameters.to_owned(),
             },
             disks: Vec::new(),
-            nics: Vec::new(),
+            nics,
         };
         let process = launch(Path::new("qemu-system-x86_64"), &machine, &folder).unwrap();
         Self { folder, process }
@@ -150,11 +150,14 @@ fn guest_sees(agent: &mut GuestAgent, mac: MacAddress, wanted: bool) -> bool {
 
 #[test]
 fn a_nic_comes_to_a_running_guest_and_leaves_it() {
-    let vm = Vm::start("hotplug");
+    let old = Backend::serve(6);
+    let vm = Vm::start("hotplug", vec![old.nic.clone()]);
     let mut agent = vm.agent();
+    let beginning = Attached { port: 0, mac: old.nic.mac };
+    assert_eq!(vm.monitor().attached().unwrap(), [beginning]);
     let first = Backend::serve(7);
     let mac = first.nic.mac;
-    let place = Attached { port: 0, mac };
+    let place = Attached { port: 1, mac };
 
     assert_eq!(vm.monitor().attach(&first.nic, Accelerator::Tcg).unwrap(), place);
     assert!(guest_sees(&mut agent, mac, true), "the guest did not take the NIC");
@@ -163,29 +166,33 @@ fn a_nic_comes_to_a_running_guest_and_leaves_it() {
     while first.frames.load(Ordering::Relaxed) == 0 {
         assert!(Instant::now() < deadline, "the guest sent nothing through the new NIC");
         // An interface that is up sends neighbour discovery; a ping makes sure of a frame.
-        let _ = agent.run("ping -c 1 -W 1 -I eth0 10.9.9.9");
+        let _ = agent.run("ping -c 1 -W 1 -I eth1 10.9.9.9");
     }
-    assert_eq!(vm.monitor().attached().unwrap(), [place]);
+    assert_eq!(vm.monitor().attached().unwrap(), [beginning, place]);
     assert_eq!(vm.monitor().attach(&first.nic, Accelerator::Tcg).unwrap(), place);
 
     vm.monitor().detach(mac, PATIENCE).unwrap();
-    assert_eq!(vm.monitor().attached().unwrap(), []);
+    assert_eq!(vm.monitor().attached().unwrap(), [beginning]);
     assert!(guest_sees(&mut agent, mac, false), "the guest kept the NIC");
     vm.monitor().detach(mac, PATIENCE).unwrap();
     // Nothing of it is left: the port takes it again.
     assert_eq!(vm.monitor().attach(&first.nic, Accelerator::Tcg).unwrap(), place);
     assert!(guest_sees(&mut agent, mac, true), "the guest did not take the NIC again");
+    // One from the start goes as well.
+    vm.monitor().detach(beginning.mac, PATIENCE).unwrap();
+    assert_eq!(vm.monitor().attached().unwrap(), [place]);
+    assert!(guest_sees(&mut agent, beginning.mac, false), "the guest kept its first NIC");
 }
 
 #[test]
 fn what_cannot_be_attached_is_refused_and_leaves_nothing() {
-    let vm = Vm::start("hotplug-no");
+    let vm = Vm::start("hotplug-no", Vec::new());
     drop(vm.agent());
     let absent = vm.monitor().attach(&nic(20), Accelerator::Tcg).unwrap_err();
     assert!(matches!(&absent, AttachError::Backend { path } if path == &nic(20).socket));
     assert_eq!(vm.monitor().attached().unwrap(), []);
 
-    let backends: Vec<Backend> = (21..=21 + SPARE_PORTS).map(Backend::serve).collect();
+    let backends: Vec<Backend> = (21..=21 + NIC_PORTS).map(Backend::serve).collect();
     let (last, fitting) = backends.split_last().unwrap();
     for (port, backend) in (0..).zip(fitting) {
         let attached = vm.monitor().attach(&backend.nic, Accelerator::Tcg).unwrap();

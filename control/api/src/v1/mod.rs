@@ -31,9 +31,9 @@ pub use external::{
 };
 pub use join::{Join, JoinReply, Joined};
 pub use network::{
-    EniView, GatewaySpec, GroupSpec, GroupView, HopSpec, PeerSpec, RouteHop, RouteSpec, RouteView,
-    RuleDirection, RulePeer, RulePriority, RuleProtocol, RuleScope, RuleSpec, RuleVerdict,
-    RuleView, SubnetSpec, VpcSpec,
+    EniView, GatewaySpec, GroupSpec, GroupView, HopSpec, NicState, PeerSpec, RouteHop, RouteSpec,
+    RouteView, RuleDirection, RulePeer, RulePriority, RuleProtocol, RuleScope, RuleSpec,
+    RuleVerdict, RuleView, SubnetSpec, VpcSpec,
 };
 pub use operator::{
     Answer, DeltaExport, DiskAdd, DiskRequest, ImageImport, NicRequest, PoolCreate, Reply, Request,

@@ -400,7 +400,7 @@ pub struct RuleView {
     serde::Serialize,
 )]
 pub struct EniView {
-    /// The VM's name and the NIC's place in it, as in `web-1-0`.
+    /// The VM's name and the NIC's number in it, as in `web-1-0`.
     #[rkyv(with = Raw)]
     pub name: Name,
     #[rkyv(with = Raw)]
@@ -421,6 +421,32 @@ pub struct EniView {
     #[rkyv(with = Map<Raw>)]
     pub allowed: Vec<Prefix>,
     pub limits: NicLimits,
+    pub state: NicState,
+}
+
+/// Where a NIC is on its way.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Eq,
+    PartialEq,
+    rkyv::Archive,
+    rkyv::Deserialize,
+    rkyv::Serialize,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum NicState {
+    /// The VM's process has it.
+    Attached,
+    /// The VM runs, or is to run, and has it not yet: `plinth vm show` says why.
+    Waiting,
+    /// It was detached, and the guest has not let go of it yet.
+    Leaving,
+    /// The VM is off.
+    Off,
 }
 
 /// A list of names inside an option.

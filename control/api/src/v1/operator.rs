@@ -230,6 +230,14 @@ pub enum Request {
     /// Of one VM, or of all.
     NicList(#[rkyv(with = Map<Raw>)] Option<Name>),
     NicShow(#[rkyv(with = Raw)] Name),
+    /// Gives a VM one more NIC, also while it runs.
+    NicAttach {
+        #[rkyv(with = Raw)]
+        vm: Name,
+        nic: NicRequest,
+    },
+    /// Takes a NIC from its VM, also while that runs.
+    NicDetach(#[rkyv(with = Raw)] Name),
     /// Puts a NIC into a group, or takes it out.
     NicGroup {
         #[rkyv(with = Raw)]

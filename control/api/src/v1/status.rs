@@ -172,6 +172,14 @@ pub struct VmStatus {
     pub start_number: u64,
     /// `kvm` or `tcg`, of the last start.
     pub accelerator: String,
+    /// NICs that its process has.
+    #[rkyv(with = Map<Raw>)]
+    #[serde(default)]
+    pub nics: Vec<PortId>,
+    /// NICs that it is to have and has not yet: its node was told of them.
+    #[rkyv(with = Map<Raw>)]
+    #[serde(default)]
+    pub nics_due: Vec<PortId>,
 }
 
 #[derive(

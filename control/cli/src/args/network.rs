@@ -4,7 +4,7 @@
 use super::storage::Switch;
 use crate::text;
 use clap::{Args, Subcommand};
-use plinth_api::{DhcpRouteSpec, DhcpSpec, NicLimits, NicRate, Request, RouteHop};
+use plinth_api::{DhcpRouteSpec, DhcpSpec, NicLimits, NicRate, NicRequest, Request, RouteHop};
 use plinth_ids::{Name, Prefix, Vni};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -201,6 +201,17 @@ pub enum NicVerb {
     List { vm: Option<Name> },
     /// One NIC: addresses, groups, ranges that it may speak from
     Show { nic: Name },
+    /// Give a VM one more NIC, also while it runs
+    #[command(after_help = "Example:\n  plinth nic attach web-1 subnet=blue-a,group=web")]
+    Attach {
+        vm: Name,
+        /// A subnet, maybe an address, maybe security groups, as in `plinth vm create --nic`
+        #[arg(value_parser = super::vm::nic, value_name = "NIC")]
+        nic: NicRequest,
+    },
+    /// Take a NIC from its VM, also while that runs; its addresses are free when the guest has let
+    /// go of it
+    Detach { nic: Name },
     /// Security groups of a NIC
     #[command(subcommand)]
     Group(NicGroupVerb),
@@ -311,6 +322,8 @@ impl NicVerb {
         match self {
             Self::List { vm } => Request::NicList(vm),
             Self::Show { nic } => Request::NicShow(nic),
+            Self::Attach { vm, nic } => Request::NicAttach { vm, nic },
+            Self::Detach { nic } => Request::NicDetach(nic),
             Self::Group(NicGroupVerb::Add { nic, group }) => {
                 Request::NicGroup { nic, group, is_member: true }
             }

@@ -149,7 +149,7 @@ impl CreateArguments {
 }
 
 /// `blue-a`, `subnet=blue-a`, `subnet=blue-a,address=10.0.0.5,group=web,group=db`.
-fn nic(text: &str) -> Result<NicRequest, String> {
+pub(super) fn nic(text: &str) -> Result<NicRequest, String> {
     let mut subnet = None;
     let mut address = None;
     let mut groups = Vec::new();

@@ -4,8 +4,8 @@
 use super::word;
 use crate::table::{Details, Table};
 use plinth_api::{
-    EniView, GroupView, NicRate, RouteHop, RouteView, RuleDirection, RulePeer, RuleProtocol,
-    RuleScope, RuleView, SubnetView, VpcView,
+    EniView, GroupView, NicRate, NicState, RouteHop, RouteView, RuleDirection, RulePeer,
+    RuleProtocol, RuleScope, RuleView, SubnetView, VpcView,
 };
 
 pub(super) fn vpcs(views: &[VpcView]) -> String {
@@ -133,7 +133,8 @@ fn ports(scope: &RuleScope) -> String {
 }
 
 pub(super) fn nics(views: &[EniView]) -> String {
-    let mut table = Table::new(["NAME", "VM", "VPC", "SUBNET", "MAC", "ADDRESSES", "GROUPS"]);
+    let mut table =
+        Table::new(["NAME", "VM", "VPC", "SUBNET", "MAC", "ADDRESSES", "GROUPS", "STATE"]);
     for view in views {
         table.row([
             view.name.to_string(),
@@ -143,6 +144,7 @@ pub(super) fn nics(views: &[EniView]) -> String {
             view.mac.to_string(),
             list(&view.addresses),
             groups_of(view),
+            nic_state(view.state).to_owned(),
         ]);
     }
     table.print()
@@ -152,6 +154,7 @@ pub(super) fn nic(view: &EniView) -> String {
     Details::default()
         .line("name", &view.name)
         .line("vm", &view.vm)
+        .line("state", nic_state(view.state))
         .line("port", view.port)
         .line("vpc", &view.vpc)
         .line("subnet", &view.subnet)
@@ -166,6 +169,15 @@ pub(super) fn nic(view: &EniView) -> String {
         .line("limit in", rate(&view.limits.inbound))
         .line("weight", if view.limits.weight == 0 { 100 } else { view.limits.weight })
         .print()
+}
+
+const fn nic_state(state: NicState) -> &'static str {
+    match state {
+        NicState::Attached => "attached",
+        NicState::Waiting => "waiting",
+        NicState::Leaving => "leaving",
+        NicState::Off => "off",
+    }
 }
 
 pub(super) fn rate(rate: &NicRate) -> String {

@@ -163,6 +163,8 @@ pub(crate) fn status_of(id: VmId, state: VmState, start_number: u64) -> VmStatus
         restarts: 0,
         start_number,
         accelerator: String::new(),
+        nics: Vec::new(),
+        nics_due: Vec::new(),
     }
 }
 

@@ -61,6 +61,8 @@ impl Fake {
                 restarts: 0,
                 start_number: vm.start_number,
                 accelerator: "fake".to_owned(),
+                nics: vm.nics.iter().map(|nic| nic.port).collect(),
+                nics_due: Vec::new(),
             };
             self.vms.insert(vm.id, status);
         }
