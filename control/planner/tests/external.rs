@@ -260,6 +260,19 @@ fn a_vm_for_which_a_gateway_has_no_ports_is_not_made() {
 }
 
 #[test]
+fn a_nic_for_which_a_gateway_has_no_ports_is_not_attached() {
+    let mut bench = Bench::outside();
+    let wide = NatCreate { ports_per_nic: 32_256, ..nat("out", 1) };
+    bench.plan(bench.cluster.nat_create(&wide, NOW)).unwrap();
+    bench.on("web-1", "node-1").unwrap();
+    let nic = NicRequest { subnet: name("blue-a"), address: None, groups: Vec::new() };
+    // The NIC that is there is not counted again.
+    bench.plan(bench.cluster.nic_attach(&name("web-1"), &nic)).unwrap();
+    let third = bench.cluster.nic_attach(&name("web-1"), &nic);
+    refused(third, Code::NoRoom, "has ports for 2 NICs on node node-1");
+}
+
+#[test]
 fn a_forward_leads_to_a_nic_from_an_address_of_its_node() {
     let mut bench = Bench::outside();
     bench.on("web-1", "node-1").unwrap();
