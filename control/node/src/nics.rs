@@ -67,16 +67,24 @@ impl Hand {
             return;
         }
         self.nics.next_try = None;
-        let done = self.know_nics().and_then(|()| {
-            leaving.iter().try_for_each(|nic| self.let_go(nic))?;
-            coming.iter().try_for_each(|nic| self.take_up(nic))
-        });
+        let trouble = match self.know_nics() {
+            Ok(()) => self.change_nics(&leaving, &coming),
+            Err(trouble) => trouble,
+        };
         self.nics.next_try.get_or_insert(Instant::now() + LOOK);
-        let trouble = done.err().unwrap_or_default();
         if self.nics.trouble != trouble {
             tracing::info!(vm = %self.folder.path().display(), trouble, "NICs");
             self.nics.trouble = trouble;
         }
+    }
+
+    /// Each by itself, so that one to which a guest clings holds up no other. Leaving ones go
+    /// first, for a coming one may need their room. Says what did not come about.
+    fn change_nics(&mut self, leaving: &[NicSpec], coming: &[NicSpec]) -> String {
+        let mut troubles = Vec::new();
+        troubles.extend(leaving.iter().filter_map(|nic| self.let_go(nic).err()));
+        troubles.extend(coming.iter().filter_map(|nic| self.take_up(nic).err()));
+        troubles.join("; ")
     }
 
     fn monitor(&self) -> Result<Monitor, String> {
