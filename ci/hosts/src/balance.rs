@@ -3,16 +3,16 @@
 
 use crate::network::VNI;
 use crate::vpc::{at, guest, vpc};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use plinth_ids::Vni;
 use plinth_stage::runner::Length;
 use plinth_stage::{Daemon, Namespace, Scratch, Switch, TapGuest, until};
 use plinth_switch_api::{
-    BACKEND_WEIGHT_DEFAULT, Backend, BackendState, Balancer, CheckKind, ForwardProtocol,
-    HealthCheck, Listener, Scheduler,
+    Answer, BACKEND_WEIGHT_DEFAULT, Backend, BackendState, Balancer, CheckKind, ForwardProtocol,
+    HealthCheck, Listener, Scheduler, Verb,
 };
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -192,6 +192,16 @@ impl Served {
         self.switch.apply()
     }
 
+    /// The hosts of the backends that the switch says have failed.
+    fn unfit(&self) -> Result<Vec<IpAddr>> {
+        let Answer::Unfit(unfit) = self.switch.call(Verb::Unfit)? else { bail!("backends") };
+        for one in &unfit {
+            let names = (one.balancer.as_str(), one.protocol, one.port, one.backend_port);
+            ensure!(names == ("web", ForwardProtocol::Tcp, 80, 8080), "unfit is {one:?}");
+        }
+        Ok(unfit.into_iter().map(|one| one.backend).collect())
+    }
+
     /// One of the servers answers everybody within `patience`.
     fn all_from(&self, name: &str, patience: Duration) -> Result<()> {
         let only = BTreeMap::from([(name.to_owned(), 4)]);
@@ -217,9 +227,11 @@ pub(crate) fn checked(_length: Length) -> Result<()> {
         let shares = served.shares(10)?;
         let even = BTreeMap::from([("three".to_owned(), 5), ("two".to_owned(), 5)]);
         ensure!(shares == even, "{kind:?}: of ten requests: {shares:?}");
+        ensure!(served.unfit()?.is_empty(), "{kind:?}: none has failed");
         // The first server of guest 2 ends; that of guest 3 gets everybody.
         drop(served.servers.remove(0));
         served.all_from("three", patience()).with_context(|| format!("{kind:?}"))?;
+        ensure!(served.unfit()? == [IpAddr::from(at(2, 6))], "{kind:?}: what agents are told");
         let script = served.scratch.join("two-8080.sh");
         let script = std::fs::read_to_string(script).context("the server's script")?;
         let (_, script) = script.split_once('\n').context("two lines")?;

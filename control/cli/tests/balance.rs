@@ -39,6 +39,7 @@ fn view() -> BalancerView {
         port: 8080,
         weight: 10 * u16::from(number),
         is_draining,
+        is_unfit: number == 3,
         seen: Vec::new(),
     };
     BalancerView {
@@ -51,7 +52,7 @@ fn view() -> BalancerView {
             ListenerView {
                 number: 1,
                 settings: settings(),
-                backends: vec![backend(1, false), backend(2, true)],
+                backends: vec![backend(1, false), backend(2, true), backend(3, false)],
             },
             ListenerView {
                 number: 3,
@@ -87,6 +88,7 @@ check:      GET /health port 81 every 2000 ms, timeout 500 ms, rise 2, fall 4
 BACKEND  NODE    ADDRESS   TO         WEIGHT  STATE
 web-1-0  node-1  10.0.0.1  8080-8081  10      active
 web-2-0  node-1  10.0.0.2  8080-8081  20      draining
+web-3-0  node-1  10.0.0.3  8080-8081  30      unfit
 
 listener:  3
 ports:     udp/53
@@ -113,7 +115,7 @@ fn balancers_are_listed() {
         "\
 NAME   VPC   ADDRESS     PLACE          LISTENERS         BACKENDS
 front  blue  10.0.0.100  line carrier   -                 0
-web    blue  10.0.0.100  subnet blue-a  tcp/80-81,udp/53  2
+web    blue  10.0.0.100  subnet blue-a  tcp/80-81,udp/53  3
 "
     );
 }

@@ -658,6 +658,7 @@ fn node() -> NodeView {
             vms: Vec::new(),
             pools: Vec::new(),
             volumes: Vec::new(),
+            unfit: None,
             load: Load { cpu_permille: 125, memory_available: 4 << 30 },
         }),
         vms: 1,

@@ -78,6 +78,7 @@ impl Agent for EchoAgent {
             vms: Vec::new(),
             pools: Vec::new(),
             volumes: Vec::new(),
+            unfit: None,
             load: Load::default(),
         }
     }

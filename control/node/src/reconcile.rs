@@ -194,6 +194,7 @@ impl Inner {
             vms: lock(&self.runners).values().map(Runner::status).collect(),
             pools,
             volumes: volumes.collect(),
+            unfit: self.switch.extra(),
             load: lock(&self.load).load(&self.config.surroundings),
         }
     }

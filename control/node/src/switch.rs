@@ -6,7 +6,8 @@ use plinth_api as api;
 use plinth_ids::Epoch;
 use plinth_manage::Client;
 use plinth_switch_api::{
-    Answer, DropCount, FlowStatus, Look, PortStatus, Reply, Request, Sight, SwitchConfig, Verb,
+    Answer, DropCount, FlowStatus, ForwardProtocol, Look, PortStatus, Reply, Request, Sight,
+    SwitchConfig, UnfitBackend, Verb,
 };
 use std::path::PathBuf;
 use std::time::Duration;
@@ -60,7 +61,8 @@ impl Switch {
 
 impl Speaker for Switch {
     type Config = SwitchConfig;
-    type Extra = ();
+    /// Backends that are unfit; `None` until the switch has said so.
+    type Extra = Option<Vec<api::UnfitBackend>>;
 
     fn status(&mut self) -> Result<Seen, Trouble> {
         match self.ask(Verb::Status)? {
@@ -81,8 +83,24 @@ impl Speaker for Switch {
         }
     }
 
-    fn extra(&mut self) -> Result<(), Trouble> {
-        Ok(())
+    fn extra(&mut self) -> Result<Self::Extra, Trouble> {
+        match self.ask(Verb::Unfit)? {
+            Answer::Unfit(unfit) => Ok(Some(unfit.into_iter().map(unfit_backend).collect())),
+            _ => Err(Trouble::Confused),
+        }
+    }
+}
+
+fn unfit_backend(unfit: UnfitBackend) -> api::UnfitBackend {
+    api::UnfitBackend {
+        balancer: unfit.balancer,
+        protocol: match unfit.protocol {
+            ForwardProtocol::Tcp => api::ForwardProtocol::Tcp,
+            ForwardProtocol::Udp => api::ForwardProtocol::Udp,
+        },
+        port: unfit.port,
+        address: unfit.backend,
+        nic_port: unfit.backend_port,
     }
 }
 

@@ -576,6 +576,29 @@ fn commands_may_be_repeated_after_a_crash() {
 }
 
 #[test]
+fn what_fails_its_checks_is_in_the_status_once_the_switch_has_answered() {
+    let node = Node::new("unfit");
+    let agent = node.agent();
+    assert_eq!(agent.look().unfit, None, "no switch runs yet");
+    agent.take(spec(1, Vec::new())).unwrap();
+    until("the switch has answered", || agent.look().unfit.filter(Vec::is_empty));
+    let told = r#"[{"balancer":"web","protocol":"udp","port":53,
+        "backend":"10.0.0.2","backend_port":5353}]"#;
+    let file = node.folder.join("r/unfit.json");
+    std::fs::write(file.with_extension("new"), told).unwrap();
+    std::fs::rename(file.with_extension("new"), file).unwrap();
+    let unfit = until("it is told", || agent.look().unfit?.pop());
+    let wanted = plinth_api::UnfitBackend {
+        balancer: "web".parse().unwrap(),
+        protocol: plinth_api::ForwardProtocol::Udp,
+        port: 53,
+        address: [10, 0, 0, 2].into(),
+        nic_port: 5353,
+    };
+    assert_eq!(unfit, wanted);
+}
+
+#[test]
 fn snapshots_are_made_counted_and_forgotten() {
     let node = Node::new("snapshot");
     let agent = node.agent();

@@ -6,14 +6,14 @@
 //! switch takes, so that no node can refuse what was accepted here.
 
 use crate::change::{Change, Key, Record};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Observed};
 use crate::names;
 use crate::record::{BackendRecord, BalancerRecord, ListenerRecord, Nic, NodeRecord, VmRecord};
 use crate::spec::port_name;
 use plinth_api::{
     BackendChange, BackendName, BackendSpec, BackendView, BalancerCreate, BalancerPlace,
     BalancerSpec, BalancerView, CheckSpec, CheckSpecKind, Code, LbScheduler, ListenerSettings,
-    ListenerSpec, ListenerView, Refusal,
+    ListenerSpec, ListenerView, Refusal, UnfitBackend,
 };
 use plinth_ids::{Name, NodeId, PortId, Vni};
 use plinth_switch_api::{BACKEND_WEIGHT_MAX, CheckKind, HealthCheck, hash_places};
@@ -280,7 +280,8 @@ impl Cluster {
                     address: self.backend_address(balancer, nic)?,
                     port: backend.nic_port,
                     weight: backend.weight,
-                    is_draining: backend.is_draining,
+                    // Its own node judges it by itself, and checks only what is active there.
+                    is_draining: backend.is_draining || (backend.is_unfit && at != node.id),
                 })
             };
             let listeners = balancer.listeners.iter().map(|listener| ListenerSpec {
@@ -305,6 +306,59 @@ impl Cluster {
         (self.lines.get(line)?.next_hop != vtep && address != IpAddr::V4(vtep)).then_some(())
     }
 
+    /// What a node says of the backends that are on it, in the records, so that all others hear of
+    /// it. Who has lost its node is unfit, too, while the listener has another one left: a
+    /// control plane that fails must not end what still works.
+    pub fn judge_backends(&self, node: NodeId, observed: &Observed, now: u64) -> Change {
+        let mut change = Change::default();
+        let Some(news) = News::of(node, observed, now) else { return change };
+        // On most days nothing has failed, and nobody's NICs are looked at.
+        let concerned = |one: &&BalancerRecord| {
+            one.listeners.iter().any(ListenerRecord::is_checked)
+                && (news.concerns(&one.name)
+                    || one
+                        .listeners
+                        .iter()
+                        .any(|listener| listener.backends.iter().any(|b| b.is_unfit)))
+        };
+        let mut nics: Option<BTreeMap<PortId, (NodeId, &Nic)>> = None;
+        for balancer in self.balancers.values().filter(concerned) {
+            let nics = nics.get_or_insert_with(|| {
+                self.nics().map(|(vm, _, nic)| (nic.port, (vm.node, nic))).collect()
+            });
+            let mut judged = balancer.clone();
+            for listener in judged.listeners.iter_mut().filter(|one| one.is_checked()) {
+                let serves = |one: &BackendRecord| {
+                    let at = nics.get(&one.port).map(|(at, _)| *at);
+                    !one.is_unfit && !one.is_draining && at.is_some_and(|at| observed.is_alive(at))
+                };
+                let has_another = listener.backends.iter().any(serves);
+                let settings = &listener.settings;
+                for backend in &mut listener.backends {
+                    let Some((_, nic)) = nics.get(&backend.port).filter(|(at, _)| *at == node)
+                    else {
+                        continue;
+                    };
+                    let is_it = |unfit: &&UnfitBackend| {
+                        unfit.balancer == balancer.name
+                            && unfit.protocol == settings.protocol
+                            && unfit.port == settings.ports.0
+                            && unfit.nic_port == backend.nic_port
+                            && Some(unfit.address) == self.backend_address(balancer, nic)
+                    };
+                    backend.is_unfit = match news {
+                        News::Told(unfit) => unfit.iter().any(|one| is_it(&one)),
+                        News::Lost => backend.is_unfit || has_another,
+                    };
+                }
+            }
+            if judged != *balancer {
+                change = change.put(Record::Balancer(judged));
+            }
+        }
+        change
+    }
+
     pub fn balancer_view(&self, balancer: &BalancerRecord) -> BalancerView {
         let backend = |backend: &BackendRecord| {
             let (vm, index, nic) = self.nics().find(|(_, _, nic)| nic.port == backend.port)?;
@@ -315,6 +369,7 @@ impl Cluster {
                 port: backend.nic_port,
                 weight: backend.weight,
                 is_draining: backend.is_draining,
+                is_unfit: backend.is_unfit,
                 seen: Vec::new(),
             })
         };
@@ -375,6 +430,38 @@ impl Cluster {
                     faults.push(format!("a backend of load balancer {name} is no NIC of its vpc"));
                 }
             }
+        }
+    }
+}
+
+/// What is new of the backends on a node.
+enum News<'a> {
+    /// These have failed, and no others.
+    Told(&'a [UnfitBackend]),
+    /// It has been silent for [`LOST_SECONDS`].
+    Lost,
+}
+
+/// So long a node is silent before its backends count as unfit: longer than its agent takes to be
+/// replaced, with its switch forwarding all the while.
+const LOST_SECONDS: u64 = 30;
+
+impl<'a> News<'a> {
+    /// `None` of a node that says nothing of them, and of one that this service never saw.
+    fn of(node: NodeId, observed: &'a Observed, now: u64) -> Option<Self> {
+        let seen = observed.nodes.get(&node)?;
+        let silent = now.saturating_sub(seen.at?);
+        if !seen.is_alive && silent >= LOST_SECONDS {
+            return Some(Self::Lost);
+        }
+        seen.status.as_ref()?.unfit.as_deref().filter(|_| seen.is_alive).map(Self::Told)
+    }
+
+    /// Whether any backend of this balancer may have become unfit.
+    fn concerns(&self, balancer: &Name) -> bool {
+        match self {
+            Self::Told(unfit) => unfit.iter().any(|one| one.balancer == *balancer),
+            Self::Lost => true,
         }
     }
 }
@@ -490,7 +577,13 @@ fn add_backend(
         let text = format!("NIC {} with port {nic_port} is a backend already", named.nic);
         return refuse(Code::Exists, "NIC", text, "nothing is left to do");
     }
-    listener.backends.push(BackendRecord { port, nic_port, weight, is_draining: false });
+    listener.backends.push(BackendRecord {
+        port,
+        nic_port,
+        weight,
+        is_draining: false,
+        is_unfit: false,
+    });
     Ok(())
 }
 

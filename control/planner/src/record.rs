@@ -420,6 +420,13 @@ pub struct ListenerRecord {
     pub backends: Vec<BackendRecord>,
 }
 
+impl ListenerRecord {
+    /// Whether the nodes of its backends check them.
+    pub const fn is_checked(&self) -> bool {
+        self.settings.check.is_some()
+    }
+}
+
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackendRecord {
@@ -428,6 +435,9 @@ pub struct BackendRecord {
     pub nic_port: u16,
     pub weight: u16,
     pub is_draining: bool,
+    /// As its node last said, or because that does not answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_unfit: bool,
 }
 
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]

@@ -120,6 +120,136 @@ fn an_address_inside_is_on_every_node_of_its_vpc() {
     assert_eq!(taken, [Ipv4Addr::new(10, 0, 0, 5)]);
 }
 
+fn checked() -> BalancerCreate {
+    let check = CheckSpec {
+        kind: CheckSpecKind::Tcp,
+        port: None,
+        interval_ms: 1000,
+        timeout_ms: 500,
+        rise: 2,
+        fall: 3,
+    };
+    let listener = ListenerSettings { check: Some(check), ..settings(80, 80) };
+    BalancerCreate { listener, ..inside("web") }
+}
+
+/// The first NIC in `blue-a`, of `web-1` on node 1, behind port 8080.
+fn unfit() -> UnfitBackend {
+    UnfitBackend {
+        balancer: name("web"),
+        protocol: ForwardProtocol::Tcp,
+        port: 80,
+        address: [10, 0, 0, 2].into(),
+        nic_port: 8080,
+    }
+}
+
+impl Bench {
+    /// A checked backend on each node, `web-1-0` behind port 8080 and `web-2-0` behind 80.
+    fn checked() -> Self {
+        let mut bench = Self::served();
+        bench.lb(&checked()).unwrap();
+        let first = BackendName { port: Some(8080), ..named("web", "web-1-0") };
+        bench.plan(bench.cluster.backend_change(&first, ADD)).unwrap();
+        bench.backend("web", "web-2-0", ADD).unwrap();
+        bench
+    }
+
+    fn judge(&mut self, node: u32, unfit: Option<Vec<UnfitBackend>>) {
+        self.see(NodeId(node), |status| status.unfit = unfit);
+        self.apply(self.cluster.judge_backends(NodeId(node), &self.observed, NOW));
+    }
+
+    /// What a node has of the backends: whether each gets no new connections.
+    fn shut(&self, node: u32) -> Vec<bool> {
+        let listeners = &self.balancers(node)[0].listeners;
+        listeners[0].backends.iter().map(|backend| backend.is_draining).collect()
+    }
+
+    fn is_unfit(&self) -> Vec<bool> {
+        let view = self.cluster.balancer_view(&self.cluster.balancers[&name("web")]);
+        view.listeners[0].backends.iter().map(|backend| backend.is_unfit).collect()
+    }
+}
+
+#[test]
+fn what_a_node_says_of_its_backends_is_heeded_by_the_others() {
+    let mut bench = Bench::checked();
+    bench.judge(1, Some(Vec::new()));
+    let calm = bench.cluster.revision;
+    bench.judge(1, Some(vec![unfit()]));
+    assert_eq!(bench.is_unfit(), [true, false]);
+    assert_eq!(bench.shut(2), [true, false], "on the other node");
+    assert_eq!(bench.shut(1), [false, false], "its own node goes on checking it");
+    assert!(bench.cluster.revision > calm, "nodes are told by a new epoch");
+    // What is said again is no news, and what is not known leaves all as it is.
+    let told = bench.cluster.revision;
+    bench.judge(1, Some(vec![unfit()]));
+    bench.judge(1, None);
+    assert_eq!((bench.cluster.revision, bench.is_unfit()), (told, vec![true, false]));
+    bench.judge(1, Some(Vec::new()));
+    assert_eq!((bench.shut(2), bench.is_unfit()), (vec![false, false], vec![false, false]));
+}
+
+#[test]
+fn a_node_speaks_of_its_own_backends_only_and_names_them_whole() {
+    let mut bench = Bench::checked();
+    let others: [fn(&mut UnfitBackend); 5] = [
+        |other| other.balancer = name("other"),
+        |other| other.protocol = ForwardProtocol::Udp,
+        |other| other.port = 81,
+        |other| other.address = [10, 0, 0, 3].into(),
+        |other| other.nic_port = 80,
+    ];
+    for change in others {
+        let mut other = unfit();
+        change(&mut other);
+        bench.judge(1, Some(vec![other]));
+        assert_eq!(bench.is_unfit(), [false, false]);
+    }
+    bench.judge(2, Some(vec![unfit()]));
+    assert_eq!(bench.is_unfit(), [false, false], "it is not node 2's");
+}
+
+#[test]
+fn backends_of_a_node_that_is_lost_are_unfit_but_never_the_last_one() {
+    let mut bench = Bench::checked();
+    for node in [1, 2] {
+        bench.judge(node, Some(Vec::new()));
+    }
+    let lose = |bench: &mut Bench, node: u32, later: u64| {
+        bench.observed.nodes.get_mut(&NodeId(node)).unwrap().is_alive = false;
+        bench.apply(bench.cluster.judge_backends(NodeId(node), &bench.observed, NOW + later));
+    };
+    lose(&mut bench, 1, 29);
+    assert_eq!(bench.is_unfit(), [false, false], "an agent may be away for a while");
+    lose(&mut bench, 1, 30);
+    assert_eq!(bench.is_unfit(), [true, false]);
+    lose(&mut bench, 2, 60);
+    assert_eq!(bench.is_unfit(), [true, false], "the last one");
+    // A service that starts again has seen nobody, and believes its records.
+    bench.observed = Observed::default();
+    bench.apply(bench.cluster.judge_backends(NodeId(1), &bench.observed, NOW + 90));
+    bench.apply(bench.cluster.judge_backends(NodeId(2), &bench.observed, NOW + 90));
+    assert_eq!(bench.is_unfit(), [true, false]);
+    bench.judge(1, Some(Vec::new()));
+    assert_eq!(bench.is_unfit(), [false, false], "it is back");
+}
+
+#[test]
+fn what_nobody_checks_is_fit_whatever_becomes_of_its_node() {
+    let mut bench = Bench::served();
+    bench.lb(&inside("web")).unwrap();
+    for nic in ["web-1-0", "web-2-0"] {
+        bench.backend("web", nic, ADD).unwrap();
+    }
+    bench.judge(1, Some(vec![UnfitBackend { nic_port: 80, ..unfit() }]));
+    bench.judge(2, Some(Vec::new()));
+    bench.observed.nodes.get_mut(&NodeId(1)).unwrap().is_alive = false;
+    bench.apply(bench.cluster.judge_backends(NodeId(1), &bench.observed, NOW + 90));
+    assert_eq!(bench.is_unfit(), [false, false]);
+}
+
 #[test]
 fn an_external_address_is_where_its_backends_are() {
     let mut bench = Bench::served();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The line to one node's agent.
 
-use crate::store::Store;
+use crate::store::{Store, now};
 use plinth_api::{
     AgentAnswer, AgentReply, AgentRequest, Code, NodeSpec, NodeStatus, Refusal, Run, VmState,
 };
@@ -77,6 +77,7 @@ impl Link {
                 let fault = plinth_obs::Chain(&err).to_string();
                 self.store.missed(self.node, fault, PATIENCE_SECONDS).await;
             }
+            self.judge_backends().await;
             let interval = if self.is_busy().await { PROBE_INTERVAL_BUSY } else { PROBE_INTERVAL };
             // A change is looked at at once, but no more often than a busy node is.
             tokio::time::sleep(PROBE_INTERVAL_BUSY).await;
@@ -103,6 +104,16 @@ impl Link {
             tracing::error!(node = %self.node, err = %refusal, "cannot forget deleted VMs");
         }
         Ok(())
+    }
+
+    /// Keeps what the node says of backends of load balancers, for the other nodes.
+    async fn judge_backends(&self) {
+        let plan = |cluster: &Cluster, observed: &Observed| {
+            Ok(cluster.judge_backends(self.node, observed, now()))
+        };
+        if let Err(refusal) = self.store.change(plan).await {
+            tracing::error!(node = %self.node, err = %refusal, "cannot keep which backends are fit");
+        }
     }
 
     async fn status(&self) -> Result<NodeStatus, LinkError> {

@@ -7,7 +7,7 @@ mod support;
 use plinth_api::*;
 use plinth_client::*;
 use plinth_ids::VmId;
-use plinth_planner::State;
+use plinth_planner::{Cluster, State};
 use plinth_registry::{MemoryRegistry, Registry};
 use std::sync::Arc;
 use support::{FakeAgent, LIMIT, Lab, Running, anywhere, name, vm};
@@ -375,6 +375,58 @@ async fn a_load_balancer_reaches_the_node_with_its_backends() {
     running.ask(Request::BalancerDelete(name("web"))).await.unwrap();
     let gone = running.ask(Request::BalancerShow(name("web"))).await.unwrap_err();
     assert_eq!(gone.code(), Some(Code::NotFound));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_says_of_its_backends_is_kept_and_shown() {
+    let (lab, running, _) = furnished().await;
+    running.ask(Request::VmCreate(vm("web-1"))).await.unwrap();
+    let check = CheckSpec {
+        kind: CheckSpecKind::Tcp,
+        port: None,
+        interval_ms: 1000,
+        timeout_ms: 500,
+        rise: 2,
+        fall: 3,
+    };
+    let create = Request::BalancerCreate(BalancerCreate {
+        name: name("web"),
+        vpc: name("blue"),
+        place: BalancerPlace::Subnet(name("blue-a")),
+        address: None,
+        listener: ListenerSettings {
+            protocol: ForwardProtocol::Tcp,
+            ports: (80, 81),
+            scheduler: LbScheduler::RoundRobin,
+            stickiness: None,
+            check: Some(check),
+        },
+    });
+    running.ask(create).await.unwrap();
+    let backend =
+        BackendName { balancer: name("web"), listener: None, nic: name("web-1-0"), port: None };
+    let add = Request::BackendChange { backend, change: BackendChange::Add { weight: 1 } };
+    let Ok(Answer::Balancer(view)) = running.ask(add).await else { panic!("it is shown") };
+    let backend = &view.listeners[0].backends[0];
+    let unfit = UnfitBackend {
+        balancer: name("web"),
+        protocol: ForwardProtocol::Tcp,
+        port: 80,
+        address: backend.address,
+        nic_port: backend.port,
+    };
+    for (told, is_unfit) in [(vec![unfit], true), (Vec::new(), false)] {
+        lab.agent.state().unfit = Some(told);
+        let what = format!("the backend is unfit: {is_unfit}");
+        let of =
+            |cluster: &Cluster| cluster.balancers[&name("web")].listeners[0].backends[0].is_unfit;
+        running.until(&what, |cluster| of(cluster) == is_unfit).await;
+        let Ok(Answer::Balancer(view)) = running.ask(Request::BalancerShow(name("web"))).await
+        else {
+            panic!("it is shown")
+        };
+        assert_eq!(view.listeners[0].backends[0].is_unfit, is_unfit);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -194,3 +194,17 @@ pub struct BackendStatus {
     /// Connections that this node has given it and that have not ended.
     pub connections: u32,
 }
+
+/// A backend that its node has checked and found unfit.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct UnfitBackend {
+    pub balancer: Name,
+    pub protocol: ForwardProtocol,
+    /// The listener's first.
+    pub port: u16,
+    pub backend: IpAddr,
+    pub backend_port: u16,
+}
+
+/// The most unfit backends that one answer lists.
+pub const UNFIT_LISTED_MAX: usize = 8192;

@@ -31,7 +31,7 @@ pub use answers::{
 pub use balance::{
     BACKEND_WEIGHT_DEFAULT, BACKEND_WEIGHT_MAX, Backend, BackendState, BackendStatus, Balancer,
     CHECK_INTERVAL_MS, CHECK_PATH_MAX, CHECK_PORT_FIRST, CHECK_TIMEOUT_MS_MIN, CheckKind, Fitness,
-    HealthCheck, Listener, Scheduler, hash_places,
+    HealthCheck, Listener, Scheduler, UNFIT_LISTED_MAX, UnfitBackend, hash_places,
 };
 pub use capture::{
     CAPTURE_PACKETS_MAX, CAPTURE_PAGE_MAX, CAPTURE_SECONDS_MAX, CAPTURE_SNAP_MAX, CaptureBegun,
@@ -191,6 +191,8 @@ pub enum Verb {
         limit: u32,
     },
     Drops,
+    /// Backends on this node that have failed their checks, [`UNFIT_LISTED_MAX`] at most.
+    Unfit,
     /// What a person asks when something does not work.
     Look(Look),
 }
@@ -209,6 +211,7 @@ pub enum Answer {
     Ports(Vec<PortStatus>),
     Flows(Vec<FlowStatus>),
     Drops(Vec<DropCount>),
+    Unfit(Vec<UnfitBackend>),
     Sight(Sight),
 }
 

@@ -23,7 +23,9 @@ use plinth_ids::{Epoch, PortId};
 use plinth_manage::KeepError;
 use plinth_obs::Chain;
 use plinth_ports::{Message, PortSet, UplinkChange};
-use plinth_switch_api::{Backend, Balancer, Change, Fitness, Listener, SwitchConfig};
+use plinth_switch_api::{
+    Backend, Balancer, Change, Fitness, Listener, SwitchConfig, UNFIT_LISTED_MAX, UnfitBackend,
+};
 use plinth_vswitch::{ChangeError, ConfigError, Limits, Snapshot};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -204,6 +206,13 @@ impl Control {
         }
     }
 
+    /// The backends on this node that have failed their checks, of the configuration in force.
+    pub(crate) fn unfit(&self) -> Vec<UnfitBackend> {
+        let snapshot = self.snapshot();
+        let Some(config) = snapshot.settings() else { return Vec::new() };
+        unfit_of(config, self.is_unfit())
+    }
+
     fn continue_with(&self, scene: &mut Scene, is_first: bool) {
         let Some(config) = scene.unfinished.clone() else { return };
         let result = self.carry_out(scene, &config, WithoutUplink::Serve);
@@ -349,4 +358,26 @@ impl Control {
 fn port_set(scene: &Scene, uplink: UplinkChange) -> PortSet {
     let guests = scene.nics.iter().map(|(id, nic)| (*id, nic.token)).collect();
     PortSet { guests, others: Vec::new(), uplink }
+}
+
+/// Those of the backends of checked listeners that `is_unfit` says are.
+fn unfit_of(
+    config: &SwitchConfig,
+    is_unfit: impl Fn(&Balancer, &Listener, &Backend) -> bool,
+) -> Vec<UnfitBackend> {
+    let mut unfit = Vec::new();
+    for balancer in &config.balancers {
+        for listener in balancer.listeners.iter().filter(|listener| listener.check.is_some()) {
+            let failed = listener.backends.iter().filter(|one| is_unfit(balancer, listener, one));
+            unfit.extend(failed.map(|backend| UnfitBackend {
+                balancer: balancer.name.clone(),
+                protocol: listener.protocol,
+                port: listener.ports.0,
+                backend: backend.address,
+                backend_port: backend.port,
+            }));
+        }
+    }
+    unfit.truncate(UNFIT_LISTED_MAX);
+    unfit
 }

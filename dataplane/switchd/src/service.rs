@@ -77,6 +77,7 @@ impl Switchd {
                 }
                 other => unreachable!("asked for drops and told {other:?}"),
             },
+            Verb::Unfit => Ok(Answer::Unfit(self.control.unfit())),
             Verb::Look(look) => self.look(&look).map(Answer::Sight),
         }
     }

@@ -153,7 +153,8 @@ pub struct BackendSpec {
     /// What the first of the listener's ports becomes; the others follow.
     pub port: u16,
     pub weight: u16,
-    /// It keeps the connections that it has, and gets no more.
+    /// It keeps the connections that it has, and gets no more: an operator drains it, or its own
+    /// node, which is another one, found it unfit.
     pub is_draining: bool,
 }
 
@@ -274,6 +275,8 @@ pub struct BackendView {
     pub port: u16,
     pub weight: u16,
     pub is_draining: bool,
+    /// It has failed its checks, or its node does not answer: it gets no new connections.
+    pub is_unfit: bool,
     /// What each node that answered has with it.
     pub seen: Vec<BackendSeen>,
 }

@@ -46,7 +46,7 @@ pub use spec::{
 };
 pub use status::{
     Check, CheckState, DaemonState, DaemonStatus, DaemonUpgrade, DropCount, Facts, FlowStatus,
-    Load, NodeStatus, PoolStatus, SwitchPort, VmState, VmStatus, VolumeStatus,
+    Load, NodeStatus, PoolStatus, SwitchPort, UnfitBackend, VmState, VmStatus, VolumeStatus,
 };
 pub use storage::{
     BadBlock, DiffRange, DiskCounters, DiskState, DiskStatus, FoundBy, Job, JobKind, Latency,

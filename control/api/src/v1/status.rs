@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What an agent sees on its node.
 
-use super::{DiskStatus, Level};
+use super::{DiskStatus, ForwardProtocol, Level};
 use crate::with::Raw;
-use plinth_ids::{Epoch, MacAddress, PoolId, PortId, VmId, Vni, VolumeId};
+use plinth_ids::{Epoch, MacAddress, Name, PoolId, PortId, VmId, Vni, VolumeId};
 use rkyv::with::Map;
 use std::net::IpAddr;
 
@@ -29,7 +29,33 @@ pub struct NodeStatus {
     pub vms: Vec<VmStatus>,
     pub pools: Vec<PoolStatus>,
     pub volumes: Vec<VolumeStatus>,
+    /// Backends of load balancers that are on this node and have failed their checks; `None` while
+    /// that is not known.
+    pub unfit: Option<Vec<UnfitBackend>>,
     pub load: Load,
+}
+
+/// A backend of a load balancer that has failed its checks.
+#[derive(
+    Clone,
+    Debug,
+    Eq,
+    PartialEq,
+    rkyv::Archive,
+    rkyv::Deserialize,
+    rkyv::Serialize,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+pub struct UnfitBackend {
+    #[rkyv(with = Raw)]
+    pub balancer: Name,
+    pub protocol: ForwardProtocol,
+    /// The listener's first.
+    pub port: u16,
+    pub address: IpAddr,
+    /// What the listener's first port becomes.
+    pub nic_port: u16,
 }
 
 /// What the node is and can do, as its preflight found it.

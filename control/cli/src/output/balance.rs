@@ -90,7 +90,11 @@ fn check(check: &CheckSpec) -> String {
     )
 }
 
-/// What an operator wants of it.
+/// What an operator wants of it; and of one that should serve, whether it can.
 const fn state(backend: &BackendView) -> &'static str {
-    if backend.is_draining { "draining" } else { "active" }
+    match (backend.is_draining, backend.is_unfit) {
+        (true, _) => "draining",
+        (false, true) => "unfit",
+        (false, false) => "active",
+    }
 }

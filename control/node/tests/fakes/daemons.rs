@@ -45,7 +45,8 @@ fn refused(kept: Option<Epoch>, offered: Epoch, is_same: bool) -> Option<&'stati
 pub(crate) fn switchd(state: &Path, run: &Path) {
     let kept = Kept::at(state.join("switchd.json"));
     let config: Option<switch::SwitchConfig> = kept.load().expect("we wrote it");
-    let service = Switch { kept, config: Mutex::new(config.clone()), folder: run.join("net") };
+    let (config_now, unfit) = (Mutex::new(config.clone()), run.join("unfit.json"));
+    let service = Switch { kept, config: config_now, folder: run.join("net"), unfit };
     if let Some(config) = config {
         service.carry_out(&config);
     }
@@ -56,6 +57,8 @@ struct Switch {
     kept: Kept<switch::SwitchConfig>,
     config: Mutex<Option<switch::SwitchConfig>>,
     folder: PathBuf,
+    /// A test says here which backends have failed their checks.
+    unfit: PathBuf,
 }
 
 impl Switch {
@@ -98,6 +101,10 @@ impl Switch {
                 reason: "vni-unknown".to_owned(),
                 packets: 3,
             }])),
+            switch::Verb::Unfit => {
+                let told = std::fs::read_to_string(&self.unfit).unwrap_or_else(|_| "[]".to_owned());
+                Ok(switch::Answer::Unfit(serde_json::from_str(&told).expect("a test wrote it")))
+            }
             switch::Verb::Look(switch::Look::Drops(_)) => {
                 Ok(switch::Answer::Sight(switch::Sight::Drops(Vec::new())))
             }

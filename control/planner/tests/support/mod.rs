@@ -145,6 +145,7 @@ impl Bench {
             vms: vms.collect(),
             pools: Vec::new(),
             volumes: Vec::new(),
+            unfit: None,
             load: Load::default(),
         };
         change(&mut status);

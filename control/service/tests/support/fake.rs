@@ -24,6 +24,8 @@ pub(crate) struct Fake {
     /// What was wiped, rolled back and so on, a line each.
     pub(crate) deeds: Vec<String>,
     pub(crate) disks: Vec<DiskStatus>,
+    /// Backends of load balancers that fail their checks.
+    pub(crate) unfit: Option<Vec<UnfitBackend>>,
     pub(crate) vms: BTreeMap<VmId, VmStatus>,
     /// The answer to every command, instead of doing it.
     pub(crate) refusal: Option<Refusal>,
@@ -327,6 +329,7 @@ impl Agent for FakeAgent {
             vms: state.vms.values().cloned().collect(),
             pools: served.collect::<Vec<_>>().iter().map(pool).collect(),
             volumes: Vec::new(),
+            unfit: state.unfit.clone(),
             load: Load::default(),
         }
     }
