@@ -2,7 +2,7 @@
 //! A node's switch replaced from the command line, under kernels' stacks that talk.
 
 use crate::lab::{LIMIT, Lab};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use plinth_ids::MacAddress;
 use plinth_stage::TapGuest;
 use plinth_stage::runner::Length;
@@ -74,6 +74,17 @@ impl Stream {
     }
 }
 
+/// Where packets may have been lost, for who reads of a failure: what the switch dropped, what the
+/// guests' kernels did, and how many echoes and answers they saw.
+fn losses(lab: &Lab, guests: [&TapGuest; 2]) -> Result<String> {
+    let mut text = format!("{}\n", lab.plinth("net drops")?);
+    for guest in guests {
+        text += &guest.namespace.ip(&format!("-s link show {NIC}"))?;
+        text += &guest.namespace.run("grep Icmp: /proc/net/snmp")?;
+    }
+    Ok(text)
+}
+
 /// The longest time between two answers of `count` pings that were sent every 2 ms, and whether
 /// all of them were answered.
 fn longest_gap(from: &TapGuest, to: Ipv4Addr, count: u32) -> Result<(Duration, bool)> {
@@ -103,7 +114,9 @@ pub(crate) fn under_streams(_: Length) -> Result<()> {
             anyhow::Ok((done?, gap?))
         });
         let (done, (gap, is_whole)) = gap.with_context(|| format!("round {round}"))?;
-        ensure!(is_whole, "round {round}: pings were lost");
+        if !is_whole {
+            bail!("round {round}: pings were lost\n{}", losses(&lab, [&one, &two])?);
+        }
         ensure!(done["process_before"] == process, "round {round}: {done}, was {process}");
         process = done["process"].as_u64().context("no process")?;
         println!("   upgraded in {} ms, {gap:?} between two pings", done["took_ms"]);

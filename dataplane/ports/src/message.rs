@@ -37,7 +37,8 @@ pub enum Message {
         answer: Sender<Discarded>,
     },
     /// From here on, or no longer, packets stay where they are: in guests' rings and in the device.
-    /// While ports come into service one by one, none is sent to one that has not come yet.
+    /// While ports come into service one by one, none is sent to one that has not come yet: rings
+    /// that devices sent before this word are in service before the first packet moves.
     Hold(bool),
     /// For so long, TCP connections are picked up in their middle.
     BeginGrace(Duration),

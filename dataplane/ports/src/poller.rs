@@ -42,6 +42,8 @@ pub struct DataPath {
     watch_version: u64,
     deadline_check: Moment,
     is_held: bool,
+    /// Since this round packets are not held any more.
+    is_released: bool,
     /// The thread's place in DPDK, kept until the ports are gone.
     _registration: Option<Registration>,
 }
@@ -65,6 +67,7 @@ impl DataPath {
             watch_version: 0,
             deadline_check: Moment::ZERO,
             is_held: false,
+            is_released: false,
             _registration: registration,
         }
     }
@@ -107,7 +110,10 @@ impl DataPath {
                 let ports = self.path.take(PortIndex::UPLINK.get()).into_iter().collect();
                 tell(&answer, Discarded { snapshot: None, ports });
             }
-            Message::Hold(is_held) => self.is_held = is_held,
+            Message::Hold(is_held) => {
+                self.is_released = self.is_held && !is_held;
+                self.is_held = is_held;
+            }
             Message::BeginGrace(length) => self.path.switch.begin_grace(now + length),
             Message::Ask { question, answer } => {
                 let told = self.answer(now, question);
@@ -229,14 +235,31 @@ impl DataPath {
         statuses
     }
 
+    /// Whatever has come in. When packets move again from here on, every ring that was sent before
+    /// the word that lets them move is taken first.
+    fn take_changes(&mut self, now: Moment) -> usize {
+        let mut taken = self.take_messages(now) + self.take_events(now);
+        if std::mem::take(&mut self.is_released) {
+            while !self.events.is_empty() {
+                taken += self.take_events(now);
+            }
+        }
+        taken
+    }
+
     /// Queues that a device's thread hands over or asks back.
-    fn take_events(&mut self) -> usize {
+    fn take_events(&mut self, now: Moment) -> usize {
         let mut taken = 0;
         while taken < DEVICE_EVENTS_MAX
             && let Ok(event) = self.events.try_recv()
         {
             taken += 1;
             self.watch_version += 1;
+            if !self.knows(event.device) {
+                // The word on the NIC was sent before its device's first event, and may still be
+                // behind others.
+                while self.take_messages(now) > 0 {}
+            }
             let guest = match self.places.get(&event.device) {
                 Some(index) => self.path.guest_mut(index.get()),
                 None => self.adopted.get_mut(&event.device).map(|guest| &mut **guest),
@@ -249,6 +272,10 @@ impl DataPath {
             }
         }
         taken
+    }
+
+    fn knows(&self, device: DeviceToken) -> bool {
+        self.places.contains_key(&device) || self.adopted.contains_key(&device)
     }
 
     fn tick(&mut self, now: Moment) {
@@ -268,7 +295,7 @@ fn tell(answer: &Sender<Discarded>, discarded: Discarded) {
 
 impl Poller for DataPath {
     fn poll(&mut self, now: Moment) -> usize {
-        let told = self.take_messages(now) + self.take_events() + self.path.tell();
+        let told = self.take_changes(now) + self.path.tell();
         let moved = if self.is_held { 0 } else { self.path.round(now) };
         self.tick(now);
         self.path.flush();

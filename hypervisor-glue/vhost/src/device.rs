@@ -57,7 +57,7 @@ impl Device {
     /// Goes on with a device that another process has handed over: its rings are polled again,
     /// and its frontend has noticed nothing. A connection that cannot be gone on with (another
     /// number of rings, features that are not offered any more) is closed, the reason noted, and
-    /// its frontend connects again.
+    /// its frontend connects again. When this returns, the worker has been sent every ring that ran.
     ///
     /// # Errors
     /// When no thread or descriptor is left. The device is as it was handed over only for the
@@ -85,12 +85,10 @@ impl Device {
         let shared = Arc::new(Shared::new().map_err(start)?);
         let mut server =
             Server::new(socket, options, class, worker, shared.clone()).map_err(start)?;
-        let serve = move || {
-            if let Some(handed) = handed {
-                server.adopt(handed);
-            }
-            server.run();
-        };
+        if let Some(handed) = handed {
+            server.adopt(handed);
+        }
+        let serve = move || server.run();
         let thread = std::thread::Builder::new()
             .name("vhost-user".to_owned())
             .spawn(serve)

@@ -6,16 +6,13 @@ use super::{ApplyError, Control, WithoutUplink};
 use plinth_backends::HandedDevice;
 use plinth_ids::PortId;
 use plinth_obs::Chain;
-use plinth_ports::{Answer, Message, Question};
+use plinth_ports::{Message, Question};
 use plinth_switch_api::SwitchConfig;
 use plinth_vswitch::{HandedSeat, Snapshot};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::field::display;
-
-/// How long a handed ring may take to be the worker's: it is one message away.
-const COME_UP: Duration = Duration::from_millis(100);
 
 impl Control {
     /// Puts the kept configuration into force without its guests, who are another process's yet:
@@ -48,10 +45,10 @@ impl Control {
     pub(crate) fn adopt(&self, devices: Vec<(PortId, HandedDevice)>) -> Result<(), PortId> {
         let mut scene = self.scene();
         let adopted: Vec<PortId> = devices.iter().map(|(id, _)| *id).collect();
-        let held = self.hold(&devices);
+        self.hold();
         scene.handed.extend(devices);
         self.continue_with(&mut scene, true);
-        self.let_go(&held);
+        self.let_go();
         let is_served = |id: &PortId| scene.nics.get(id).is_some_and(|nic| nic.device.is_some());
         adopted.into_iter().find(|id| !is_served(id)).map_or(Ok(()), Err)
     }
@@ -76,7 +73,7 @@ impl Control {
         let deadline = Instant::now() + patience;
         // Nothing is sent to a guest whose rings have gone already. The question is answered after
         // the word before it.
-        let _ = self.port.tell(Message::Hold(true));
+        self.hold();
         let _ = self.port.ask(Question::Ports);
         for device in scene.nics.values().filter_map(|nic| nic.device.as_ref()) {
             device.begin_hand_over();
@@ -102,7 +99,7 @@ impl Control {
     pub(crate) fn go_on(&self, devices: Vec<(PortId, HandedDevice)>) {
         let mut scene = self.scene();
         scene.is_frozen = false;
-        let held = self.hold(&devices);
+        self.hold();
         for (id, handed) in devices {
             let Some(nic) = scene.nics.get_mut(&id) else { continue };
             match self.nics.serve(id, &nic.spec, nic.token, Some(handed)) {
@@ -113,29 +110,19 @@ impl Control {
                 }
             }
         }
-        self.let_go(&held);
+        self.let_go();
     }
 
-    /// Has the worker leave packets where they are while these come into service, so that none is
-    /// sent to a guest whose rings have not come yet. Gives those that have a frontend.
-    fn hold(&self, devices: &[(PortId, HandedDevice)]) -> Vec<PortId> {
-        let connected = devices.iter().filter(|(_, device)| device.is_connected());
+    /// Has the worker leave packets where they are while devices come into service one by one, so
+    /// that none is sent to a guest whose rings have not come yet.
+    fn hold(&self) {
         // A worker that is silent moves no packets either.
         let _ = self.port.tell(Message::Hold(true));
-        connected.map(|(id, _)| *id).collect()
     }
 
-    /// Waits until the held ports are up, but not for long: a frontend may be connected without
-    /// having started its rings. Then packets move again.
-    fn let_go(&self, held: &[PortId]) {
-        let end = Instant::now() + COME_UP;
-        while let Ok(Answer::Ports(ports)) = self.port.ask(Question::Ports) {
-            let is_up = |id: &PortId| ports.iter().any(|port| port.id == *id && port.is_up);
-            if held.iter().all(is_up) || Instant::now() >= end {
-                break;
-            }
-            std::thread::sleep(Duration::from_micros(200));
-        }
+    /// Packets move again. The worker has been sent the rings of every device that was taken over,
+    /// and takes them before.
+    fn let_go(&self) {
         let _ = self.port.tell(Message::Hold(false));
     }
 }
