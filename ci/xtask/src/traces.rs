@@ -43,8 +43,8 @@ impl Traces {
     pub(crate) fn left(&self) -> Vec<String> {
         let mut found = Vec::new();
         let mark = format!("{MARK}={}", self.run);
-        for (process, name) in marked(&mark) {
-            found.push(format!("process {process} ({name}) is still running"));
+        for (process, words) in marked(&mark) {
+            found.push(format!("process {process} ({words}) is still running"));
         }
         let mounts = mounts();
         found
@@ -71,8 +71,9 @@ fn marked(mark: &str) -> Vec<(u32, String)> {
             // A process that ends between the listing and this read has left nothing.
             let environment = fs::read(format!("/proc/{process}/environ")).ok()?;
             let is_ours = environment.split(|byte| *byte == 0).any(|word| word == mark.as_bytes());
-            let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
-            is_ours.then(|| (process, name.trim().to_owned()))
+            let words = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+            let words = String::from_utf8_lossy(&words).replace('\0', " ");
+            is_ours.then(|| (process, words.trim().to_owned()))
         })
         .collect()
 }

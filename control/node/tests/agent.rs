@@ -58,8 +58,9 @@ impl Node {
         .unwrap()
     }
 
-    /// The processes of this node that play `part`.
-    fn processes(&self, part: &str) -> Vec<i32> {
+    /// The processes with this node's folder in their words: a fake, the shell about to become
+    /// one, and an agent's child before its exec.
+    fn every_process(&self) -> Vec<(i32, Vec<String>)> {
         let mark = self.folder.display().to_string();
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
@@ -67,20 +68,23 @@ impl Node {
                 continue;
             };
             let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-            let plays = words.get(1) == Some(&part.as_bytes());
-            if plays && String::from_utf8_lossy(&line).contains(&mark) {
-                found.push(id);
+            let line = String::from_utf8_lossy(&line);
+            if line.contains(&mark) {
+                found.push((id, line.split('\0').map(str::to_owned).collect()));
             }
         }
         found
     }
 
+    /// The processes of this node that play `part`.
+    fn processes(&self, part: &str) -> Vec<i32> {
+        let plays = |words: &[String]| words.get(1).is_some_and(|word| word == part);
+        let all = self.every_process().into_iter();
+        all.filter(|(_, words)| plays(words)).map(|(id, _)| id).collect()
+    }
+
     fn kill(&self, part: &str) {
-        for process in self.processes(part) {
-            let id = rustix::process::Pid::from_raw(process).unwrap();
-            let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
-        }
+        self.processes(part).into_iter().for_each(kill);
     }
 
     fn vm_folder(&self, vm: u64) -> PathBuf {
@@ -95,11 +99,24 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        for part in ["agent", "qemu", "switchd", "stored"] {
-            self.kill(part);
+        // An agent that was killed may have just begun a process, so one look is not enough. The
+        // bound is for a process that cannot be killed; the suite names it at its end.
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            let left = self.every_process();
+            if left.is_empty() || Instant::now() > until {
+                break;
+            }
+            left.into_iter().for_each(|(id, _)| kill(id));
+            std::thread::sleep(Duration::from_millis(2));
         }
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+fn kill(process: i32) {
+    let id = rustix::process::Pid::from_raw(process).unwrap();
+    let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
 }
 
 fn vm(number: u64) -> VmSpec {
