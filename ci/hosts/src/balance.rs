@@ -9,7 +9,7 @@ use plinth_stage::runner::Length;
 use plinth_stage::{Daemon, Namespace, Scratch, Switch, TapGuest, until};
 use plinth_switch_api::{
     Answer, BACKEND_WEIGHT_DEFAULT, Backend, BackendState, Balancer, CheckKind, ForwardProtocol,
-    HealthCheck, Listener, Scheduler, Verb,
+    HealthCheck, Listener, Look, Scheduler, Sight, Verb,
 };
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -103,6 +103,15 @@ impl Served {
         Ok(shares)
     }
 
+    /// The connections that the switch has given each server.
+    fn connections(&self) -> Result<Vec<u32>> {
+        let look = Look::Backends("web".parse()?);
+        let Answer::Sight(Sight::Backends(backends)) = self.switch.call(Verb::Look(look))? else {
+            bail!("backends")
+        };
+        Ok(backends.into_iter().map(|one| one.connections).collect())
+    }
+
     /// A request whose answer takes some seconds, on its way.
     fn long(&self) -> Result<(Daemon, std::path::PathBuf)> {
         let body = self.scratch.join("body");
@@ -166,9 +175,13 @@ pub(crate) fn drained(_length: Length) -> Result<()> {
     let (_asking, body) = served.long()?;
     let name = lines_of(&body).remove(0);
     let (number, other) = if name == "two" { (0, "three") } else { (1, "two") };
+    let mut one = [0, 0];
+    one[number] = 1;
+    ensure!(served.connections()? == one, "{name} has the only connection");
     served.set(number, BackendState::Draining)?;
     let shares = served.shares(6)?;
     ensure!(shares == BTreeMap::from([(other.to_owned(), 6)]), "while it drains: {shares:?}");
+    ensure!(served.connections()?[number] == 1, "what drains keeps what it has");
     until(PATIENCE, "the answer ends", || lines_of(&body).len() == LINES)?;
     ensure!(lines_of(&body).iter().all(|line| *line == name), "one server has answered");
     Ok(())

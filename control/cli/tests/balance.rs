@@ -40,7 +40,16 @@ fn view() -> BalancerView {
         weight: 10 * u16::from(number),
         is_draining,
         is_unfit: number == 3,
-        seen: Vec::new(),
+        // Nobody has told of the third.
+        seen: ["node-1", "node-2"]
+            .iter()
+            .filter(|_| number < 3)
+            .map(|node| BackendSeen {
+                node: name(node),
+                state: LbState::Active,
+                connections: 40 * u32::from(number),
+            })
+            .collect(),
     };
     BalancerView {
         name: name("web"),
@@ -85,21 +94,23 @@ ports:      tcp/80-81
 scheduler:  round-robin
 stickiness: 300 s
 check:      GET /health port 81 every 2000 ms, timeout 500 ms, rise 2, fall 4
-BACKEND  NODE    ADDRESS   TO         WEIGHT  STATE
-web-1-0  node-1  10.0.0.1  8080-8081  10      active
-web-2-0  node-1  10.0.0.2  8080-8081  20      draining
-web-3-0  node-1  10.0.0.3  8080-8081  30      unfit
+BACKEND  NODE    ADDRESS   TO         WEIGHT  STATE     CONNECTIONS
+web-1-0  node-1  10.0.0.1  8080-8081  10      active    80
+web-2-0  node-1  10.0.0.2  8080-8081  20      draining  160
+web-3-0  node-1  10.0.0.3  8080-8081  30      unfit     -
 
 listener:  3
 ports:     udp/53
 scheduler: source-hash
-BACKEND  NODE  ADDRESS  TO  WEIGHT  STATE
+BACKEND  NODE  ADDRESS  TO  WEIGHT  STATE  CONNECTIONS
 "
     );
     let line: serde_json::Value = serde_json::from_str(&json(&Answer::Balancer(view()))).unwrap();
     assert_eq!(line["listeners"][0]["backends"][1]["is_draining"], true);
     assert_eq!(line["listeners"][0]["settings"]["scheduler"], "round-robin");
     assert_eq!(line["place"]["subnet"], "blue-a");
+    let seen = serde_json::json!({ "node": "node-2", "state": "active", "connections": 40 });
+    assert_eq!(line["listeners"][0]["backends"][0]["seen"][1], seen);
 }
 
 #[test]

@@ -391,18 +391,16 @@ impl Cluster {
         }
     }
 
-    /// The names of the nodes that have a balancer.
-    pub fn nodes_with(&self, balancer: &BalancerRecord) -> BTreeSet<Name> {
-        match balancer.place {
-            BalancerPlace::Line(_) => self.seat_of(balancer).into_iter().collect::<BTreeSet<_>>(),
+    /// The nodes that have a balancer, with their names.
+    pub fn nodes_with(&self, balancer: &BalancerRecord) -> BTreeMap<NodeId, Name> {
+        let nodes: BTreeSet<NodeId> = match balancer.place {
+            BalancerPlace::Line(_) => self.seat_of(balancer).into_iter().collect(),
             BalancerPlace::Subnet(_) => {
                 let nics = self.nics().filter(|(_, _, nic)| nic.vpc == balancer.vpc);
                 nics.map(|(vm, _, _)| vm.node).collect()
             }
-        }
-        .into_iter()
-        .map(|node| self.node_name(node))
-        .collect()
+        };
+        nodes.into_iter().map(|node| (node, self.node_name(node))).collect()
     }
 
     pub(crate) fn check_balancers(&self, faults: &mut Vec<String>) {

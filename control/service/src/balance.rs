@@ -4,9 +4,20 @@
 use crate::answer::{find, show};
 use crate::service::Shared;
 use crate::store::now;
-use plinth_api::{Answer, Code, Refusal, Request};
-use plinth_ids::Name;
+use plinth_api::{
+    AgentAnswer, AgentReply, AgentRequest, Answer, BackendSeen, BackendView, BalancerView, Code,
+    Command, ForwardProtocol, LbState, Refusal, Request,
+};
+use plinth_ids::{Name, NodeId};
 use plinth_planner::{Change, Cluster, Observed};
+use plinth_switch_api::{self as switch, BackendState, BackendStatus, Look, Sight};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+/// How long whoever wants to see a balancer waits for the nodes that have it.
+const SEEN_LIMIT: Duration = Duration::from_secs(2);
 
 /// Whether [`answer`] answers it.
 pub(crate) const fn is_ours(request: &Request) -> bool {
@@ -44,7 +55,15 @@ pub(crate) async fn answer(shared: &Shared, request: Request) -> Result<Answer, 
             change(shared, |cluster| cluster.balancer_delete(&name)).await?;
             return Ok(Answer::Done);
         }
-        Request::BalancerShow(name) => name,
+        Request::BalancerShow(name) => {
+            let (mut view, nodes) = {
+                let state = shared.store.state().await;
+                let found = find(&state.cluster.balancers, "lb", &name)?;
+                (state.cluster.balancer_view(found), state.cluster.nodes_with(found))
+            };
+            see(shared, &mut view, nodes).await;
+            return Ok(Answer::Balancer(view));
+        }
         Request::BalancerList => {
             return show(shared, |state| {
                 let all = state.cluster.balancers.values();
@@ -71,4 +90,59 @@ async fn balancer(shared: &Shared, name: &Name) -> Result<Answer, Refusal> {
         Ok(Answer::Balancer(state.cluster.balancer_view(found)))
     })
     .await
+}
+
+/// What tells a backend of a balancer from all others: its listener's protocol and first port, its
+/// own address and port.
+type Place = (ForwardProtocol, u16, IpAddr, u16);
+
+/// Fills in what the nodes' switches say of its backends. A node that does not answer in time, or is
+/// of an older release, is left out.
+async fn see(shared: &Shared, view: &mut BalancerView, nodes: BTreeMap<NodeId, Name>) {
+    let Ok(question) = serde_json::to_string(&Look::Backends(view.name.clone())) else { return };
+    let mut asked = JoinSet::new();
+    for (id, node) in nodes {
+        let link = shared.link(id);
+        let request = AgentRequest::Perform(Command::SwitchLook(question.clone()));
+        asked.spawn(async move {
+            let reply = link.call(&request, SEEN_LIMIT).await.ok()?;
+            Some((node, told(reply)?))
+        });
+    }
+    // By the nodes' names, whoever answered first.
+    let told: BTreeMap<Name, _> = asked.join_all().await.into_iter().flatten().collect();
+    for listener in &mut view.listeners {
+        let (protocol, (first, _)) = (listener.settings.protocol, listener.settings.ports);
+        for backend in &mut listener.backends {
+            let BackendView { address, port, .. } = *backend;
+            let seen = told.iter().filter_map(|(node, backends)| {
+                let (state, connections) = *backends.get(&(protocol, first, address, port))?;
+                Some(BackendSeen { node: node.clone(), state, connections })
+            });
+            backend.seen = seen.collect();
+        }
+    }
+}
+
+/// A node's answer, if it is one.
+fn told(reply: AgentReply) -> Option<BTreeMap<Place, (LbState, u32)>> {
+    let Ok(AgentAnswer::SwitchSight(text)) = reply.result else { return None };
+    let Ok(Sight::Backends(list)) = serde_json::from_str(&text) else { return None };
+    Some(list.iter().map(|one| (place(one), (state(one.state), one.connections))).collect())
+}
+
+const fn place(status: &BackendStatus) -> Place {
+    let protocol = match status.protocol {
+        switch::ForwardProtocol::Tcp => ForwardProtocol::Tcp,
+        switch::ForwardProtocol::Udp => ForwardProtocol::Udp,
+    };
+    (protocol, status.port, status.backend, status.backend_port)
+}
+
+const fn state(state: BackendState) -> LbState {
+    match state {
+        BackendState::Active => LbState::Active,
+        BackendState::Draining => LbState::Draining,
+        BackendState::Down => LbState::Down,
+    }
 }

@@ -9,6 +9,7 @@ use plinth_client::*;
 use plinth_ids::VmId;
 use plinth_planner::{Cluster, State};
 use plinth_registry::{MemoryRegistry, Registry};
+use std::net::IpAddr;
 use std::sync::Arc;
 use support::{FakeAgent, LIMIT, Lab, Running, anywhere, name, vm};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -427,6 +428,32 @@ async fn what_a_node_says_of_its_backends_is_kept_and_shown() {
         };
         assert_eq!(view.listeners[0].backends[0].is_unfit, is_unfit);
     }
+    shows_connections(&lab, &running, backend).await;
+}
+
+/// What a node's switch says of a backend is shown of that one, and nothing where it says nothing.
+async fn shows_connections(lab: &Lab, running: &Running, backend: &BackendView) {
+    let row = |port: u16, address: IpAddr| {
+        serde_json::json!({
+            "balancer": "web", "protocol": "tcp", "port": port, "backend": address,
+            "backend_port": backend.port, "state": "draining", "connections": 7,
+        })
+    };
+    let other = "10.9.9.9".parse().unwrap();
+    let own = BackendSeen { node: name("node-1"), state: LbState::Draining, connections: 7 };
+    for (rows, seen) in [
+        (vec![row(80, other), row(80, backend.address)], vec![own]),
+        (vec![row(80, other), row(81, backend.address)], Vec::new()),
+    ] {
+        lab.agent.state().backends = serde_json::json!({ "backends": rows }).to_string();
+        let shown = running.ask(Request::BalancerShow(name("web"))).await;
+        let Ok(Answer::Balancer(view)) = shown else { panic!("it is shown") };
+        assert_eq!(view.listeners[0].backends[0].seen, seen);
+    }
+    lab.agent.state().backends = "nonsense".to_owned();
+    let shown = running.ask(Request::BalancerShow(name("web"))).await;
+    let Ok(Answer::Balancer(view)) = shown else { panic!("it is shown") };
+    assert_eq!(view.listeners[0].backends[0].seen, []);
 }
 
 #[tokio::test(flavor = "multi_thread")]

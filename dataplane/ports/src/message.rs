@@ -129,6 +129,8 @@ pub enum Question {
     Stages,
     /// What went through external addresses.
     External,
+    /// How many connections each place of the backends has.
+    BackendCounts,
     /// For a hand-over.
     Places,
     /// For a trace.
@@ -143,6 +145,7 @@ pub enum Answer {
     FlowCounters(FlowCounters),
     Stages(StageCycles),
     External(Vec<ExternalStatus>),
+    BackendCounts(Vec<u32>),
     Places(Vec<HandedPlace>),
     Scene(Box<Scene>),
 }

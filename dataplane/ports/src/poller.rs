@@ -214,6 +214,9 @@ impl DataPath {
             Question::Places => Answer::Places(self.path.switch.handed_places()),
             Question::Scene => Answer::Scene(Box::new(self.path.switch.scene())),
             Question::External => Answer::External(self.path.switch.external_addresses()),
+            Question::BackendCounts => {
+                Answer::BackendCounts(self.path.switch.backend_counts().to_vec())
+            }
             Question::Stages => Answer::Stages(self.path.stages()),
             Question::FlowCounters => Answer::FlowCounters(self.path.switch.flow_counters()),
         }

@@ -208,3 +208,6 @@ pub struct UnfitBackend {
 
 /// The most unfit backends that one answer lists.
 pub const UNFIT_LISTED_MAX: usize = 8192;
+
+/// The most backends of a balancer that one answer lists.
+pub const BACKENDS_LISTED_MAX: usize = 8192;

@@ -29,9 +29,10 @@ pub use answers::{
     METADATA_RESPONSE_MAX, METADATA_SOCKET, MetadataAsker, SubnetDhcp, VpcDns,
 };
 pub use balance::{
-    BACKEND_WEIGHT_DEFAULT, BACKEND_WEIGHT_MAX, Backend, BackendState, BackendStatus, Balancer,
-    CHECK_INTERVAL_MS, CHECK_PATH_MAX, CHECK_PORT_FIRST, CHECK_TIMEOUT_MS_MIN, CheckKind, Fitness,
-    HealthCheck, Listener, Scheduler, UNFIT_LISTED_MAX, UnfitBackend, hash_places,
+    BACKEND_WEIGHT_DEFAULT, BACKEND_WEIGHT_MAX, BACKENDS_LISTED_MAX, Backend, BackendState,
+    BackendStatus, Balancer, CHECK_INTERVAL_MS, CHECK_PATH_MAX, CHECK_PORT_FIRST,
+    CHECK_TIMEOUT_MS_MIN, CheckKind, Fitness, HealthCheck, Listener, Scheduler, UNFIT_LISTED_MAX,
+    UnfitBackend, hash_places,
 };
 pub use capture::{
     CAPTURE_PACKETS_MAX, CAPTURE_PAGE_MAX, CAPTURE_SECONDS_MAX, CAPTURE_SNAP_MAX, CaptureBegun,

@@ -4,8 +4,11 @@
 //! They are carried through the control plane as text, so that a node's switch and the operator's
 //! program are the only two that need to understand them.
 
-use crate::{CaptureBegun, CapturePage, CaptureQuery, ExternalStatus, Status, Trace, TraceQuery};
-use plinth_ids::{PortId, Prefix, Vni};
+use crate::{
+    BackendStatus, CaptureBegun, CapturePage, CaptureQuery, ExternalStatus, Status, Trace,
+    TraceQuery,
+};
+use plinth_ids::{Name, PortId, Prefix, Vni};
 use serde::{Deserialize, Serialize};
 
 /// A question that changes nothing about forwarding.
@@ -20,6 +23,9 @@ pub enum Look {
     Flows(FlowQuery),
     /// What went through external addresses.
     External,
+    /// The backends of the balancer of this name, with the connections that this node has given
+    /// them.
+    Backends(Name),
     /// Begin to copy packets' heads.
     CaptureBegin(CaptureQuery),
     /// What came since, of the capture of this number.
@@ -38,6 +44,9 @@ pub enum Sight {
     Drops(Vec<DropRow>),
     Flows(FlowPage),
     External(Vec<ExternalStatus>),
+    /// In the configuration's order, at most [`crate::BACKENDS_LISTED_MAX`]; none of a balancer that
+    /// is not here.
+    Backends(Vec<BackendStatus>),
     CaptureBegun(CaptureBegun),
     Capture(CapturePage),
     Trace(Trace),

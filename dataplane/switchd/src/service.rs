@@ -13,8 +13,8 @@ use plinth_manage::{LineFault, Service};
 use plinth_ports::{Answer as Told, Question, StageCycles};
 use plinth_rt::{StatsSnapshot, WorkerStats};
 use plinth_switch_api::{
-    Answer, DropCount, Look, PortStatus, Refusal, Reply, Request, Sight, StageStatus, Status,
-    UPLINK, Verb, WorkerStatus,
+    Answer, BACKENDS_LISTED_MAX, DropCount, Look, PortStatus, Refusal, Reply, Request, Sight,
+    StageStatus, Status, UPLINK, Verb, WorkerStatus,
 };
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -95,6 +95,13 @@ impl Switchd {
             Look::External => match self.ask(Question::External)? {
                 Told::External(list) => Ok(Sight::External(list)),
                 other => unreachable!("asked for external addresses and told {other:?}"),
+            },
+            Look::Backends(balancer) => match self.ask(Question::BackendCounts)? {
+                Told::BackendCounts(counts) => {
+                    let all = snapshot.backends(balancer, &counts);
+                    Ok(Sight::Backends(all.take(BACKENDS_LISTED_MAX).collect()))
+                }
+                other => unreachable!("asked for counts and told {other:?}"),
             },
             Look::Flows(query) => look::flows(&self.port, &snapshot, query).map(Sight::Flows),
             Look::CaptureBegin(query) => {

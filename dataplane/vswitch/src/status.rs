@@ -4,12 +4,25 @@
 use crate::balance;
 use crate::flow::{Action, Entry, FlowKey};
 use crate::switch::{FlowCounters, Switch};
-use crate::{DropReason, PortCounters, PortIndex};
-use plinth_ids::{MacAddress, Moment, Vni};
+use crate::{DropReason, PortCounters, PortIndex, Snapshot};
+use plinth_ids::{MacAddress, Moment, Name, Vni};
 use plinth_switch_api::{BackendStatus, DropCount, ExternalStatus, FlowStatus, PortStatus, UPLINK};
 
 /// The most flow entries that one question is answered with.
 pub const FLOWS_LISTED_MAX: usize = 4096;
+
+impl Snapshot {
+    /// The backends of one balancer, each with its connections out of `counts`, which are
+    /// [`Switch::backend_counts`] of the machine that has this configuration.
+    pub fn backends<'a>(
+        &'a self,
+        balancer: &'a Name,
+        counts: &'a [u32],
+    ) -> impl Iterator<Item = BackendStatus> + 'a {
+        let config = self.settings().into_iter();
+        config.flat_map(move |config| balance::status(config, &self.balancers, balancer, counts))
+    }
+}
 
 impl Switch {
     /// Every port with its counters, the uplink first. `is_up` is what the driver knows of it.
@@ -122,10 +135,9 @@ impl Switch {
         }
     }
 
-    /// Backends of balancers with their connections.
-    pub fn backends(&self) -> Vec<BackendStatus> {
-        let Some(config) = self.snapshot.settings() else { return Vec::new() };
-        balance::status(config, &self.snapshot.balancers, self.flows.backend_counts())
+    /// Connections of the backends, by their place, for [`Snapshot::backends`].
+    pub fn backend_counts(&self) -> &[u32] {
+        self.flows.backend_counts()
     }
 
     /// External addresses with what went through them.

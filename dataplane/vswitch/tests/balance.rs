@@ -177,8 +177,10 @@ impl Story {
     }
 
     fn connections(&self) -> BTreeMap<IpAddr, u32> {
-        let all = self.rig.switch.backends();
-        all.into_iter().map(|status| (status.backend, status.connections)).collect()
+        let (snapshot, counts) = (self.rig.switch.snapshot(), self.rig.switch.backend_counts());
+        let balancers = snapshot.settings().unwrap().balancers.iter();
+        let all = balancers.flat_map(|balancer| snapshot.backends(&balancer.name, counts));
+        all.map(|status| (status.backend, status.connections)).collect()
     }
 
     fn wait(&mut self, seconds: u64) {

@@ -63,7 +63,8 @@ fn listener(view: &ListenerView) -> String {
         .some("stickiness", settings.stickiness.map(|seconds| format!("{seconds} s")))
         .some("check", settings.check.as_ref().map(check));
     let (first, last) = settings.ports;
-    let mut table = Table::new(["BACKEND", "NODE", "ADDRESS", "TO", "WEIGHT", "STATE"]);
+    let mut table =
+        Table::new(["BACKEND", "NODE", "ADDRESS", "TO", "WEIGHT", "STATE", "CONNECTIONS"]);
     for backend in &view.backends {
         table.row([
             backend.nic.to_string(),
@@ -72,6 +73,7 @@ fn listener(view: &ListenerView) -> String {
             range((backend.port, backend.port.saturating_add(last - first))),
             backend.weight.to_string(),
             state(backend).to_owned(),
+            connections(backend),
         ]);
     }
     details.print() + &table.print()
@@ -97,4 +99,12 @@ const fn state(backend: &BackendView) -> &'static str {
         (false, true) => "unfit",
         (false, false) => "active",
     }
+}
+
+/// Of the clients of all nodes that have said so; a dash where none has.
+fn connections(backend: &BackendView) -> String {
+    if backend.seen.is_empty() {
+        return "-".to_owned();
+    }
+    backend.seen.iter().map(|seen| u64::from(seen.connections)).sum::<u64>().to_string()
 }

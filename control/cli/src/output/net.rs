@@ -17,8 +17,10 @@ pub(super) fn text(sight: &str) -> String {
         Ok(Sight::Flows(page)) => flows(&page),
         Ok(Sight::External(list)) => external(&list),
         Ok(Sight::Trace(view)) => trace(&view),
-        // Both have a verb of their own, which writes a file.
-        Ok(Sight::CaptureBegun(_) | Sight::Capture(_)) | Err(_) => format!("{sight}\n"),
+        // All have a verb of their own.
+        Ok(Sight::CaptureBegun(_) | Sight::Capture(_) | Sight::Backends(_)) | Err(_) => {
+            format!("{sight}\n")
+        }
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) struct Fake {
     pub(crate) disks: Vec<DiskStatus>,
     /// Backends of load balancers that fail their checks.
     pub(crate) unfit: Option<Vec<UnfitBackend>>,
+    /// What the switch says of the backends of `web`.
+    pub(crate) backends: String,
     pub(crate) vms: BTreeMap<VmId, VmStatus>,
     /// The answer to every command, instead of doing it.
     pub(crate) refusal: Option<Refusal>,
@@ -184,6 +186,9 @@ impl Fake {
             | Command::ScrubStop { .. } => self.deeds.push(word_of(command)),
             Command::SwitchLook(question) if question == "\"external\"" => {
                 return Ok(AgentAnswer::SwitchSight(self.external()));
+            }
+            Command::SwitchLook(question) if question == "{\"backends\":\"web\"}" => {
+                return Ok(AgentAnswer::SwitchSight(self.backends.clone()));
             }
             Command::ImageImport { .. }
             | Command::SwitchPorts

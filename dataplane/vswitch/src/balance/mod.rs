@@ -326,12 +326,14 @@ impl BalancerState {
 }
 
 /// Every backend as it is shown, with its connections.
-pub(crate) fn status(
-    config: &SwitchConfig,
-    tables: &BalancerTables,
-    counts: &[u32],
-) -> Vec<BackendStatus> {
-    let each = all_listeners(config).flat_map(|(balancer, listener)| {
+pub(crate) fn status<'a>(
+    config: &'a SwitchConfig,
+    tables: &'a BalancerTables,
+    of: &'a Name,
+    counts: &'a [u32],
+) -> impl Iterator<Item = BackendStatus> + 'a {
+    let listeners = all_listeners(config).filter(move |(balancer, _)| balancer.name == *of);
+    listeners.flat_map(move |(balancer, listener)| {
         let name = key_of((balancer, listener));
         listener.backends.iter().map(move |backend| {
             let place = tables.backends.get(&backend_key(&name, backend));
@@ -346,8 +348,7 @@ pub(crate) fn status(
                 connections: count.unwrap_or(0),
             }
         })
-    });
-    each.collect()
+    })
 }
 
 /// How far one turn is from the next in a round of `total`: near the golden section of it, and
