@@ -7,7 +7,10 @@ use crate::{Places, translate};
 use plinth_api::{Run, VmSpec, VmState, VmStatus};
 use plinth_ids::PortId;
 use plinth_manage::Kept;
-use plinth_qemu::{Accelerator, Identity, Monitor, Process, RunState, VmFolder, adopt, launch};
+use plinth_qemu::{
+    Accelerator, Identity, LaunchError, Monitor, Process, RunState, VmFolder, adopt, has_begun,
+    launch,
+};
 use plinth_vm::{Effect, Input, Lifecycle, Record, State, Wish};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -17,9 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Between two looks at a process.
 pub(crate) const LOOK: Duration = Duration::from_millis(500);
-/// How long a process that was started by an agent before us may take until it answers.
-const FRESH_TIME: Duration = Duration::from_secs(5);
-/// Between two looks for it.
+/// Between two looks for a process that an agent before us has begun.
 const FRESH_PAUSE: Duration = Duration::from_millis(50);
 /// How long QEMU may take for one answer.
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -342,10 +343,9 @@ impl Hand {
             self.process = Some(process);
             return true;
         }
-        // The agent before us may have ended right after it started one, which does not answer
+        // The agent before us may have ended right after it began one, which does not answer
         // yet: taken for dead, it would lose its sockets.
-        let is_fresh = self.identity.is_none() && self.held.is_some();
-        if is_fresh && self.start.elapsed() < FRESH_TIME {
+        if has_begun(&self.folder) {
             return false;
         }
         let reason = "its process ended while no agent watched".to_owned();
@@ -401,6 +401,7 @@ impl Hand {
                 self.nics = NicCare::of_new_process();
                 Input::Launched
             }
+            Err(err @ LaunchError::Begun) => Input::LaunchDeferred { reason: plain(&err) },
             Err(err) => {
                 let reason = plain(&err);
                 tracing::warn!(vm = %spec.name, reason, "launch failed");

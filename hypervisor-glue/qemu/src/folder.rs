@@ -67,6 +67,11 @@ impl VmFolder {
         self.path.join("qemu.pid")
     }
 
+    /// Locked by a process from before its birth, see [`crate::has_begun`].
+    pub fn birth(&self) -> PathBuf {
+        self.path.join("birth.lock")
+    }
+
     /// The guest's name, for fw_cfg.
     pub fn hostname(&self) -> PathBuf {
         self.path.join("hostname")

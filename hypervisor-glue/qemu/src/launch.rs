@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Starts a VM's process and waits until it answers.
 
-use crate::process::{Process, ProcessError, detached};
+use crate::birth;
+use crate::process::{Process, ProcessError, begin};
 use crate::{Machine, Monitor, VmFolder, command_line, network_file};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ const LOG_LENGTH_MAX: u64 = 16 << 20;
 pub enum LaunchError {
     #[error("cannot write {}", path.display())]
     Write { path: PathBuf, source: io::Error },
+    #[error("its process was begun before and does not answer yet")]
+    Begun,
     #[error(transparent)]
     Process(#[from] ProcessError),
     #[error("QEMU {ending}")]
@@ -27,10 +30,14 @@ pub enum LaunchError {
 /// Starts `qemu` for `machine`. When this returns the guest runs.
 ///
 /// # Errors
-/// After every error no process is left.
+/// [`LaunchError::Begun`] when a process of the VM exists already; it is left as it is. After every
+/// other error no process is left.
 pub fn launch(qemu: &Path, machine: &Machine, folder: &VmFolder) -> Result<Process, LaunchError> {
+    let fault = |path: PathBuf| |source| LaunchError::Write { path, source };
+    std::fs::create_dir_all(folder.path()).map_err(fault(folder.path().into()))?;
+    let lock = birth::take(folder).map_err(fault(folder.birth()))?.ok_or(LaunchError::Begun)?;
     prepare(machine, folder)?;
-    let mut process = detached(qemu, &command_line(machine, folder), &folder.log())?;
+    let mut process = begin(qemu, &command_line(machine, folder), &folder.log(), lock.into())?;
     let deadline = Instant::now() + START_LIMIT;
     loop {
         if let Ok(mut monitor) = Monitor::connect(&folder.qmp(), Duration::from_secs(1))
@@ -57,8 +64,6 @@ fn prepare(machine: &Machine, folder: &VmFolder) -> Result<(), LaunchError> {
     let write = |path: PathBuf, text: &str| {
         std::fs::write(&path, text).map_err(|source| LaunchError::Write { path, source })
     };
-    std::fs::create_dir_all(folder.path())
-        .map_err(|source| LaunchError::Write { path: folder.path().into(), source })?;
     write(folder.hostname(), &format!("{}\n", machine.name))?;
     write(folder.network(), &network_file(&machine.nics))?;
     for log in [folder.log(), folder.console_log()] {

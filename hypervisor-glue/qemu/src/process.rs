@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -55,6 +56,16 @@ pub fn detached<S: AsRef<OsStr>>(
     arguments: &[S],
     log: &Path,
 ) -> Result<Process, ProcessError> {
+    begin(program, arguments, log, Stdio::null())
+}
+
+/// [`detached`] with `input` as its standard input.
+pub(crate) fn begin<S: AsRef<OsStr>>(
+    program: &Path,
+    arguments: &[S],
+    log: &Path,
+    input: Stdio,
+) -> Result<Process, ProcessError> {
     let fault = |source| ProcessError::Log { path: log.into(), source };
     let output = File::options().create(true).append(true).open(log).map_err(fault)?;
     let errors = output.try_clone().map_err(fault)?;
@@ -62,7 +73,7 @@ pub fn detached<S: AsRef<OsStr>>(
     let child = Command::new("setsid")
         .arg(program)
         .args(arguments)
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(output)
         .stderr(errors)
         .spawn()
@@ -89,9 +100,29 @@ pub fn start_time(process: u32) -> Option<u64> {
 }
 
 /// Finds the QEMU of a VM again. `uuid` is what it must say of itself; `record` is what was
-/// written down of it, for a process that is too busy to answer.
+/// written down of it, for a process that is too busy to answer. One of which nothing was written
+/// down is found by what it wrote itself.
 pub fn adopt(folder: &VmFolder, uuid: &str, record: Option<Identity>) -> Option<Process> {
-    by_monitor(folder, uuid).or_else(|| Process::find(record?, &folder.log()))
+    by_monitor(folder, uuid)
+        .or_else(|| Process::find(record?, &folder.log()))
+        .or_else(|| by_process_file(folder, uuid))
+}
+
+/// The file outlives its process, so the id in it counts only if that process was begun with this
+/// VM's words.
+fn by_process_file(folder: &VmFolder, uuid: &str) -> Option<Process> {
+    let process = std::fs::read_to_string(folder.process_file()).ok()?.trim().parse().ok()?;
+    let handle = hold(process).ok()?;
+    // Both read after the pidfd was opened, so that they are of what the pidfd holds.
+    let start_time = start_time(process)?;
+    let line = std::fs::read(format!("/proc/{process}/cmdline")).ok()?;
+    let has = |word: &OsStr| line.split(|byte| *byte == 0).any(|part| part == word.as_bytes());
+    if !has(folder.process_file().as_os_str()) || !has(uuid.as_ref()) {
+        return None;
+    }
+    let identity = Identity { process, start_time };
+    let found = Process { identity, handle, child: None, log: folder.log() };
+    found.is_alive().then_some(found)
 }
 
 fn by_monitor(folder: &VmFolder, uuid: &str) -> Option<Process> {
@@ -225,6 +256,33 @@ mod tests {
         assert!(process.wait(Duration::from_secs(10)));
         std::fs::remove_file(log("session")).unwrap();
         assert!(leads, "process {id} is in the session of its parent");
+    }
+
+    /// A shell that has the words of a QEMU and stays deaf.
+    #[test]
+    fn a_deaf_process_is_found_by_what_it_wrote_and_no_other() {
+        let path = log("file");
+        std::fs::create_dir_all(&path).unwrap();
+        let folder = VmFolder::new(&path).unwrap();
+        assert!(adopt(&folder, "uuid-1", None).is_none(), "without a file");
+        let file = folder.process_file().display().to_string();
+        let script = "echo $$ > \"$2\"; while :; do sleep 60; done";
+        let words = ["-c", script, "-pidfile", "uuid-1", &file];
+        let process = detached(Path::new("sh"), &words, &folder.log()).unwrap();
+        let is_found = |uuid| adopt(&folder, uuid, None).map(|found| found.identity());
+        let found = (0..500).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            is_found("uuid-1")
+        });
+        let other = is_found("uuid-2");
+        // Of the shell's session is its sleep, too.
+        let group = Pid::from_raw(i32::try_from(process.identity().process).unwrap()).unwrap();
+        rustix::process::kill_process_group(group, Signal::KILL).unwrap();
+        assert!(process.wait(Duration::from_secs(10)));
+        let late = is_found("uuid-1");
+        std::fs::remove_dir_all(&path).unwrap();
+        assert_eq!(found.map(|identity| identity.process), Some(process.identity().process));
+        assert_eq!((other, late), (None, None));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use plinth_guest_image::{GuestAgent, build};
 use plinth_qemu::{
     Accelerator, Boot, Identity, LaunchError, Machine, Monitor, Process, RunState, VmFolder, adopt,
-    launch,
+    has_begun, launch,
 };
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -98,14 +98,23 @@ fn a_process_is_found_again_by_its_monitor_and_by_nothing_else() {
     // A process that does not answer is found by its record.
     let by_record = adopt(&elsewhere, UUID, Some(identity)).unwrap();
     assert!(by_record.is_alive());
+    // And without a record by its own file.
+    std::fs::remove_file(vm.folder.qmp()).unwrap();
+    assert!(has_begun(&vm.folder));
+    assert_eq!(adopt(&vm.folder, UUID, None).unwrap().identity(), identity);
     found.kill();
     assert!(by_record.wait(Duration::from_secs(10)));
     assert!(adopt(&vm.folder, UUID, Some(identity)).is_none());
+    assert!(!has_begun(&vm.folder));
 }
 
 #[test]
 fn a_second_process_for_the_same_vm_ends_at_once() {
     let vm = Vm::start("twice");
+    let error = launch(&qemu(), &vm.machine, &vm.folder).unwrap_err();
+    assert!(matches!(error, LaunchError::Begun), "{error}");
+    // One of an older release has no such lock, and QEMU's own holds.
+    std::fs::remove_file(vm.folder.birth()).unwrap();
     let error = launch(&qemu(), &vm.machine, &vm.folder).unwrap_err();
     let LaunchError::Ended { ending } = &error else { panic!("{error}") };
     assert!(ending.contains("PID file"), "{ending}");

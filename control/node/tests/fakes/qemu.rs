@@ -115,11 +115,14 @@ pub(crate) fn run(arguments: &[String]) {
     };
     let process_file = PathBuf::from(value("-pidfile"));
     let folder = process_file.parent().expect("it is a path").to_path_buf();
-    let lock = File::create(&process_file).expect("the run folder can be written");
+    let lock = File::options().create(true).truncate(false).write(true).open(&process_file);
+    let lock = lock.expect("the run folder can be written");
     if lock.try_lock().is_err() {
         eprintln!("cannot create PID file: it is locked");
         std::process::exit(1);
     }
+    lock.set_len(0).expect("the run folder can be written");
+    writeln!(&lock, "{}", std::process::id()).expect("the run folder can be written");
     let machine = Machine::of(arguments);
     assert!(machine.sockets.values().all(|socket| socket.exists()), "a socket is not there yet");
     machine.show(&folder);
